@@ -1,0 +1,33 @@
+/** A command running on the site. */
+export interface RemoteProcess {
+  /** Standard output as it comes. Must be read (or the process disposed of) for `finished` to settle. */
+  stdout: AsyncIterable<Uint8Array>;
+  /** Settles when the command ended and its output was read. Rejects with an HpcsError `site` when the connection breaks. */
+  finished: Promise<RemoteExit>;
+}
+
+/** How a remote command ended. */
+export interface RemoteExit {
+  /** Exit code, or null when a signal ended it. */
+  code: number | null;
+  /** The last 64 KiB of standard error. */
+  stderr: string;
+}
+
+/** Options of {@link Transport.exec}. */
+export interface ExecOptions {
+  /** Bytes for standard input, which is closed after them. Read no faster than the site takes them. */
+  input?: AsyncIterable<Uint8Array> | Iterable<Uint8Array> | undefined;
+  /** Ends the remote command and rejects `finished` with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * A connection to the site's login node that can run commands; all else (files, Slurm) is built upon it.
+ *
+ * Two implement it: one over the ssh2 package, one over the system's own `ssh` program.
+ */
+export interface Transport extends AsyncDisposable {
+  /** Runs POSIX shell text under `/bin/sh -c`, whatever the account's login shell is. */
+  exec(script: string, options?: ExecOptions): RemoteProcess;
+}
