@@ -1,0 +1,167 @@
+import { z } from 'zod';
+import { HpcsError } from './errors.ts';
+import { HttpClient, type HttpAnswer, type HttpOptions } from './http.ts';
+import { Secret } from './secret.ts';
+
+/** What a new client gets. */
+export interface Registration {
+  /** 9 hex characters. */
+  clientId: string;
+  /** SPIFFE ID of the client's agent. */
+  spiffeId: string;
+  joinToken: Secret;
+}
+
+/** Who may read a secret: every user and every group, on every node. */
+export interface WorkloadRequest {
+  /** JWT-SVID of the client's workload for the HPCS server's audience. */
+  jwt: Secret;
+  /** Secret name. */
+  secret: string;
+  users: readonly string[];
+  groups: readonly string[];
+  computeNodes: readonly string[];
+}
+
+/** A grant that stands. */
+export interface Workloads {
+  /** SPIFFE ID of the readers. */
+  spiffeId: string;
+  /** Path below `kv/data/` in the vault. */
+  secretPath: string;
+  /** The readers' role in the vault. */
+  role: string;
+  /** Node → the users and groups that may read there. */
+  added: Record<string, { users: string[]; groups: string[] }>;
+}
+
+const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
+const nodeToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
+const workloads = z.object({
+  spiffeID: z.string(),
+  secrets_path: z.string(),
+  user_role: z.string(),
+  compute_nodes_added: z.record(
+    z.string(),
+    z.object({ users: z.array(z.string()).default([]), groups: z.array(z.string()).default([]) }),
+  ),
+});
+const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
+const refusal = z.object({ message: z.string() });
+
+/** The HPCS server's API, as far as clients and nodes use it. */
+export class HpcsServer implements AsyncDisposable {
+  readonly #http: HttpClient;
+
+  constructor(options: Omit<HttpOptions, 'name'>) {
+    this.#http = new HttpClient({ ...options, name: 'HPCS server' });
+  }
+
+  /**
+   * Makes the caller a client: a join token for its agent, and an entry for its workload.
+   *
+   * @param options.uid the user id the workload will have; without it the server's configured selectors decide
+   * @throws HpcsError `identity` when refused
+   */
+  async register(options: { uid?: number | undefined; signal?: AbortSignal | undefined } = {}): Promise<Registration> {
+    const body = options.uid === undefined ? {} : { uid: options.uid };
+    const answer = await this.#post('/api/client/register', registration, body, options.signal);
+    return { clientId: answer.client_id, spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
+  }
+
+  /** Lets users and groups on nodes read one secret of this client. May be repeated. @throws HpcsError `identity` when refused */
+  async createWorkloads(request: WorkloadRequest & { signal?: AbortSignal | undefined }): Promise<Workloads> {
+    const answer = await this.#post(
+      '/api/client/create-workloads',
+      workloads,
+      {
+        jwt: request.jwt.reveal(),
+        secret: request.secret,
+        users: request.users.length > 0 ? request.users : null,
+        groups: request.groups.length > 0 ? request.groups : null,
+        compute_nodes: request.computeNodes,
+      },
+      request.signal,
+    );
+    return {
+      spiffeId: answer.spiffeID,
+      secretPath: answer.secrets_path,
+      role: answer.user_role,
+      added: answer.compute_nodes_added,
+    };
+  }
+
+  /** A join token for the agent of a compute node. @throws HpcsError `identity` when refused */
+  async nodeToken(hostname: string, signal?: AbortSignal): Promise<{ spiffeId: string; joinToken: Secret }> {
+    const path = `/api/agents/token?hostname=${encodeURIComponent(hostname)}`;
+    const answer = await this.#post(path, nodeToken, undefined, signal);
+    return { spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
+  }
+
+  /** PEM text of the SPIRE server's authorities, or undefined from a server that does not hand them out. */
+  async trustBundle(signal?: AbortSignal): Promise<string | undefined> {
+    let answer: HttpAnswer;
+    try {
+      answer = await this.#http.json('GET', '/api/trust-bundle', { signal });
+    } catch (error) {
+      // The original answers unknown paths with a page.
+      if (error instanceof HpcsError && error.code === 'bad-answer') return undefined;
+      throw error;
+    }
+    if (answer.status === 404) return undefined;
+    return this.#check(answer, trustBundle).trust_bundle;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#http[Symbol.asyncDispose]();
+  }
+
+  async #post<Shape extends z.ZodType>(
+    path: string,
+    shape: Shape,
+    body: unknown,
+    signal: AbortSignal | undefined,
+  ): Promise<z.output<Shape>> {
+    return this.#check(await this.#http.json('POST', path, { body, signal }), shape);
+  }
+
+  // The original reports failures with status 200 and `success: false`, once even as the text "false".
+  #check<Shape extends z.ZodType>(answer: HttpAnswer, shape: Shape): z.output<Shape> {
+    const success = z.object({ success: z.literal(true) }).safeParse(answer.body).success;
+    if (answer.status !== 200 || !success) throw this.#refused(answer);
+    const parsed = shape.safeParse(answer.body);
+    if (parsed.success) return parsed.data;
+    const issue = parsed.error.issues[0];
+    throw new HpcsError(
+      'identity',
+      'bad-answer',
+      `the HPCS server at ${this.#http.url} answered without a usable ${issue?.path.join('.') ?? 'body'}`,
+      { suggestion: 'check the versions of client and server' },
+    );
+  }
+
+  #refused(answer: HttpAnswer): HpcsError {
+    const parsed = refusal.safeParse(answer.body);
+    const message = parsed.success ? printable(parsed.data.message) : 'no reason given';
+    const [code, suggestion] = refusals[answer.status] ?? ['hpcs-refused', undefined];
+    return new HpcsError(
+      'identity',
+      code,
+      `the HPCS server at ${this.#http.url} refused (${answer.status}): ${message}`,
+      suggestion === undefined ? {} : { suggestion },
+    );
+  }
+}
+
+const refusals: Readonly<Record<number, readonly [code: string, suggestion: string]>> = {
+  400: ['hpcs-bad-request', 'correct the named value'],
+  401: ['hpcs-unauthenticated', 'check audience in section [hpcs-server], and the clocks of client and server'],
+  403: ['hpcs-forbidden', 'ask those who run the HPCS server'],
+  409: ['hpcs-conflict', 'prepare the artefact again: it gets a new secret name'],
+  429: ['hpcs-busy', 'try again later'],
+  503: ['hpcs-unavailable', 'try again; its administrators see in /healthz which part is down'],
+};
+
+function printable(text: string): string {
+  return text.replaceAll(/[^\x20-\x7e\u00a0-\uffff]/g, ' ').slice(0, 500);
+}

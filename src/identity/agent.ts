@@ -1,0 +1,227 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { HpcsError, systemCode } from '../errors.ts';
+import type { Secret } from '../secret.ts';
+
+/** How {@link startAgent} starts a SPIRE agent. */
+export interface AgentOptions {
+  /** The `spire-agent` program: a path, or a name looked up in PATH. */
+  bin: string;
+  serverAddress: string;
+  serverPort: number;
+  trustDomain: string;
+  /** PEM text of the SPIRE server's authorities. */
+  trustBundle?: string | undefined;
+  /** Trust whatever server answers first. Only where the caller was told to. */
+  insecureBootstrap?: boolean;
+  joinToken: Secret;
+  /** Directory in which the agent's private directory is made. Default: the system's temporary directory. */
+  parent?: string | undefined;
+  /** Compute the digests that `unix:sha256` selectors want; costs about a third of a second for each identity. */
+  hashWorkloads?: boolean;
+  /** Longest time until the agent serves identities, in milliseconds. Default 30 s. */
+  timeout?: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** A running SPIRE agent of ours. Disposing of it ends the process and removes its directory. */
+export interface SpireAgent extends AsyncDisposable {
+  /** Address of its Workload API, `unix:///…`. */
+  readonly socket: string;
+}
+
+// sun_path holds 108 bytes with the final NUL.
+const longestSocketPath = 107;
+const keptLines = 20;
+
+/**
+ * Starts a SPIRE agent that attests with a join token, and waits until it serves identities.
+ *
+ * Its keys stay in memory. Its directory has mode 0700, because the agent opens its socket to every user.
+ *
+ * @throws HpcsError `local` when the program cannot run, `identity` when it does not get ready (with its last log lines)
+ */
+export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
+  if (options.trustBundle === undefined && options.insecureBootstrap !== true) {
+    throw new HpcsError('usage', 'trust-bundle-missing', 'there is no trust bundle to check the SPIRE server with', {
+      suggestion: 'set trust-bundle-file in section [spire-server] (spire-server bundle show prints it)',
+    });
+  }
+  await using cleanup = new AsyncDisposableStack();
+  const directory = await privateDirectory(options.parent ?? tmpdir());
+  cleanup.defer(() => rm(directory, { recursive: true, force: true }));
+
+  const socketPath = join(directory, 'api.sock');
+  if (Buffer.byteLength(socketPath) > longestSocketPath) {
+    throw new HpcsError('local', 'socket-path-too-long', `the path ${socketPath} is too long for a socket`, {
+      suggestion: 'set TMPDIR to a directory with a shorter name',
+    });
+  }
+  const tokenFile = join(directory, 'token');
+  const bundleFile = join(directory, 'bundle.pem');
+  await writeFile(tokenFile, options.joinToken.bytes(), { mode: 0o600 });
+  if (options.trustBundle !== undefined) await writeFile(bundleFile, options.trustBundle, { mode: 0o600 });
+  const configuration = join(directory, 'agent.conf');
+  await writeFile(
+    configuration,
+    renderAgentConfiguration({
+      agent: {
+        data_dir: directory,
+        log_level: 'INFO',
+        trust_domain: options.trustDomain,
+        server_address: options.serverAddress,
+        server_port: options.serverPort,
+        socket_path: socketPath,
+        join_token_file: tokenFile,
+        ...(options.trustBundle === undefined ? { insecure_bootstrap: true } : { trust_bundle_path: bundleFile }),
+      },
+      plugins: {
+        KeyManager: { memory: { plugin_data: {} } },
+        NodeAttestor: { join_token: { plugin_data: {} } },
+        WorkloadAttestor: {
+          unix: {
+            plugin_data: { discover_workload_path: true, workload_size_limit: options.hashWorkloads === true ? 0 : -1 },
+          },
+        },
+      },
+    }),
+    { mode: 0o600 },
+  );
+
+  const agent = new AgentProcess(options.bin, ['run', '-config', configuration], directory, options.joinToken);
+  cleanup.use(agent);
+  await agent.ready(socketPath, options.timeout ?? 30_000, options.signal);
+  await rm(tokenFile, { force: true });
+
+  const owned = cleanup.move();
+  return { socket: `unix://${socketPath}`, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+/** The text of an agent's configuration: JSON, which HCL takes too, with its `${` made harmless. */
+export function renderAgentConfiguration(configuration: object): string {
+  return JSON.stringify(configuration, null, 2).replaceAll('${', '\\u0024{');
+}
+
+async function privateDirectory(parent: string): Promise<string> {
+  try {
+    return await mkdtemp(join(parent, 'hpcs-agent-'));
+  } catch (error) {
+    throw new HpcsError(
+      'local',
+      'temporary-directory',
+      `cannot make a directory in ${parent}: ${systemCode(error) ?? 'unknown error'}`,
+      { cause: error, suggestion: 'set TMPDIR to a directory that can be written' },
+    );
+  }
+}
+
+class AgentProcess implements AsyncDisposable {
+  readonly #process: ChildProcess;
+  readonly #exited: Promise<void>;
+  readonly #lines: string[] = [];
+  readonly #bin: string;
+  #failure: Error | undefined;
+  #ended = false;
+
+  constructor(bin: string, arguments_: string[], directory: string, secret: Secret) {
+    this.#bin = bin;
+    // A process group of its own: Ctrl-C reaches us, and we end the agent after what still needs it.
+    this.#process = spawn(bin, arguments_, {
+      cwd: directory,
+      env: agentEnvironment(process.env),
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    });
+    this.#exited = new Promise((resolve) => {
+      const end = (): void => {
+        this.#ended = true;
+        resolve();
+      };
+      this.#process.once('exit', end);
+      this.#process.once('error', (error) => {
+        this.#failure = error;
+        end();
+      });
+    });
+    for (const stream of [this.#process.stdout, this.#process.stderr]) {
+      if (stream === null) continue;
+      createInterface({ input: stream }).on('line', (line) => {
+        this.#lines.push(line.replaceAll(secret.reveal(), '[redacted]'));
+        if (this.#lines.length > keptLines) this.#lines.shift();
+      });
+    }
+  }
+
+  /** Waits until the socket accepts connections: the agent opens it once it is attested. */
+  async ready(socketPath: string, timeout: number, signal: AbortSignal | undefined): Promise<void> {
+    const end = Date.now() + timeout;
+    while (!(await accepts(socketPath))) {
+      signal?.throwIfAborted();
+      if (this.#ended) throw await this.#died();
+      if (Date.now() > end) {
+        throw new HpcsError('identity', 'agent-not-ready', `${this.#bin} was not ready after ${timeout / 1000} s${this.#log()}`, {
+          suggestion: 'check address and port in section [spire-server]',
+        });
+      }
+      await Promise.race([sleep(50), this.#exited]);
+    }
+  }
+
+  async #died(): Promise<HpcsError> {
+    if (this.#failure !== undefined) {
+      return new HpcsError(
+        'local',
+        'agent-not-started',
+        `cannot run ${this.#bin}: ${systemCode(this.#failure) ?? 'unknown error'}`,
+        {
+          cause: this.#failure,
+          suggestion: 'install spire-agent, and name it as bin in section [spire-agent]',
+        },
+      );
+    }
+    // The last lines may still be in the pipe.
+    await sleep(50);
+    const how = this.#process.signalCode ?? `status ${this.#process.exitCode}`;
+    return new HpcsError('identity', 'agent-died', `${this.#bin} ended with ${how}${this.#log()}`, {
+      suggestion: 'check address, port, trust-domain and trust bundle in section [spire-server]',
+    });
+  }
+
+  #log(): string {
+    const errors = this.#lines.filter((line) => /level=(error|fatal)|^[^t]/.test(line));
+    const shown = (errors.length > 0 ? errors : this.#lines).slice(-4);
+    return shown.length === 0 ? '' : `:\n  ${shown.join('\n  ')}`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#ended) return;
+    this.#process.kill('SIGTERM');
+    await Promise.race([this.#exited, sleep(3000, undefined, { ref: false })]);
+    // False positive of `#ended` as a constant: the exit event sets it meanwhile.
+    if (!(this.#ended as boolean)) this.#process.kill('SIGKILL');
+    await this.#exited;
+  }
+}
+
+// The agent needs no variable of ours but those that say how to reach a server.
+function agentEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const wanted = /^(PATH|LANG|LC_ALL|(HTTPS?|ALL|NO)_PROXY)$/i;
+  return Object.fromEntries(Object.entries(env).filter(([name]) => wanted.test(name)));
+}
+
+function accepts(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    const settle = (answer: boolean): void => {
+      socket.destroy();
+      resolve(answer);
+    };
+    socket.once('connect', () => settle(true));
+    socket.once('error', () => settle(false));
+  });
+}

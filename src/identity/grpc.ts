@@ -1,0 +1,152 @@
+import { Client, Metadata, credentials, status, type MethodDefinition, type ServiceError } from '@grpc/grpc-js';
+import { fromJSON, type AnyDefinition } from '@grpc/proto-loader';
+import { HpcsError } from '../errors.ts';
+
+/** Type of one field of a message: protobuf's scalar or message type and its number. */
+export interface FieldDescriptor {
+  type: string;
+  id: number;
+  rule?: 'repeated';
+  keyType?: string;
+}
+
+/** Messages and one service as TypeScript objects, so that no `.proto` file has to travel with the program. */
+export interface Descriptors {
+  [name: string]: { fields: Record<string, FieldDescriptor> } | { methods: Record<string, MethodDescriptor> };
+}
+
+/** Request and response type of one method. */
+export interface MethodDescriptor {
+  requestType: string;
+  responseType: string;
+  responseStream?: boolean;
+}
+
+/** An answer with a gRPC status other than OK. Translated by the caller, who knows what was asked. */
+export class GrpcError extends Error {
+  override readonly name = 'GrpcError';
+  readonly code: status;
+  readonly details: string;
+
+  constructor(error: Pick<ServiceError, 'code' | 'details'>) {
+    super(`${status[error.code] ?? error.code}: ${error.details}`);
+    this.code = error.code;
+    this.details = error.details;
+  }
+}
+
+export { status as grpcStatus };
+
+/** How one call is made. */
+export interface CallOptions {
+  /** Longest time for the call, in milliseconds. */
+  timeout: number;
+  metadata?: Record<string, string>;
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * A client of one gRPC service on a local socket, without TLS: the socket's permissions and the peer's credentials are its
+ * protection.
+ */
+export class GrpcClient implements Disposable {
+  readonly #client: Client;
+  readonly #service: Record<string, MethodDefinition<object, object>>;
+
+  /**
+   * @param target gRPC name, for example `unix:/run/spire/api.sock`
+   * @param service full name of the service within the descriptors, for example `spire.api.server.entry.v1.Entry`
+   */
+  constructor(target: string, service: string, descriptors: Descriptors) {
+    const dot = service.lastIndexOf('.');
+    // Only the service's own name is in the method path; message names are not on the wire, so one flat namespace will do.
+    const nested = dot < 0 ? { nested: descriptors } : nest(service.slice(0, dot).split('.'), descriptors);
+    const definitions = fromJSON(nested, { longs: Number, defaults: true, arrays: true });
+    const definition: AnyDefinition | undefined = definitions[service];
+    if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the service ${service}`);
+    this.#service = definition as unknown as Record<string, MethodDefinition<object, object>>;
+    this.#client = new Client(target, credentials.createInsecure(), {
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 2000,
+      'grpc.enable_http_proxy': 0,
+      'grpc.use_local_subchannel_pool': 1,
+    });
+  }
+
+  /** Calls a method and waits for its answer. @throws GrpcError; the signal's reason when aborted */
+  call<Answer extends object>(method: string, request: object, options: CallOptions): Promise<Answer> {
+    const definition = this.#method(method);
+    return new Promise<Answer>((resolve, reject) => {
+      options.signal?.throwIfAborted();
+      const call = this.#client.makeUnaryRequest(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        request,
+        metadataOf(options),
+        { deadline: Date.now() + options.timeout },
+        (error, answer) => {
+          options.signal?.removeEventListener('abort', abort);
+          if (options.signal?.aborted) reject(options.signal.reason as Error);
+          else if (error !== null) reject(new GrpcError(error));
+          else if (answer === undefined) reject(new GrpcError({ code: status.INTERNAL, details: 'empty answer' }));
+          else resolve(answer as Answer);
+        },
+      );
+      const abort = (): void => call.cancel();
+      options.signal?.addEventListener('abort', abort, { once: true });
+    });
+  }
+
+  /** Calls a streaming method and takes its first message. @throws GrpcError; the signal's reason when aborted */
+  first<Answer extends object>(method: string, request: object, options: CallOptions): Promise<Answer> {
+    const definition = this.#method(method);
+    return new Promise<Answer>((resolve, reject) => {
+      options.signal?.throwIfAborted();
+      const call = this.#client.makeServerStreamRequest(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        request,
+        metadataOf(options),
+        { deadline: Date.now() + options.timeout },
+      );
+      const abort = (): void => call.cancel();
+      options.signal?.addEventListener('abort', abort, { once: true });
+      const settle = (act: () => void): void => {
+        options.signal?.removeEventListener('abort', abort);
+        if (options.signal?.aborted) reject(options.signal.reason as Error);
+        else act();
+      };
+      // Cancelling after the first message raises one more error, which nobody waits for.
+      call.on('data', (answer: Answer) => {
+        settle(() => resolve(answer));
+        call.cancel();
+      });
+      call.on('error', (error: ServiceError) => settle(() => reject(new GrpcError(error))));
+      call.on('end', () => settle(() => reject(new GrpcError({ code: status.INTERNAL, details: 'empty answer' }))));
+    });
+  }
+
+  #method(name: string): MethodDefinition<object, object> {
+    const definition = this.#service[name];
+    if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the method ${name}`);
+    return definition;
+  }
+
+  [Symbol.dispose](): void {
+    this.#client.close();
+  }
+}
+
+function nest(names: string[], descriptors: Descriptors): { nested: Record<string, object> } {
+  const [first, ...rest] = names;
+  if (first === undefined) return { nested: descriptors };
+  return { nested: { [first]: nest(rest, descriptors) } };
+}
+
+function metadataOf(options: CallOptions): Metadata {
+  const metadata = new Metadata();
+  for (const [name, value] of Object.entries(options.metadata ?? {})) metadata.set(name, value);
+  return metadata;
+}
