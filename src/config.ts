@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { parse } from 'ini';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
+import { parseIni } from './ini.ts';
 
 const port = z.coerce.number({ error: 'a port number' }).int().min(1).max(65535);
 const text = z.string({ error: 'a value' }).min(1, 'a value');
@@ -116,26 +116,5 @@ export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEn
  * @throws HpcsError `usage` with the first thing that is wrong
  */
 export function parseConfig(content: string, file: string): Config {
-  const result = schema.safeParse(plain(parse(content)));
-  if (result.success) return { ...result.data, file };
-  throw new HpcsError('usage', 'config-invalid', describe(result.error.issues[0], file), {
-    suggestion: 'hpcs-client.conf.example explains every section and key',
-  });
-}
-
-// ini makes objects without a prototype, nests keys that hold dots, and keeps single quotes around some values.
-function plain(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, plain(inner)]));
-}
-
-function describe(issue: z.core.$ZodIssue | undefined, file: string): string {
-  if (issue === undefined) return `${file} is not a valid configuration`;
-  const [section, key] = issue.path.map(String);
-  if (issue.code === 'unrecognized_keys') {
-    const where = section === undefined ? 'section' : `key in section [${section}]`;
-    return `${file}: unknown ${where}: ${issue.keys.join(', ')}`;
-  }
-  if (section !== undefined && key === undefined) return `${file}: section [${section}] is missing`;
-  return `${file}: [${section}] ${key}: expected ${issue.message}`;
+  return { ...parseIni(schema, content, file, 'hpcs-client.conf.example explains every section and key'), file };
 }

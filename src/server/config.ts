@@ -1,0 +1,110 @@
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { HpcsError, systemCode } from '../errors.ts';
+import { parseSpiffeId } from '../identity/spiffe-id.ts';
+import { parseIni } from '../ini.ts';
+
+const text = z.string({ error: 'a value' }).min(1, 'a value');
+const port = z.coerce.number({ error: 'a port number' }).int('a port number').min(1, 'a port number').max(65535, 'a port number');
+const seconds = z.coerce.number({ error: 'seconds, from 60 to 86400' }).int('seconds, from 60 to 86400').min(60, 'seconds, from 60 to 86400').max(86_400, 'seconds, from 60 to 86400'); // prettier-ignore
+const list = z.string().transform((value) => value.split(',').map((part) => part.trim()).filter(Boolean)); // prettier-ignore
+const audiences = list.refine((value) => value.length > 0, 'at least one audience');
+const boolean = z
+  .union([z.boolean(), z.enum(['true', 'false', 'yes', 'no'])], { error: 'true or false' })
+  .transform((value) => value === true || value === 'true' || value === 'yes');
+const spiffeId = text.refine((value) => {
+  try {
+    return Boolean(parseSpiffeId(value));
+  } catch {
+    return false;
+  }
+}, 'a SPIFFE ID');
+const selector = /^[a-z0-9_]+:[\x21-\x7e]+$/;
+
+// The original hands this key to a shell word list and writes the empty one as "".
+const command = z.string().transform((value) => (value === '""' ? '' : value));
+
+/** Sections and keys of the server's configuration: those of the original, and ours with defaults. */
+const schema = z.strictObject({
+  'spire-server': z.strictObject({
+    address: text,
+    port,
+    'trust-domain': z.string().regex(/^[a-z0-9._-]{1,255}$/, 'a trust domain: lower-case letters, digits, dots, dashes'),
+    'pre-command': command.optional(),
+    'spire-server-bin': z.string().optional(),
+    // Documented configurations of the original end this value in a colon.
+    'socket-path': text.default('/tmp/spire-server/private/api.sock').transform((value) => value.replace(/:$/, '')),
+    'join-token-ttl': seconds.default(300),
+    'jwt-svid-ttl': seconds.default(300),
+  }),
+  'spire-agent': z
+    .strictObject({
+      'spire-agent-socket': text.default('/tmp/spire-agent/public/api.sock'),
+      'hpcs-server-spiffeid': spiffeId.optional(),
+    })
+    .prefault({}),
+  vault: z.strictObject({
+    url: z
+      .url({ protocol: /^https?$/, error: 'a URL such as https://host:port' })
+      .transform((value) => value.replace(/\/+$/, '')),
+    'server-role': text,
+    'ca-file': text.optional(),
+    audience: audiences.prefault('vault'),
+  }),
+  client: z
+    .strictObject({
+      selectors: list
+        .refine((value) => value.every((entry) => selector.test(entry)), 'selectors such as unix:uid:1000')
+        .prefault(''),
+      audience: audiences.prefault('hpcs-server'),
+    })
+    .prefault({}),
+  listen: z
+    .strictObject({
+      host: text.default('0.0.0.0'),
+      port: port.default(10080),
+      'allow-insecure-http': boolean.default(false),
+    })
+    .prefault({}),
+  tls: z.strictObject({ 'cert-file': text, 'key-file': text }).optional(),
+});
+
+/** The server's configuration, checked and with its defaults. */
+export type ServerConfig = z.output<typeof schema>;
+
+/** Reads the server's configuration. @throws HpcsError `usage` naming file, section, key and what was expected */
+export async function loadServerConfig(file: string): Promise<ServerConfig> {
+  let content: string;
+  try {
+    content = await readFile(file, 'utf8');
+  } catch (error) {
+    throw new HpcsError(
+      'usage',
+      'config-unreadable',
+      `cannot read the configuration ${file}: ${systemCode(error) ?? 'unknown error'}`,
+      {
+        cause: error,
+        suggestion: 'name another file with --config',
+      },
+    );
+  }
+  return parseServerConfig(content, file);
+}
+
+/** Parses INI text into a {@link ServerConfig}. @throws HpcsError `usage` with the first thing that is wrong */
+export function parseServerConfig(content: string, file: string): ServerConfig {
+  const config = parseIni(schema, content, file, 'hpcs-server.conf.example explains every section and key');
+  const loopback = /^(127\.|localhost$|::1$)/.test(config.listen.host);
+  if (config.tls === undefined && !config.listen['allow-insecure-http'] && !loopback) {
+    throw new HpcsError(
+      'usage',
+      'config-invalid',
+      `${file}: section [tls] is missing, and clients show their tokens to this server`,
+      {
+        suggestion:
+          'set cert-file and key-file in section [tls], or allow-insecure-http in section [listen] behind a proxy that has TLS',
+      },
+    );
+  }
+  return config;
+}
