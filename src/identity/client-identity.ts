@@ -107,7 +107,8 @@ async function oneToken(socket: string, spiffeId: string, audience: string, sign
   return svid.token;
 }
 
-async function readTrustBundle(file: string | undefined, server: HpcsServer, signal: AbortSignal): Promise<string> {
+/** PEM text of the SPIRE server's authorities: from the configured file, else from the HPCS server. @throws HpcsError `usage` */
+export async function readTrustBundle(file: string | undefined, server: HpcsServer, signal: AbortSignal): Promise<string> {
   if (file === undefined) {
     const bundle = await server.trustBundle(signal);
     if (bundle !== undefined) return bundle;

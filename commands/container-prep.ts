@@ -1,0 +1,82 @@
+import { Flags } from '@oclif/core';
+import { basename, join } from 'node:path';
+import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { loadConfig } from '../src/config.ts';
+import { HpcsError } from '../src/errors.ts';
+import { openImage } from '../src/image/image.ts';
+import { keepOnly } from '../src/keep.ts';
+import { publish, readersOf, type Published } from '../src/publish.ts';
+import { sealFormats, type SealFormat } from '../src/record.ts';
+
+/** Turns an OCI image into a sealed Apptainer image on the site. */
+export default class ContainerPrep extends BaseCommand {
+  static override summary = 'turn an OCI image into an encrypted Apptainer image on the site and grant its key';
+  static override description = `The image is flattened by the Docker engine, made into a SIF in an unprivileged container without network, encrypted and uploaded
+while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
+  static override examples = [
+    '<%= config.bin %> container-prep -b talinx/jp2a -e -u alice -c nid000001 --data-path encrypted_jp2a.sif --data-path-at-rest /scratch/project/alice',
+    '<%= config.bin %> container-prep -b talinx/jp2a -s .',
+  ];
+  static override flags = {
+    config: configFlag,
+    'base-oci-image': Flags.string({ char: 'b', summary: 'image to prepare', helpValue: 'IMAGE', required: true }),
+    'sif-path': Flags.string({ char: 's', summary: 'directory for the SIF, where it is not encrypted', helpValue: 'DIR' }),
+    encrypted: Flags.boolean({ char: 'e', summary: 'seal the SIF, ship it and grant its key', default: false }),
+    'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
+    'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR' }),
+    username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
+    users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
+    groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
+    'docker-path': Flags.string({ char: 'd', summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)', helpValue: 'SOCKET' }),
+    'docker-host-path': Flags.string({ summary: 'accepted for compatibility; not needed', helpValue: 'SOCKET' }),
+    platform: Flags.string({ summary: 'platform of the image', helpValue: 'OS/ARCH', default: 'linux/amd64' }),
+    pull: Flags.option({ options: ['always', 'missing', 'never'] as const, summary: 'when to pull the image', default: 'missing' as const })(),
+    compression: Flags.option({ options: ['zstd', 'gzip'] as const, summary: 'SquashFS compression', default: 'zstd' as const })(),
+    format: Flags.option({ options: sealFormats, summary: 'age for jobs of the original HPCS', default: 'openpgp' as SealFormat })(),
+  };
+
+  async run(): Promise<Published | { sif: string }> {
+    const { flags } = await this.parse(ContainerPrep);
+    const name = basename(flags['data-path'] ?? `prepared_${flags['base-oci-image'].replaceAll(/[^A-Za-z0-9._-]+/g, '_')}.sif`);
+    // What can be wrong with the command line is said before the image is made.
+    const plan = flags.encrypted ? { config: await loadConfig(flags.config), readers: readersOf(flags), directory: required(flags['data-path-at-rest'], 'data-path-at-rest') } : undefined;
+    const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
+    await using image = await openImage({
+      image: flags['base-oci-image'],
+      platform: flags.platform,
+      pull: flags.pull,
+      compression: flags.compression,
+      dockerPath: flags['docker-path'],
+      buildImage: plan?.config.client['build-image'],
+      signal: this.signal,
+      progress: this.progress,
+    });
+    if (plan === undefined) {
+      const sif = join(directory, name);
+      await keepOnly(image.bytes, sif);
+      this.log(`SIF written, not encrypted: ${sif}`);
+      return { sif };
+    }
+    const published = await publish(
+      {
+        kind: 'image',
+        content: image.bytes,
+        fileName: name,
+        directory: plan.directory,
+        username: flags.username,
+        format: flags.format,
+        readers: plan.readers,
+        image: image.config,
+      },
+      { config: plan.config, signal: this.signal, progress: this.progress },
+    );
+    this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
+    return published;
+  }
+}
+
+function required(value: string | undefined, flag: string): string {
+  if (value !== undefined) return value;
+  throw new HpcsError('usage', 'missing-flag', `--${flag} is missing`, { suggestion: 'see hpcs container-prep --help' });
+}

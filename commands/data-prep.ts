@@ -1,0 +1,54 @@
+import { Flags } from '@oclif/core';
+import { basename, join } from 'node:path';
+import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { loadConfig } from '../src/config.ts';
+import { pack, scan } from '../src/pack/pack.ts';
+import { publish, readersOf, type Published } from '../src/publish.ts';
+import { sealFormats, type SealFormat } from '../src/record.ts';
+
+/** Seals a dataset, ships it to the site and grants its key. */
+export default class DataPrep extends BaseCommand {
+  static override summary = 'seal a dataset, ship it to the site and grant its key';
+  static override description = `The directory or file is packed, compressed, encrypted and uploaded in one pass; its key goes to the vault and nowhere else.
+Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info record that job-prep takes is written last.`;
+  static override examples = [
+    '<%= config.bin %> data-prep -i ./jp2a_input -u alice -c nid000001 --data-path encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project/alice',
+  ];
+  static override flags = {
+    config: configFlag,
+    'input-path': Flags.string({ char: 'i', aliases: ['input-data'], summary: 'directory or file to seal', helpValue: 'PATH', required: true }),
+    'output-path': Flags.string({ char: 'o', aliases: ['output-data'], summary: 'keep a copy of the sealed file in this directory', helpValue: 'DIR' }),
+    'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
+    'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR', required: true }),
+    username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
+    users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
+    groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
+    format: Flags.option({ options: sealFormats, summary: 'age for jobs of the original HPCS', default: 'openpgp' as SealFormat })(),
+  };
+
+  async run(): Promise<Published> {
+    const { flags } = await this.parse(DataPrep);
+    const config = await loadConfig(flags.config);
+    const readers = readersOf(flags);
+    const input = flags['input-path'];
+    const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);
+    const found = await scan(input);
+    this.progress(`${input}: ${found.entries} entries, ${found.bytes} bytes`);
+    const published = await publish(
+      {
+        kind: 'data',
+        content: pack(input, { signal: this.signal }),
+        fileName,
+        directory: flags['data-path-at-rest'],
+        username: flags.username,
+        format: flags.format,
+        readers,
+        keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),
+      },
+      { config, signal: this.signal, progress: this.progress },
+    );
+    this.log(`data published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
+    return published;
+  }
+}

@@ -1,0 +1,80 @@
+import { Flags } from '@oclif/core';
+import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { loadConfig } from '../src/config.ts';
+import { followJob, jobFailed } from '../src/job/follow.ts';
+import { submitJob } from '../src/job/prepare.ts';
+import { splitWords } from '../src/job/words.ts';
+import { unwrapQuotes } from '../src/legacy-arguments.ts';
+import { sealFormats, type SealFormat } from '../src/record.ts';
+import { connect } from '../src/site/connect.ts';
+import { parseTimeLimit } from '../src/site/slurm.ts';
+
+const quoted = Flags.custom<string>({ parse: async (value) => unwrapQuotes(value) });
+
+/** Submits a job that runs a sealed image on a sealed dataset. */
+export default class JobPrep extends BaseCommand {
+  static override summary = 'submit a job that runs a sealed image on a sealed dataset';
+  static override description = `Both info records are checked, the script is rendered and handed to sbatch, and the job is followed to its end: its log with --follow, else its
+changes of state. The exit code is the application's. Results are opened with: hpcs job results JOB`;
+  static override examples = [
+    `<%= config.bin %> job-prep -N 1 -p standard -t 00:10:00 -A project_1 -s /scratch/project_1/alice -ai /scratch/…/image.sif.info.yaml -di /scratch/…/data.tgz.info.yaml -f -- --width=100 /sd-container/encrypted/input/image.png`,
+  ];
+  static override strict = false;
+  static override flags = {
+    config: configFlag,
+    'job-name': quoted({ char: 'J', summary: 'name of the job', helpValue: 'NAME', default: 'hpcs' }),
+    nodes: quoted({ char: 'N', summary: 'number of nodes (the first one runs the application)', helpValue: 'N', required: true }),
+    partition: quoted({ char: 'p', summary: 'partition', helpValue: 'NAME', required: true }),
+    time: quoted({ char: 't', summary: 'time limit', helpValue: 'HH:MM:SS', required: true }),
+    account: quoted({ char: 'A', summary: 'account to bill', helpValue: 'NAME', required: true }),
+    nodelist: quoted({ char: 'w', summary: 'nodes to run on (default: one that both artefacts are granted to)', helpValue: 'A,B' }),
+    workdir: quoted({ char: 's', summary: 'directory on the site for log and results', helpValue: 'DIR', required: true }),
+    'application-info': quoted({ summary: 'info record of the image on the site (also -ai)', helpValue: 'PATH[#sha512:…]', required: true }),
+    'data-info': quoted({ summary: 'info record of the data on the site (also -di)', helpValue: 'PATH[#sha512:…]', required: true }),
+    'supplementary-input-scripts': quoted({ char: 'i', summary: 'directory on the site with scripts to run before the application', helpValue: 'DIR' }),
+    'supplementary-output-scripts': quoted({ char: 'o', summary: 'directory on the site with scripts to run after it', helpValue: 'DIR' }),
+    'singularity-supplementary-flags': quoted({ summary: 'more flags for Apptainer (also -flags)', helpValue: 'STRING', default: '' }),
+    arguments: quoted({ summary: 'arguments of the application, as one string (also -args); or give them behind --', helpValue: 'STRING' }),
+    exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
+    format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
+    follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
+  };
+
+  async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
+    const { flags, argv } = await this.parse(JobPrep);
+    const config = await loadConfig(flags.config);
+    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...argv.map(String)];
+    await using transport = await connect(config, { signal: this.signal });
+    const { jobId, record } = await submitJob(
+      {
+        slurm: {
+          jobName: flags['job-name'],
+          nodes: Number(flags.nodes),
+          partition: flags.partition,
+          time: parseTimeLimit(flags.time),
+          account: flags.account,
+          nodelist: flags.nodelist,
+          workdir: flags.workdir,
+          exclusive: flags.exclusive,
+        },
+        applicationInfo: flags['application-info'],
+        dataInfo: flags['data-info'],
+        inputScripts: flags['supplementary-input-scripts'],
+        outputScripts: flags['supplementary-output-scripts'],
+        flags: splitWords(flags['singularity-supplementary-flags'], 'value of --singularity-supplementary-flags'),
+        arguments: args,
+        format: flags.format,
+      },
+      { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
+    );
+    this.log(`submitted job ${jobId}`);
+    const end = await followJob(transport, { jobId, name: record.name, workdir: record.workdir }, {
+      ...(flags.follow ? { log: (bytes: Uint8Array) => void process.stderr.write(bytes) } : {}),
+      progress: this.progress,
+      signal: this.signal,
+    });
+    if (end.exitCode !== 0) throw jobFailed(jobId, end);
+    this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
+    return { jobId, ...end };
+  }
+}

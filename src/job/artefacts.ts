@@ -1,0 +1,90 @@
+import { Catalogue } from '../catalogue.ts';
+import { HpcsError } from '../errors.ts';
+import { parseInfoRecord, type InfoRecord } from '../record.ts';
+import { readFile, sha512, stat } from '../site/files.ts';
+import type { Transport } from '../site/transport.ts';
+import type { PlannedArtefact } from './plan.ts';
+
+/** Up to this many sealed bytes the digest is taken at submission too; above it the job alone takes it. */
+const digestAtSubmission = 1024 ** 3;
+
+/** An artefact named on the command line, as its info record and the site show it. */
+export interface NamedArtefact {
+  kind: 'image' | 'data';
+  info: InfoRecord;
+  planned: PlannedArtefact;
+}
+
+/**
+ * Reads an info record on the site and holds it against the file beside it, the pin and the local catalogue.
+ *
+ * @param named path of the info record on the site, optionally followed by `#sha512:` and the digest the caller expects
+ * @throws HpcsError `integrity` for whatever does not agree, `site` for what is missing
+ */
+export async function readArtefact(
+  transport: Transport,
+  kind: 'image' | 'data',
+  named: string,
+  options: { catalogue: Catalogue; site: string; signal: AbortSignal },
+): Promise<NamedArtefact> {
+  const { path, pin } = parsePin(named);
+  const info = parseInfoRecord(Buffer.from(await readFile(transport, path, { maxBytes: 65_536, signal: options.signal })).toString('utf8'), path);
+  if (info.kind !== undefined && info.kind !== kind) {
+    throw new HpcsError('integrity', 'artefact-swapped', `${path} is the info record of ${info.kind === 'image' ? 'an image' : 'data'}, not of ${kind === 'image' ? 'an image' : 'data'}`, {
+      suggestion: '-ai takes the info record of the image, -di that of the data',
+    });
+  }
+  if (pin !== undefined && pin !== info.checksum) {
+    throw new HpcsError('integrity', 'pin-mismatch', `${path} names an artefact with another SHA-512 than the one given behind #sha512:`);
+  }
+  const known = await options.catalogue.newest(options.site, path);
+  if (pin === undefined && known !== undefined && (known.sha512 !== info.checksum || known.secretPath !== info.secret_path)) {
+    throw new HpcsError(
+      'integrity',
+      'artefact-rolled-back',
+      `${path} no longer names the artefact that was last published from here (${known.created}): it was rolled back, altered, or published anew by somebody else`,
+      { suggestion: `prepare it again; or, if the other one is meant, say so: ${path}#sha512:${info.checksum}` },
+    );
+  }
+  await checkFile(transport, kind, info, options.signal);
+  return {
+    kind,
+    info,
+    planned: {
+      path: info.path_at_rest,
+      secretPath: info.secret_path,
+      role: info.access_role,
+      spiffeId: info.spiffeID,
+      format: info.format,
+      sha512: info.checksum,
+      ...(info.size === undefined ? {} : { size: info.size }),
+    },
+  };
+}
+
+/** Splits `PATH#sha512:DIGEST`. @throws HpcsError `usage` for a digest of another form */
+export function parsePin(named: string): { path: string; pin: string | undefined } {
+  const split = named.indexOf('#sha512:');
+  if (split < 0) return { path: named, pin: undefined };
+  const pin = named.slice(split + '#sha512:'.length).toLowerCase();
+  if (!/^[0-9a-f]{128}$/.test(pin)) {
+    throw new HpcsError('usage', 'bad-pin', `what stands behind #sha512: in ${named.slice(0, split)}#… is not a SHA-512 digest in hex`);
+  }
+  return { path: named.slice(0, split), pin };
+}
+
+async function checkFile(transport: Transport, kind: string, info: InfoRecord, signal: AbortSignal): Promise<void> {
+  const found = await stat(transport, info.path_at_rest, { signal });
+  if (found === undefined) {
+    throw new HpcsError('site', 'artefact-missing', `the ${kind} ${info.path_at_rest} is not on the site`, {
+      suggestion: 'prepare it again, or correct the path of its info record',
+    });
+  }
+  const altered = (what: string): HpcsError =>
+    new HpcsError('integrity', 'artefact-altered', `the ${kind} ${info.path_at_rest} is not the one in its info record: ${what}`, {
+      suggestion: 'prepare it again, and tell the site',
+    });
+  if (info.size !== undefined && found.size !== info.size) throw altered(`it has ${found.size} bytes, not ${info.size}`);
+  if (found.size > digestAtSubmission) return;
+  if ((await sha512(transport, info.path_at_rest, { signal })) !== info.checksum) throw altered('its SHA-512 differs');
+}

@@ -1,0 +1,46 @@
+import { HpcsError } from '../errors.ts';
+import { followLog, waitForEnd, type JobState } from '../site/slurm.ts';
+import type { Transport } from '../site/transport.ts';
+import { logPath } from './script.ts';
+
+/** How a job ended. */
+export interface JobEnd {
+  state: string;
+  /** Exit code of the job, which is that of the application unless something else failed. */
+  exitCode: number;
+}
+
+/**
+ * Waits for the end of a job: with its log, or with its changes of state.
+ *
+ * @param options.log receives the log's bytes as they come; without it changes of state go to `progress`
+ */
+export async function followJob(
+  transport: Transport,
+  job: { jobId: string; name: string; workdir: string },
+  options: { log?: (bytes: Uint8Array) => void; progress: (line: string) => void; signal: AbortSignal },
+): Promise<JobEnd> {
+  const { signal, progress } = options;
+  const ended = waitForEnd(transport, job.jobId, {
+    signal,
+    onState: (state) => {
+      if (options.log === undefined) progress(`job ${job.jobId} is ${state.state}${state.reason && state.reason !== 'None' ? ` (${state.reason})` : ''}`);
+    },
+  });
+  if (options.log !== undefined) await followLog(transport, logPath(job.workdir, job.name, job.jobId), { until: ended, onBytes: options.log, signal });
+  return endOf(await ended);
+}
+
+function endOf(state: JobState): JobEnd {
+  // A job that a signal or the scheduler ended has exit code 0 in Slurm's eyes.
+  const exitCode = state.exitCode !== 0 ? state.exitCode : state.signal !== 0 ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
+  return { state: state.state, exitCode };
+}
+
+/** The error with which a command ends when its job did not succeed; its exit code is the job's. */
+export function jobFailed(jobId: string, end: JobEnd): HpcsError {
+  return new HpcsError('job', 'job-failed', `job ${jobId} ended ${end.state} with exit code ${end.exitCode}`, {
+    exitCode: end.exitCode,
+    suggestion: `its log says why; hpcs job results ${jobId} opens what it left`,
+  });
+}

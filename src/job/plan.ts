@@ -1,0 +1,68 @@
+import { z } from 'zod';
+import { sealFormats, imageConfigSchema } from '../record.ts';
+
+const sha512 = z.string().regex(/^[0-9a-f]{128}$/);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** An artefact as the submitter saw it: where it lies, whose identity reads it, and what its bytes must be. */
+const artefactSchema = z.object({
+  path: z.string().startsWith('/'),
+  secretPath: z.string(),
+  role: z.string(),
+  spiffeId: z.string(),
+  format: z.enum(sealFormats),
+  sha512,
+  size: z.number().int().nonnegative().optional(),
+});
+export type PlannedArtefact = z.output<typeof artefactSchema>;
+
+/** Supplementary scripts of one kind: a directory on the site and the digest of every file in it at submission. */
+const scriptsSchema = z.object({
+  directory: z.string().startsWith('/'),
+  files: z.array(z.object({ path: z.string(), sha256 })),
+});
+export type PlannedScripts = z.output<typeof scriptsSchema>;
+
+/**
+ * All that `hpcs-node` needs to know, as it stands in the batch script: no secrets, and nothing that the site could change
+ * unnoticed and profit from.
+ */
+export const jobPlanSchema = z.object({
+  version: z.literal(1),
+  name: z.string(),
+  workdir: z.string().startsWith('/'),
+  /** Node-local directory for the encrypted work volume; the workdir where null. */
+  scratch: z.string().startsWith('/').nullable(),
+  apptainer: z.string(),
+  image: artefactSchema,
+  data: artefactSchema,
+  /** The submitter's own secret: the key that authenticates the result manifest. */
+  job: z.object({ secretPath: z.string(), role: z.string(), spiffeId: z.string() }),
+  arguments: z.array(z.string()),
+  flags: z.array(z.string()),
+  inputScripts: scriptsSchema.nullable(),
+  outputScripts: scriptsSchema.nullable(),
+  results: z.object({ format: z.enum(sealFormats), publicKey: z.string() }),
+  services: z.object({
+    hpcsServer: z.object({ url: z.string(), ca: z.string().nullable() }),
+    vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),
+    spireServer: z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
+    allowInsecureHttp: z.boolean(),
+  }),
+});
+export type JobPlan = z.output<typeof jobPlanSchema>;
+
+/** What the outer half of `hpcs-node` hands to the half inside the private namespace, through a pipe. */
+export const insideSchema = z.object({
+  plan: jobPlanSchema,
+  jobId: z.string(),
+  restart: z.number().int(),
+  resultDirectory: z.string(),
+  privateDirectory: z.string(),
+  uid: z.number().int(),
+  gid: z.number().int(),
+  image: z.object({ key: z.string(), artefact: z.string(), config: imageConfigSchema.optional() }),
+  data: z.object({ key: z.string(), artefact: z.string() }),
+  authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
+});
+export type Inside = z.output<typeof insideSchema>;

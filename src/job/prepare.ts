@@ -1,0 +1,192 @@
+import { randomBytes } from 'node:crypto';
+import { Catalogue } from '../catalogue.ts';
+import type { Config } from '../config.ts';
+import { HpcsError } from '../errors.ts';
+import { readCa } from '../http.ts';
+import { openIdentity, readTrustBundle, type ClientIdentity } from '../identity/client-identity.ts';
+import { secretName, type SealFormat, type VaultRecord } from '../record.ts';
+import { generateKey } from '../seal/keys.ts';
+import { expandNodes, submit } from '../site/slurm.ts';
+import type { Transport } from '../site/transport.ts';
+import { stateDirectory } from '../state.ts';
+import { looseningFlags } from '../node/container.ts';
+import { localToolKit, shipToolKit } from '../tool-kit.ts';
+import { openServices, type Services } from '../services.ts';
+import { readArtefact, type NamedArtefact } from './artefacts.ts';
+import type { JobPlan } from './plan.ts';
+import { renderScript, type SlurmRequest } from './script.ts';
+import { pinScripts } from './scripts.ts';
+import { JobStore, type JobRecord } from './store.ts';
+
+/** What the user asked for, in typed values. */
+export interface JobRequest {
+  slurm: SlurmRequest;
+  applicationInfo: string;
+  dataInfo: string;
+  inputScripts: string | undefined;
+  outputScripts: string | undefined;
+  flags: string[];
+  arguments: string[];
+  format: SealFormat;
+}
+
+/** How a job preparation talks to the outside. */
+export interface JobContext {
+  config: Config;
+  transport: Transport;
+  signal: AbortSignal;
+  progress: (line: string) => void;
+  warn: (line: string) => void;
+}
+
+/** A submitted job. */
+export interface SubmittedJob {
+  jobId: string;
+  record: JobRecord;
+}
+
+/**
+ * The last stage: reads and checks the records, grants the job its own secret, renders the script and submits it.
+ *
+ * The keys that open the results are on disk before anything is submitted.
+ */
+export async function submitJob(request: JobRequest, context: JobContext): Promise<SubmittedJob> {
+  const { config, transport, signal, progress, warn } = context;
+  if (request.slurm.nodes > 1) warn(`${request.slurm.nodes} nodes are asked for, but the application runs on the first one only`);
+  for (const flag of looseningFlags(request.flags)) warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
+  const state = await stateDirectory(config);
+  const site = config.supercomputer.address;
+  const artefacts = await readArtefacts(request, context, new Catalogue(state));
+  const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, signal);
+  const slurm = { ...request.slurm, nodelist: request.slurm.nodelist ?? nodes[0] };
+  const scripts = {
+    input: request.inputScripts === undefined ? null : await pinScripts(transport, request.inputScripts, 'input', signal),
+    output: request.outputScripts === undefined ? null : await pinScripts(transport, request.outputScripts, 'output', signal),
+  };
+  for (const kind of ['input', 'output'] as const) {
+    for (const file of scripts[kind]?.files ?? []) progress(`${kind} script ${file.path} sha256:${file.sha256}`);
+  }
+  const kit = await localToolKit(config);
+  const kitDirectory = config.supercomputer['tool-kit-directory'] ?? `${slurm.workdir}/.hpcs`;
+  progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
+  const kitPath = await shipToolKit(transport, kit, kitDirectory, signal);
+
+  await using services = await openServices(config);
+  await using identity = await openIdentity(config, { signal, progress });
+  const key = await generateKey(request.format);
+  const record: JobRecord = {
+    version: 1,
+    local: randomBytes(16).toString('hex'),
+    site,
+    username: config.supercomputer.username,
+    name: slurm.jobName,
+    workdir: slurm.workdir,
+    created: new Date().toISOString(),
+    image: { sha512: artefacts.image.planned.sha512 },
+    data: { sha512: artefacts.data.planned.sha512 },
+    format: request.format,
+    resultKey: key.secretKey.reveal(),
+    authenticationKey: randomBytes(32).toString('hex'),
+  };
+  const store = new JobStore(state);
+  await store.save(record);
+  progress('granting the job its own secret');
+  const job = await grantJob(record, nodes, services, identity, signal);
+  const plan: JobPlan = {
+    version: 1,
+    name: slurm.jobName,
+    workdir: slurm.workdir,
+    scratch: config.supercomputer['node-scratch'] ?? null,
+    apptainer: config.supercomputer.apptainer ?? 'apptainer',
+    image: artefacts.image.planned,
+    data: artefacts.data.planned,
+    job,
+    arguments: request.arguments,
+    flags: request.flags,
+    inputScripts: scripts.input,
+    outputScripts: scripts.output,
+    results: { format: request.format, publicKey: key.publicKey },
+    services: await servicesFromNode(config, services, signal),
+  };
+  progress(`submitting to ${site}`);
+  const jobId = await submit(transport, renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan), { signal });
+  const submitted = { ...record, jobId };
+  await store.save(submitted);
+  return { jobId, record: submitted };
+}
+
+/** Reads both info records side by side. */
+async function readArtefacts(request: JobRequest, context: JobContext, catalogue: Catalogue): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
+  const { transport, signal, progress } = context;
+  const options = { catalogue, site: context.config.supercomputer.address, signal };
+  progress('reading and checking the info records');
+  const image = await readArtefact(transport, 'image', request.applicationInfo, options);
+  const data = await readArtefact(transport, 'data', request.dataInfo, options);
+  return { image, data };
+}
+
+/** The nodes on which this job can become a reader: those asked for, or those that both artefacts were granted to. */
+async function grantedNodes(
+  transport: Transport,
+  nodelist: string | undefined,
+  artefacts: { image: NamedArtefact; data: NamedArtefact },
+  signal: AbortSignal,
+): Promise<string[]> {
+  const { image, data } = artefacts;
+  const granted = [image, data].flatMap(({ info }) => (info.nodes === undefined ? [] : [info.nodes]));
+  if (nodelist !== undefined) {
+    const asked = await expandNodes(transport, nodelist, { signal });
+    for (const artefact of [image, data]) {
+      const missing = asked.filter((node) => artefact.info.nodes?.includes(node) === false);
+      if (missing.length === 0) continue;
+      throw new HpcsError('identity', 'node-not-granted', `the ${artefact.kind} is not granted to ${missing.join(', ')}, only to ${artefact.info.nodes?.join(', ')}`, {
+        suggestion: 'choose another --nodelist, or prepare it again with -c for these nodes',
+      });
+    }
+    return asked;
+  }
+  const common = granted.length === 0 ? [] : granted.reduce((left, right) => left.filter((node) => right.includes(node)));
+  if (common.length > 0) return common;
+  throw new HpcsError('usage', 'no-common-node', 'image and data are granted to no common node', { suggestion: 'name the nodes with --nodelist, or prepare them for the same nodes' });
+}
+
+/** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
+async function grantJob(record: JobRecord, nodes: string[], services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<JobPlan['job']> {
+  const grant = await services.server.createWorkloads(
+    {
+      jwt: await identity.jwt(services.audiences.hpcsServer),
+      secret: secretName(`job-${record.name}`),
+      users: [record.username],
+      groups: [],
+      computeNodes: nodes,
+      signal,
+    },
+  );
+  const content: VaultRecord = {
+    artefact: record.local,
+    kind: 'job',
+    format: 'hmac-sha256',
+    owner: identity.spiffeId,
+    created: record.created,
+    key: record.authenticationKey,
+  };
+  await using session = await services.vault.login(`client_${identity.clientId}`, await identity.jwt(services.audiences.vault), signal);
+  await session.writeNew(grant.secretPath, content, signal);
+  return { secretPath: grant.secretPath, role: grant.role, spiffeId: grant.spiffeId };
+}
+
+/** The services as a compute node reaches them, with the authorities it is to trust. */
+async function servicesFromNode(config: Config, services: Services, signal: AbortSignal): Promise<JobPlan['services']> {
+  const { 'hpcs-server': server, vault, 'spire-server': spire } = config;
+  return {
+    hpcsServer: { url: server['url-from-node'] ?? server.url, ca: (await readCa(server['ca-file'])) ?? null },
+    vault: { url: vault['url-from-node'] ?? vault.url, ca: (await readCa(vault['ca-file'])) ?? null, audience: vault.audience },
+    spireServer: {
+      address: spire['address-from-node'] ?? spire.address,
+      port: spire['port-from-node'] ?? spire.port,
+      trustDomain: spire['trust-domain'],
+      trustBundle: await readTrustBundle(spire['trust-bundle-file'], services.server, signal),
+    },
+    allowInsecureHttp: config.client['allow-insecure-http'],
+  };
+}

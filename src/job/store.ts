@@ -1,0 +1,67 @@
+import { readFile, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { HpcsError } from '../errors.ts';
+import { sealFormats } from '../record.ts';
+import { writeDurably } from '../state.ts';
+
+const schema = z.object({
+  version: z.literal(1),
+  /** Name of the record itself: random, known before the scheduler names the job. */
+  local: z.string().regex(/^[0-9a-f]{32}$/),
+  /** The scheduler's job id; absent until the job is submitted. */
+  jobId: z.string().optional(),
+  site: z.string(),
+  username: z.string(),
+  name: z.string(),
+  workdir: z.string(),
+  created: z.string(),
+  image: z.object({ sha512: z.string() }),
+  data: z.object({ sha512: z.string() }),
+  format: z.enum(sealFormats),
+  /** Secret key that opens the results. */
+  resultKey: z.string(),
+  /** Key of the result manifest's HMAC, 32 bytes in hex. */
+  authenticationKey: z.string(),
+});
+
+/** What the submitter keeps of a job: without it the results are lost, so it is on disk before anything is submitted. */
+export type JobRecord = z.output<typeof schema>;
+
+/** The private store of a client's jobs, one file of mode 0600 a job below the state directory. */
+export class JobStore {
+  readonly #directory: string;
+
+  constructor(stateDirectory: string) {
+    this.#directory = join(stateDirectory, 'jobs');
+  }
+
+  /** Writes a record durably, over an earlier state of the same one. */
+  async save(record: JobRecord): Promise<void> {
+    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify(record));
+  }
+
+  /** All records, newest first. */
+  async list(): Promise<JobRecord[]> {
+    const names = await readdir(this.#directory).catch(() => [] as string[]);
+    const records: JobRecord[] = [];
+    for (const name of names.filter((candidate) => candidate.endsWith('.json'))) {
+      const parsed = schema.safeParse(JSON.parse(await readFile(join(this.#directory, name), 'utf8')));
+      if (parsed.success) records.push(parsed.data);
+    }
+    return records.toSorted((a, b) => b.created.localeCompare(a.created));
+  }
+
+  /**
+   * The newest record of a job id at a site.
+   *
+   * @throws HpcsError `usage` when this store knows none
+   */
+  async find(jobId: string, site: string): Promise<JobRecord> {
+    const record = (await this.list()).find((candidate) => candidate.jobId === jobId && candidate.site === site);
+    if (record !== undefined) return record;
+    throw new HpcsError('usage', 'job-unknown', `job ${jobId} on ${site} was not submitted from this state directory (${this.#directory})`, {
+      suggestion: 'set HPCS_STATE_DIR to that of the machine or container which submitted it',
+    });
+  }
+}

@@ -1,0 +1,221 @@
+import { createReadStream, createWriteStream } from 'node:fs';
+import { mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { HpcsError } from '../errors.ts';
+import { renderManifest, resultFiles } from '../job/manifest.ts';
+import type { Inside, PlannedArtefact } from '../job/plan.ts';
+import { pack } from '../pack/pack.ts';
+import { unpack } from '../pack/unpack.ts';
+import type { ImageConfig } from '../record.ts';
+import { digesting } from '../seal/digest.ts';
+import { open } from '../seal/open.ts';
+import { seal } from '../seal/seal.ts';
+import { Secret } from '../secret.ts';
+import { applicationCommand, containerArguments, containerEnvironment, type Bind, type ContainerRun } from './container.ts';
+import type { NodeContext } from './outside.ts';
+import { bareEnvironment, Program } from './program.ts';
+import { copyScripts, scriptTargets } from './scripts.ts';
+import { Volume } from './volume.ts';
+
+/** {@link Inside} with its keys wrapped. */
+export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey'> & {
+  image: Omit<Inside['image'], 'key'> & { key: Secret };
+  data: Omit<Inside['data'], 'key'> & { key: Secret };
+  authenticationKey: Secret;
+};
+
+/** An image prepared without a record of its own (the original's): what its runscript says is what runs. */
+const unknownImage: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'env' | 'workdir'> = { entrypoint: [], cmd: [], env: [], workdir: '' };
+
+/** How the application ended. */
+interface Outcome {
+  exitCode: number | null;
+  partial: string | null;
+}
+
+/**
+ * The half inside the private namespace: volumes, decryption, scripts, application, results.
+ *
+ * Everything in plain lies in two encrypted volumes that only this namespace sees mounted.
+ *
+ * @returns the job's exit code: the application's own
+ */
+export async function inside(input: InsideInput, context: NodeContext): Promise<number> {
+  const { plan, resultDirectory, privateDirectory } = input;
+  const { signal, progress } = context;
+  const program = (name: string): string => join(privateDirectory, 'bin', name);
+  const mounts = join(privateDirectory, 'mnt');
+  await mkdir(mounts, { mode: 0o700 });
+
+  const workCipher = plan.scratch === null ? join(resultDirectory, 'work.volume') : join(privateDirectory, 'work.volume');
+  await checkSpace(plan.scratch === null ? resultDirectory : privateDirectory, [plan.image, plan.data]);
+  progress('volumes: mounting two encrypted volumes');
+  await using work = await Volume.create(program('gocryptfs'), workCipher, join(mounts, 'work'));
+  const output = await Volume.create(program('gocryptfs'), join(resultDirectory, resultFiles.outputVolume), join(mounts, 'output'), { keep: true });
+  await using _output = output;
+  if (plan.outputScripts === null) await sealVolumeKey(input, output);
+
+  for (const name of ['encrypted', 'scratch', 'tmp', 'var-tmp', 'home', 'apptainer', 'scripts']) await mkdir(join(work.path, name), { mode: 0o700 });
+  const scripts = {
+    input: plan.inputScripts === null ? [] : await copyScripts(plan.inputScripts, join(work.path, 'scripts/input')),
+    output: plan.outputScripts === null ? [] : await copyScripts(plan.outputScripts, join(work.path, 'scripts/output')),
+  };
+
+  progress('image: decrypting and checking');
+  const sif = join(work.path, 'app.sif');
+  await decryptImage(plan.image, input.image.key, sif, signal);
+  progress('data: decrypting, checking and unpacking');
+  await decryptData(plan.data, input.data.key, join(work.path, 'encrypted'), signal);
+  input.image.key[Symbol.dispose]();
+  input.data.key[Symbol.dispose]();
+
+  const image = input.image.config ?? unknownImage;
+  const run = (command: readonly string[]): ContainerRun => ({
+    apptainer: plan.apptainer,
+    sif,
+    command,
+    image,
+    home: { source: join(work.path, 'home'), target: '/sd-container/home' },
+    binds: binds(work.path, output.path, scripts),
+    flags: plan.flags,
+    temporary: join(work.path, 'apptainer'),
+  });
+
+  await runScripts('input', scripts.input, run, signal, progress);
+  progress('application: starting');
+  const outcome = await runApplication(run(applicationCommand(image, plan.arguments)), output.path, signal);
+  progress(outcome.exitCode === null ? `application: ended early, ${outcome.partial}` : `application: exit code ${outcome.exitCode}`);
+  if (outcome.partial === null) await runScripts('output', scripts.output, run, signal, progress);
+  else if (scripts.output.length > 0) {
+    throw new HpcsError('job', 'result-withheld', 'the job ended early, and its output scripts could not judge the result: it is withheld');
+  }
+  await sealResults(input, output, outcome);
+  progress(`results: sealed into ${resultDirectory}`);
+  return outcome.exitCode ?? 143;
+}
+
+function binds(work: string, output: string, scripts: { input: string[]; output: string[] }): Bind[] {
+  const list: Bind[] = [
+    { source: join(work, 'encrypted'), target: '/sd-container/encrypted' },
+    { source: output, target: '/sd-container/output' },
+    { source: join(work, 'scratch'), target: '/sd-container/scratch' },
+    { source: join(work, 'tmp'), target: '/tmp' },
+    { source: join(work, 'var-tmp'), target: '/var/tmp' },
+  ];
+  for (const kind of ['input', 'output'] as const) {
+    if (scripts[kind].length > 0) list.push({ source: join(work, 'scripts', kind), target: scriptTargets[kind], readOnly: true });
+  }
+  return list;
+}
+
+/** The sealed bytes, with their digest known when they have been read. */
+async function* checked(artefact: PlannedArtefact): AsyncGenerator<Uint8Array> {
+  const tee = digesting(createReadStream(artefact.path, { highWaterMark: 1024 * 1024 }));
+  yield* tee.bytes;
+  const { sha512 } = await tee.summary;
+  if (sha512 !== artefact.sha512) {
+    throw new HpcsError('integrity', 'artefact-altered', `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`, {
+      suggestion: 'prepare it again, and tell the site',
+    });
+  }
+}
+
+async function decryptImage(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
+  await pipeline(open(checked(artefact), key, { signal }), createWriteStream(target, { flags: 'wx', mode: 0o600, highWaterMark: 1024 * 1024 }), { signal });
+}
+
+async function decryptData(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
+  await unpack(open(checked(artefact), key, { signal }), target, { signal });
+}
+
+async function runScripts(
+  kind: 'input' | 'output',
+  names: readonly string[],
+  run: (command: readonly string[]) => ContainerRun,
+  signal: AbortSignal,
+  progress: (line: string) => void,
+): Promise<void> {
+  for (const name of names) {
+    signal.throwIfAborted();
+    progress(`${kind} script ${name}: starting`);
+    const code = await contain(run([`${scriptTargets[kind]}/${name}`]), ['ignore', 'inherit', 'inherit'], signal);
+    if (code === 0) continue;
+    throw new HpcsError('job', `${kind}-script-failed`, `the ${kind} script ${name} failed (exit ${code}): ${kind === 'input' ? 'the application was not started' : 'the result is withheld'}`);
+  }
+}
+
+async function runApplication(run: ContainerRun, output: string, signal: AbortSignal): Promise<Outcome> {
+  await using stdout = await openFile(join(output, 'stdout'), 'wx', 0o600);
+  await using stderr = await openFile(join(output, 'stderr'), 'wx', 0o600);
+  const code = await contain(run, ['ignore', stdout.fd, stderr.fd], signal);
+  if (signal.aborted) return { exitCode: null, partial: 'time limit or cancel' };
+  await writeFile(join(output, 'exit_code'), `${code}\n`, { flag: 'wx', mode: 0o600 });
+  return { exitCode: code, partial: null };
+}
+
+/** Runs one command in the container to its end; a signal ends it with all its children. */
+async function contain(run: ContainerRun, stdio: ['ignore', number | 'inherit', number | 'inherit'], signal: AbortSignal): Promise<number> {
+  const program = new Program(run.apptainer, containerArguments(run), {
+    env: containerEnvironment(run, bareEnvironment['PATH'] as string),
+    stdio,
+    detached: true,
+    cwd: '/',
+  });
+  const stop = (): void => void program.stop(10_000);
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    return (await program.ended).code;
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+/** From the start, so that the output of a job which is killed can still be opened by its owner, and by nobody else. */
+async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> {
+  const { format, publicKey } = input.plan.results;
+  const sealed = seal([output.password.bytes()].values() as unknown as AsyncIterable<Uint8Array>, { format, recipients: [publicKey], compress: 'none' });
+  await publishFile(join(input.resultDirectory, resultFiles.outputVolumeKey), sealed.bytes);
+}
+
+/** Seals the output, publishes it with its manifest, manifest last, and then removes the volume it came from. */
+async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
+  const { plan, resultDirectory } = input;
+  const sealed = seal(pack(output.path, { name: 'output' }), { format: plan.results.format, recipients: [plan.results.publicKey] });
+  await publishFile(join(resultDirectory, resultFiles.sealed), sealed.bytes);
+  const manifest = renderManifest(
+    {
+      version: 1,
+      job: { id: input.jobId, name: plan.name, restart: input.restart },
+      image: { artefact: input.image.artefact, sha512: plan.image.sha512 },
+      data: { artefact: input.data.artefact, sha512: plan.data.sha512 },
+      flags: plan.flags,
+      exitCode: outcome.exitCode,
+      partial: outcome.partial,
+      result: { ...(await sealed.summary), format: plan.results.format },
+      finished: new Date().toISOString(),
+    },
+    input.authenticationKey,
+  );
+  await publishFile(join(resultDirectory, resultFiles.manifest), [Buffer.from(manifest)]);
+  await output[Symbol.asyncDispose]();
+  await rm(output.cipher, { recursive: true, force: true });
+  await rm(join(resultDirectory, resultFiles.outputVolumeKey), { force: true });
+}
+
+async function publishFile(path: string, bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
+  const temporary = `${path}.part`;
+  await pipeline(bytes, createWriteStream(temporary, { flags: 'wx', mode: 0o600, flush: true }));
+  await rename(temporary, path);
+}
+
+async function checkSpace(directory: string, artefacts: readonly PlannedArtefact[]): Promise<void> {
+  const needed = artefacts.reduce((sum, artefact) => sum + (artefact.size ?? 0), 0);
+  const space = await statfs(directory);
+  const free = space.bavail * space.bsize;
+  if (free < needed) {
+    throw new HpcsError('site', 'no-space', `${directory} has ${free} bytes free; image and data need at least ${needed}`, {
+      suggestion: 'free space there, or name a larger directory: node-scratch in the configuration, or --workdir',
+    });
+  }
+}

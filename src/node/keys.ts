@@ -1,0 +1,96 @@
+import { HpcsError } from '../errors.ts';
+import { HpcsServer } from '../hpcs.ts';
+import { startAgent } from '../identity/agent.ts';
+import { fetchJwtSvids } from '../identity/workload-api.ts';
+import type { JobPlan, PlannedArtefact } from '../job/plan.ts';
+import { vaultRecordSchema, type VaultRecord } from '../record.ts';
+import { Secret } from '../secret.ts';
+import { Vault } from '../vault.ts';
+
+/** The records that a job may read, each checked against what was submitted. */
+export interface JobKeys {
+  image: VaultRecord;
+  data: VaultRecord;
+  authenticationKey: Secret;
+}
+
+/**
+ * Becomes the readers that the plan names and reads their records from the vault: a join token for this node, an agent for as long
+ * as it takes, one identity and one vault login for each record.
+ *
+ * @param options.node name of this node, as it was granted
+ * @param options.agentProgram path of spire-agent in the checked tool kit
+ * @param options.directory private directory of this job on the node
+ */
+export async function fetchKeys(
+  plan: JobPlan,
+  options: { node: string; agentProgram: string; directory: string; signal: AbortSignal; progress: (line: string) => void },
+): Promise<JobKeys> {
+  const { services } = plan;
+  const { signal } = options;
+  const allowInsecureHttp = services.allowInsecureHttp;
+  await using server = new HpcsServer({ url: services.hpcsServer.url, ca: services.hpcsServer.ca ?? undefined, allowInsecureHttp });
+  const { joinToken } = await server.nodeToken(options.node, signal);
+  options.progress(`identity: attesting node ${options.node}`);
+  await using agent = await startAgent({
+    bin: options.agentProgram,
+    serverAddress: services.spireServer.address,
+    serverPort: services.spireServer.port,
+    trustDomain: services.spireServer.trustDomain,
+    trustBundle: services.spireServer.trustBundle,
+    joinToken,
+    parent: options.directory,
+    signal,
+  });
+  await using vault = new Vault({ url: services.vault.url, ca: services.vault.ca ?? undefined, allowInsecureHttp });
+  const read = async (what: string, secret: { secretPath: string; role: string; spiffeId: string }): Promise<VaultRecord> => {
+    const svids = await fetchJwtSvids({ socket: agent.socket, audience: [services.vault.audience], spiffeId: secret.spiffeId, signal });
+    const svid = svids.find((candidate) => candidate.spiffeId === secret.spiffeId);
+    if (svid === undefined) {
+      throw new HpcsError('identity', 'no-identity', `this job is not a reader of the ${what}: SPIRE gave no ${secret.spiffeId} on ${options.node}`, {
+        suggestion: 'grant it to this user and node when preparing the artefact (-u, -g, -c)',
+      });
+    }
+    await using session = await vault.login(secret.role, svid.token, signal);
+    options.progress(`keys: read the record of the ${what}`);
+    const parsed = vaultRecordSchema.safeParse(await session.read(secret.secretPath, signal));
+    if (!parsed.success) {
+      throw new HpcsError('integrity', 'vault-record-invalid', `the vault's record of the ${what} has an unknown form`, {
+        suggestion: 'prepare it again with this version of hpcs-client',
+      });
+    }
+    return parsed.data;
+  };
+  const image = await read('image', plan.image);
+  checkRecord('image', plan.image, image);
+  const data = await read('data', plan.data);
+  checkRecord('data', plan.data, data);
+  const job = await read('job', plan.job);
+  if (job.kind !== 'job') throw mismatch('job', 'kind', 'job', job.kind);
+  return { image, data, authenticationKey: new Secret(job.key) };
+}
+
+/**
+ * Compares what the submitter planned with the vault's record, which is the truth.
+ *
+ * @throws HpcsError `integrity` `record-mismatch` naming the field
+ */
+export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, record: VaultRecord): void {
+  if (record.kind !== kind) throw mismatch(kind, 'kind', kind, record.kind);
+  if (record.format !== planned.format) throw mismatch(kind, 'format', planned.format, record.format);
+  if (record.sha512 !== planned.sha512) throw mismatch(kind, 'sha512', short(planned.sha512), short(record.sha512 ?? 'none'));
+  if (planned.size !== undefined && record.size !== planned.size) throw mismatch(kind, 'size', String(planned.size), String(record.size));
+}
+
+function mismatch(kind: string, field: string, planned: string, recorded: string): HpcsError {
+  return new HpcsError(
+    'integrity',
+    'record-mismatch',
+    `the ${kind} is not the one in the vault's record: its ${field} was ${planned} at submission, the vault says ${recorded}`,
+    { suggestion: `the info record was altered, or names another artefact: prepare the ${kind} again, or submit with its right info record` },
+  );
+}
+
+function short(digest: string): string {
+  return `${digest.slice(0, 16)}…`;
+}

@@ -1,0 +1,53 @@
+import { text } from 'node:stream/consumers';
+import { createReadStream } from 'node:fs';
+import { HpcsError, messageOf } from '../errors.ts';
+import { insideSchema, jobPlanSchema } from '../job/plan.ts';
+import { Secret } from '../secret.ts';
+import { inside } from './inside.ts';
+import { outside } from './outside.ts';
+
+/**
+ * The program of the tool kit: `run` is what the batch script becomes; `inside` is its other half, in the private namespace.
+ * Everything it prints goes to the job's log, which others may read: no secret, no content.
+ */
+const progress = (line: string): void => {
+  process.stdout.write(`hpcs: ${line}\n`);
+};
+
+const abort = new AbortController();
+for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+  process.on(name, () => abort.abort(new HpcsError('interrupted', 'ended-early', 'the job was ended before the application was done (time limit or cancel)')));
+}
+
+async function main(step: string | undefined): Promise<number> {
+  if (step === 'run') {
+    const plan = jobPlanSchema.parse(JSON.parse(await text(process.stdin)));
+    return outside(plan, { signal: abort.signal, progress });
+  }
+  if (step === 'inside') {
+    const handed = insideSchema.parse(JSON.parse(await text(createReadStream('', { fd: 3, encoding: 'utf8' }))));
+    return inside(
+      {
+        ...handed,
+        image: { ...handed.image, key: new Secret(handed.image.key) },
+        data: { ...handed.data, key: new Secret(handed.data.key) },
+        authenticationKey: new Secret(handed.authenticationKey),
+      },
+      { signal: abort.signal, progress },
+    );
+  }
+  throw new HpcsError('usage', 'usage', 'hpcs-node is started by a job script of hpcs-client');
+}
+
+main(process.argv[2]).then(
+  (code) => {
+    process.exitCode = code;
+  },
+  (error: unknown) => {
+    const known = error instanceof HpcsError ? error : new HpcsError('bug', 'bug', messageOf(error), { cause: error });
+    process.stdout.write(`hpcs: error: ${known.code}: ${known.message}\n`);
+    if (known.suggestion !== undefined) process.stdout.write(`hpcs:   ${known.suggestion}\n`);
+    if (known.kind === 'bug' && error instanceof Error) process.stdout.write(`${error.stack}\n`);
+    process.exitCode = known.exitCode;
+  },
+);

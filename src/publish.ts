@@ -1,0 +1,155 @@
+import { randomBytes } from 'node:crypto';
+import { basename, posix } from 'node:path';
+import { Catalogue } from './catalogue.ts';
+import type { Config } from './config.ts';
+import { HpcsError } from './errors.ts';
+import type { Workloads } from './hpcs.ts';
+import { openIdentity, type ClientIdentity } from './identity/client-identity.ts';
+import { keepCopy } from './keep.ts';
+import { renderInfoRecord, secretName, type ImageConfig, type InfoRecord, type SealFormat, type VaultRecord } from './record.ts';
+import { generateKey } from './seal/keys.ts';
+import { seal } from './seal/seal.ts';
+import { openServices, type Services } from './services.ts';
+import { connect } from './site/connect.ts';
+import { freeName, makeDirectory, startUpload, uploadFile } from './site/files.ts';
+import { stateDirectory } from './state.ts';
+
+/** Who may read an artefact, in the site's terms. */
+export interface Readers {
+  users: string[];
+  groups: string[];
+  nodes: string[];
+}
+
+/** An artefact to be sealed, shipped and granted. */
+export interface Publication {
+  kind: 'image' | 'data';
+  /** Plain bytes, read once. */
+  content: AsyncIterable<Uint8Array>;
+  /** Name of the sealed file. */
+  fileName: string;
+  /** Directory on the site. */
+  directory: string;
+  username: string | undefined;
+  format: SealFormat;
+  readers: Readers;
+  image?: ImageConfig;
+  /** Local file that keeps a copy of the sealed bytes. */
+  keep?: string | undefined;
+}
+
+/** What was published. */
+export interface Published {
+  path: string;
+  info: string;
+  sha512: string;
+  size: number;
+  secretPath: string;
+}
+
+/**
+ * Seal and ship in one pass, grant, store the key, publish: in this order, each step on the results of the one before.
+ *
+ * Nothing is visible on the site before everything up to it succeeded: the file appears by a rename, its info record last.
+ * An artefact that is there already is never overwritten: the new one stands beside it, and the info record names the new one.
+ */
+export async function publish(
+  publication: Publication,
+  context: { config: Config; signal: AbortSignal; progress: (line: string) => void },
+): Promise<Published> {
+  const { config, signal, progress } = context;
+  const catalogue = new Catalogue(await stateDirectory(config));
+  await using services = await openServices(config);
+  await using transport = await connect(config, { signal, username: publication.username });
+  await makeDirectory(transport, publication.directory, { signal });
+  await using identity = await openIdentity(config, { signal, progress });
+
+  const key = await generateKey(publication.format);
+  using _secret = key.secretKey;
+  const sealed = seal(publication.content, { format: publication.format, recipients: [key.publicKey], signal });
+  const wanted = posix.join(publication.directory, publication.fileName);
+  progress(`sealing and shipping ${publication.fileName}`);
+  await using upload = await startUpload(transport, wanted, keepCopy(sealed.bytes, publication.keep), { mode: 0o640, signal });
+  const { sha512, size } = await sealed.summary;
+
+  progress(`granting ${describeReaders(publication.readers)}`);
+  const grant = await grantReaders(publication, services, identity, signal);
+  const record: VaultRecord = {
+    artefact: randomBytes(16).toString('hex'),
+    kind: publication.kind,
+    format: publication.format,
+    sha512,
+    size,
+    owner: identity.spiffeId,
+    created: new Date().toISOString(),
+    ...(publication.image === undefined ? {} : { image: publication.image }),
+    key: key.secretKey.reveal(),
+  };
+  progress('storing the key in the vault');
+  await storeKey(grant, record, services, identity, signal);
+
+  const path = await upload.publishAs(await freeName(transport, wanted, record.artefact.slice(0, 8), { signal }));
+  if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
+  const info: InfoRecord = {
+    path_at_rest: path,
+    secret_path: grant.secretPath,
+    access_role: grant.role,
+    checksum: sha512,
+    spiffeID: grant.spiffeId,
+    format: publication.format,
+    kind: publication.kind,
+    artefact: record.artefact,
+    size,
+    nodes: publication.readers.nodes,
+  };
+  const infoPath = `${wanted}.info.yaml`;
+  await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { mode: 0o640, replace: true, signal });
+  await catalogue.add({
+    site: config.supercomputer.address,
+    info: infoPath,
+    artefact: record.artefact,
+    secretPath: grant.secretPath,
+    sha512,
+    created: record.created,
+  });
+  return { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+}
+
+/** Users or groups, and nodes, from comma-separated flags. @throws HpcsError `usage` when nobody could read the artefact */
+export function readersOf(flags: { users?: string | undefined; groups?: string | undefined; 'compute-nodes'?: string | undefined }): Readers {
+  const list = (value: string | undefined): string[] => (value ?? '').split(',').map((part) => part.trim()).filter(Boolean); // prettier-ignore
+  const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
+  if (readers.users.length + readers.groups.length === 0) {
+    throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', { suggestion: 'name users with -u or groups with -g' });
+  }
+  if (readers.nodes.length === 0) {
+    throw new HpcsError('usage', 'no-nodes', 'no compute node is named on which the artefact may be read', { suggestion: 'name nodes with -c' });
+  }
+  for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
+    if (/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name)) continue;
+    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, { suggestion: 'separate names with commas' });
+  }
+  return readers;
+}
+
+async function grantReaders(publication: Publication, services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<Workloads> {
+  return services.server.createWorkloads({
+    jwt: await identity.jwt(services.audiences.hpcsServer),
+    secret: secretName(publication.fileName),
+    users: publication.readers.users,
+    groups: publication.readers.groups,
+    computeNodes: publication.readers.nodes,
+    signal,
+  });
+}
+
+async function storeKey(grant: Workloads, record: VaultRecord, services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<void> {
+  const jwt = await identity.jwt(services.audiences.vault);
+  await using session = await services.vault.login(`client_${identity.clientId}`, jwt, signal);
+  await session.writeNew(grant.secretPath, record, signal);
+}
+
+function describeReaders(readers: Readers): string {
+  const who = [...readers.users.map((user) => `user ${user}`), ...readers.groups.map((group) => `group ${group}`)];
+  return `${who.join(', ')} on ${readers.nodes.join(', ')}`;
+}

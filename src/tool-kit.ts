@@ -1,0 +1,100 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, readFile, rename, stat } from 'node:fs/promises';
+import { createGzip, constants } from 'node:zlib';
+import { createWriteStream } from 'node:fs';
+import { dirname, extname, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { fileURLToPath } from 'node:url';
+import type { Config } from './config.ts';
+import { HpcsError, systemCode } from './errors.ts';
+import { tarOf } from './pack/tar.ts';
+import type { Transport } from './site/transport.ts';
+import { makeDirectory, sha256, uploadFile } from './site/files.ts';
+
+/** One archive with all that a compute node needs: Node, `hpcs-node`, gocryptfs, spire-agent. */
+export interface ToolKit {
+  /** Path of the archive on this machine. */
+  path: string;
+  sha256: string;
+}
+
+/** Programs of the tool kit beside Node and the bundle; static or relocatable. */
+export const toolKitPrograms = ['gocryptfs', 'spire-agent'] as const;
+
+/**
+ * The tool kit of this installation: the configuration's `tool-kit`, or the one that lies in the package.
+ *
+ * @throws HpcsError `usage` when there is none
+ */
+export async function localToolKit(config: Config): Promise<ToolKit> {
+  const path = config.client['tool-kit'] ?? fileURLToPath(new URL('../tool-kit.tar.gz', import.meta.url));
+  try {
+    const hash = createHash('sha256');
+    for await (const part of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(part as Buffer);
+    return { path, sha256: hash.digest('hex') };
+  } catch (error) {
+    throw new HpcsError('usage', 'tool-kit-missing', `cannot read the tool kit ${path}: ${systemCode(error) ?? 'unknown error'}`, {
+      cause: error,
+      suggestion: 'set tool-kit in section [client], or make one: hpcs tool-kit build',
+    });
+  }
+}
+
+/**
+ * Puts the tool kit on the site, once per version: its name holds its digest. The job checks the digest again, on a copy of its own.
+ *
+ * @returns where it lies there
+ */
+export async function shipToolKit(transport: Transport, kit: ToolKit, directory: string, signal: AbortSignal): Promise<string> {
+  const path = `${directory.replace(/\/+$/, '')}/hpcs-tool-kit-${kit.sha256.slice(0, 16)}.tar.gz`;
+  if ((await sha256(transport, path)) === kit.sha256) return path;
+  await makeDirectory(transport, directory);
+  await uploadFile(transport, createReadStream(kit.path, { highWaterMark: 256 * 1024 }), path, { mode: 0o644, replace: true, signal });
+  return path;
+}
+
+/**
+ * Makes a tool kit archive.
+ *
+ * @param programs directory that holds {@link toolKitPrograms} for the site's architecture
+ * @param target path of the archive; replaced if it exists
+ */
+export async function buildToolKit(programs: string, target: string): Promise<void> {
+  const entries = [
+    { name: 'bin/node', mode: 0o755, content: await readFile(process.execPath) },
+    { name: 'hpcs-node.mjs', mode: 0o644, content: await bundle() },
+  ];
+  for (const name of toolKitPrograms) entries.push({ name: `bin/${name}`, mode: 0o755, content: await readFile(join(programs, name)) });
+  await mkdir(dirname(target), { recursive: true });
+  await pipeline([tarOf(entries)], createGzip({ level: constants.Z_BEST_SPEED }), createWriteStream(`${target}.part`));
+  await rename(`${target}.part`, target);
+}
+
+/** Whether the archive is there and newer than everything it was made of. */
+export async function toolKitIsCurrent(target: string, sources: readonly string[]): Promise<boolean> {
+  const made = await stat(target).catch(() => undefined);
+  if (made === undefined) return false;
+  const times = await Promise.all(sources.map(async (source) => (await stat(source)).mtimeMs));
+  return times.every((time) => time < made.mtimeMs);
+}
+
+// From a build the bundle lies ready; from source esbuild, a development dependency, makes it.
+async function bundle(): Promise<Uint8Array> {
+  const extension = extname(fileURLToPath(import.meta.url));
+  if (extension === '.js') return readFile(new URL('../hpcs-node.mjs', import.meta.url));
+  const { build } = await import('esbuild');
+  const result = await build({ ...bundleOptions, entryPoints: [fileURLToPath(new URL('./node/main.ts', import.meta.url))], write: false });
+  return result.outputFiles[0]?.contents ?? new Uint8Array();
+}
+
+/** How `hpcs-node` is bundled: one module, with `require` for the CommonJS packages inside. */
+export const bundleOptions = {
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node24',
+  minify: true,
+  legalComments: 'inline',
+  banner: { js: 'import{createRequire}from"node:module";const require=createRequire(import.meta.url);' },
+} as const;
