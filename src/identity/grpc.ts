@@ -10,10 +10,8 @@ export interface FieldDescriptor {
   keyType?: string;
 }
 
-/** Messages and one service as TypeScript objects, so that no `.proto` file has to travel with the program. */
-export interface Descriptors {
-  [name: string]: { fields: Record<string, FieldDescriptor> } | { methods: Record<string, MethodDescriptor> };
-}
+/** Messages as TypeScript objects, so that no `.proto` file has to travel with the program. */
+export type Messages = Readonly<Record<string, { fields: Record<string, FieldDescriptor> }>>;
 
 /** Request and response type of one method. */
 export interface MethodDescriptor {
@@ -55,13 +53,14 @@ export class GrpcClient implements Disposable {
 
   /**
    * @param target gRPC name, for example `unix:/run/spire/api.sock`
-   * @param service full name of the service within the descriptors, for example `spire.api.server.entry.v1.Entry`
+   * @param service full name of the service, for example `spire.api.server.entry.v1.Entry`
+   * @param methods the service's methods
+   * @param messages all messages; their names are not on the wire, so one flat namespace does
    */
-  constructor(target: string, service: string, descriptors: Descriptors) {
-    const dot = service.lastIndexOf('.');
-    // Only the service's own name is in the method path; message names are not on the wire, so one flat namespace will do.
-    const nested = dot < 0 ? { nested: descriptors } : nest(service.slice(0, dot).split('.'), descriptors);
-    const definitions = fromJSON(nested, { longs: Number, defaults: true, arrays: true });
+  constructor(target: string, service: string, methods: Record<string, MethodDescriptor>, messages: Messages) {
+    // A service may be named like a message, so the messages have a package to themselves.
+    const nested = { messages: { nested: messages }, ...nest(service.split('.'), { methods: qualify(methods) }) };
+    const definitions = fromJSON({ nested }, { longs: Number, defaults: true, arrays: true });
     const definition: AnyDefinition | undefined = definitions[service];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the service ${service}`);
     this.#service = definition as unknown as Record<string, MethodDefinition<object, object>>;
@@ -139,10 +138,17 @@ export class GrpcClient implements Disposable {
   }
 }
 
-function nest(names: string[], descriptors: Descriptors): { nested: Record<string, object> } {
-  const [first, ...rest] = names;
-  if (first === undefined) return { nested: descriptors };
-  return { nested: { [first]: nest(rest, descriptors) } };
+function nest([first = '', ...rest]: string[], leaf: object): Record<string, object> {
+  return { [first]: rest.length === 0 ? leaf : { nested: nest(rest, leaf) } };
+}
+
+function qualify(methods: Record<string, MethodDescriptor>): Record<string, MethodDescriptor> {
+  return Object.fromEntries(
+    Object.entries(methods).map(([name, { requestType, responseType, ...rest }]) => [
+      name,
+      { requestType: `.messages.${requestType}`, responseType: `.messages.${responseType}`, ...rest },
+    ]),
+  );
 }
 
 function metadataOf(options: CallOptions): Metadata {

@@ -2,17 +2,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
-import { GrpcClient, GrpcError, grpcStatus, type Descriptors } from './grpc.ts';
+import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor } from './grpc.ts';
 
 /** @see SPIFFE Workload API, Appendix A (workload.proto) */
-const descriptors: Descriptors = {
-  SpiffeWorkloadAPI: {
-    methods: {
-      FetchX509SVID: { requestType: 'Empty', responseType: 'X509SVIDResponse', responseStream: true },
-      FetchX509Bundles: { requestType: 'Empty', responseType: 'X509BundlesResponse', responseStream: true },
-      FetchJWTSVID: { requestType: 'JWTSVIDRequest', responseType: 'JWTSVIDResponse' },
-    },
-  },
+const methods: Record<string, MethodDescriptor> = {
+  FetchX509SVID: { requestType: 'Empty', responseType: 'X509SVIDResponse', responseStream: true },
+  FetchX509Bundles: { requestType: 'Empty', responseType: 'X509BundlesResponse', responseStream: true },
+  FetchJWTSVID: { requestType: 'JWTSVIDRequest', responseType: 'JWTSVIDResponse' },
+};
+const messages: Messages = {
   Empty: { fields: {} },
   X509SVIDResponse: { fields: { svids: { rule: 'repeated', type: 'X509SVID', id: 1 } } },
   X509SVID: {
@@ -131,7 +129,7 @@ async function ask<Answer>(
   options: WorkloadApiOptions,
   call: (client: GrpcClient, timeout: number) => Promise<Answer>,
 ): Promise<Answer> {
-  using client = new GrpcClient(socketTarget(options.socket), 'SpiffeWorkloadAPI', descriptors);
+  using client = new GrpcClient(socketTarget(options.socket), 'SpiffeWorkloadAPI', methods, messages);
   const end = Date.now() + (options.timeout ?? 30_000);
   for (;;) {
     try {

@@ -1,0 +1,173 @@
+import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { z } from 'zod';
+import { HpcsError, messageOf } from '../errors.ts';
+import type { Grants } from './grants.ts';
+import type { JwtSvidVerifier } from './jwt-svid.ts';
+import { expectations, nodeQuery, registerBody, workloadsBody } from './names.ts';
+
+/** What the API serves. */
+export interface ApiOptions {
+  grants: Grants;
+  verifier: JwtSvidVerifier;
+  /** PEM text of SPIRE's authorities. */
+  trustBundle: () => Promise<string>;
+  /** Each part that this server needs, and a check that rejects when it is down. */
+  health: Record<'spire' | 'vault', () => Promise<unknown>>;
+  /** Give identities to anyone who asks, as the original does. */
+  allowLegacyRegistration: boolean;
+  /** Certificate chain and key, PEM. Without them the server speaks plain HTTP. */
+  tls?: { cert: string; key: string } | undefined;
+  /** Where log lines (JSON) go, or false for none. */
+  log: { write(line: string): void } | false;
+}
+
+/** HTTP status of each error; any other is 502 when a service behind this server refused, 500 when it is our fault. */
+const statuses: Readonly<Record<string, number>> = {
+  'bad-request': 400,
+  unauthenticated: 401,
+  forbidden: 403,
+  conflict: 409,
+  'spire-unavailable': 503,
+  'vault-unavailable': 503,
+  'vault-sealed': 503,
+  'identity-unavailable': 503,
+  unreachable: 503,
+  'untrusted-server': 503,
+};
+
+/** Bytes. 20,000 readers fit. */
+const longestBody = 1024 * 1024;
+
+/**
+ * The HTTP API: the three calls of the original, with its fields and with proper status codes too, and two of ours.
+ *
+ * Every answer is JSON with `success` and, unless all is well, `message`.
+ */
+export function makeApi(options: ApiOptions): FastifyInstance {
+  const app = fastify({
+    // `https: null` is Fastify's word for plain HTTP.
+    https: options.tls === undefined ? null : { ...options.tls, minVersion: 'TLSv1.2' },
+    bodyLimit: longestBody,
+    requestTimeout: 30_000,
+    connectionTimeout: 60_000,
+    disableRequestLogging: true,
+    forceCloseConnections: 'idle',
+    logger: options.log === false ? false : { stream: options.log, base: null },
+  });
+
+  app.setErrorHandler((error, request, reply) => {
+    const known = asHpcsError(error);
+    const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
+    if (status >= 500) {
+      request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
+    } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
+    // What happened inside is for the log; a caller learns what it can act upon.
+    return fail(reply, status, known.kind === 'bug' ? 'internal error; see the log of the server' : known.message);
+  });
+  app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
+  // The path alone: a query may hold anything.
+  app.addHook('onResponse', async (request, reply) => {
+    const [path] = request.url.split('?');
+    request.log.info(
+      { method: request.method, path, status: reply.statusCode, from: request.ip, ms: Math.round(reply.elapsedTime) },
+      'answered',
+    );
+  });
+
+  const legacyOnly = async (_request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    if (options.allowLegacyRegistration) return;
+    await fail(
+      reply,
+      403,
+      'this server gives no identities to callers it cannot authenticate (it was started without --allow-legacy-registration)',
+    );
+  };
+
+  app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
+    const { uid } = check(registerBody, request.body);
+    const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
+    request.log.info({ client: clientId, uid }, 'client registered');
+    return {
+      success: true,
+      message: 'client registered; the token can be used once, and only for a few minutes',
+      client_id: clientId,
+      spiffeID: spiffeId,
+      token: joinToken.reveal(),
+    };
+  });
+
+  app.post('/api/agents/token', { onRequest: legacyOnly }, async (request) => {
+    const { hostname } = check(nodeQuery, request.query);
+    const { spiffeId, joinToken } = await options.grants.nodeToken(hostname);
+    request.log.info({ node: hostname }, 'node token made');
+    return {
+      success: true,
+      message: 'token made; it can be used once, and only for a few minutes',
+      spiffeID: spiffeId,
+      token: joinToken.reveal(),
+    };
+  });
+
+  app.post('/api/client/create-workloads', async (request) => {
+    const { jwt, ...body } = check(workloadsBody, request.body);
+    const client = await options.verifier.client(jwt);
+    const grant = await options.grants.grant(client, body);
+    request.log.info(
+      { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
+      'grant made',
+    );
+    return { success: true, message: 'identities, policy and role made', ...grant };
+  });
+
+  app.get('/api/trust-bundle', async () => ({
+    success: true,
+    message: 'the authorities of the SPIRE server',
+    trust_bundle: await options.trustBundle(),
+  }));
+
+  app.get('/healthz', { logLevel: 'error' }, async (_request, reply) => {
+    const parts = await Promise.all(
+      Object.entries(options.health).map(async ([name, probe]): Promise<[string, string]> => {
+        try {
+          await probe();
+          return [name, 'ok'];
+        } catch (error) {
+          return [name, error instanceof HpcsError ? error.code : 'failed'];
+        }
+      }),
+    );
+    const success = parts.every(([, state]) => state === 'ok');
+    return reply.code(success ? 200 : 503).send({ success, ...Object.fromEntries(parts) });
+  });
+
+  return app;
+}
+
+function fail(reply: FastifyReply, status: number, message: string): FastifyReply {
+  return reply.code(status).send({ success: false, message });
+}
+
+function check<Shape extends z.ZodType>(shape: Shape, value: unknown): z.output<Shape> {
+  const result = shape.safeParse(value);
+  if (result.success) return result.data;
+  const [key] = result.error.issues[0]?.path.map(String) ?? [];
+  const message = key === undefined ? 'expected a JSON object' : `${key}: expected ${expectations[key] ?? 'another value'}`;
+  throw new HpcsError('usage', 'bad-request', message);
+}
+
+// Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.
+function asHpcsError(error: unknown): HpcsError {
+  if (error instanceof HpcsError) return error;
+  const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined;
+  const refused = typeof status === 'number' && status >= 400 && status < 500;
+  return new HpcsError(refused ? 'usage' : 'bug', refused ? 'bad-request' : 'bug', messageOf(error), { cause: error });
+}
+
+function causes(error: HpcsError): string[] {
+  const all: string[] = [];
+  for (let cause = error.cause; cause !== undefined && all.length < 5; cause = cause instanceof Error ? cause.cause : undefined) {
+    all.push(messageOf(cause));
+    if (cause instanceof AggregateError) all.push(...cause.errors.map(messageOf));
+  }
+  return all;
+}

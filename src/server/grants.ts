@@ -1,0 +1,149 @@
+import { randomBytes } from 'node:crypto';
+import { HpcsError } from '../errors.ts';
+import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
+import type { Secret } from '../secret.ts';
+import type { WorkloadsBody } from './names.ts';
+import { Serial } from './serial.ts';
+import { formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
+import type { Role, VaultAdmin } from './vault-admin.ts';
+
+/** What {@link Grants} decides by. */
+export interface GrantsOptions {
+  trustDomain: string;
+  /** Selectors of a client's workload that names no user id. */
+  selectors: Selector[];
+  /** Seconds. */
+  joinTokenTtl: number;
+  /** Seconds. */
+  jwtSvidTtl: number;
+}
+
+/** A grant that stands, in the words of the API. */
+export interface Grant {
+  clientID: string;
+  spiffeID: string;
+  compute_nodes_added: Record<string, { users: string[]; groups: string[] }>;
+  secrets_path: string;
+  user_role: string;
+}
+
+/** Who may do what: makes identities in SPIRE and the matching roles in the vault, both or none. */
+export class Grants {
+  readonly #spire: Spire;
+  readonly #vault: VaultAdmin;
+  readonly #options: GrantsOptions;
+  readonly #serial = new Serial();
+
+  constructor(spire: Spire, vault: VaultAdmin, options: GrantsOptions) {
+    this.#spire = spire;
+    this.#vault = vault;
+    this.#options = options;
+  }
+
+  /**
+   * Makes a new client of whoever asks.
+   *
+   * @param uid the user id of its workload, if it said so
+   * @throws HpcsError `identity`; code `bad-request` when nothing would tell its workload from others
+   */
+  async register(uid: number | undefined): Promise<{ clientId: string; spiffeId: string; joinToken: Secret }> {
+    const { trustDomain, jwtSvidTtl, joinTokenTtl } = this.#options;
+    const selectors = uid === undefined ? this.#options.selectors : [{ type: 'unix', value: `uid:${uid}` }];
+    if (selectors.length === 0) {
+      throw new HpcsError(
+        'usage',
+        'bad-request',
+        'uid: expected the user id of the workload, for which no selectors are configured here',
+      );
+    }
+    const clientId = randomBytes(5).toString('hex').slice(0, 9);
+    const agent = spiffeIds.clientAgent(trustDomain, clientId);
+    const workload = spiffeIds.clientWorkload(trustDomain, clientId);
+    if ((await this.#spire.listEntries(workload)).length > 0) return this.register(uid);
+    await using undo = new AsyncDisposableStack();
+    const made = await this.#spire.createEntries([{ spiffeId: workload, parentId: agent, selectors, jwtSvidTtl }]);
+    undo.defer(() => quietly(this.#spire.deleteEntries(made)));
+    undo.defer(() => quietly(this.#vault.removeClient(clientId)));
+    await this.#vault.writeClient(clientId, workload);
+    const joinToken = await this.#spire.createJoinToken(agent, joinTokenTtl);
+    undo.move();
+    return { clientId, spiffeId: formatSpiffeId(agent), joinToken };
+  }
+
+  /** A join token for the agent of a compute node. @throws HpcsError `identity` */
+  async nodeToken(hostname: string): Promise<{ spiffeId: string; joinToken: Secret }> {
+    const id = spiffeIds.node(this.#options.trustDomain, hostname);
+    return { spiffeId: formatSpiffeId(id), joinToken: await this.#spire.createJoinToken(id, this.#options.joinTokenTtl) };
+  }
+
+  /**
+   * Lets users and groups on nodes read one secret of a client.
+   *
+   * The same grant may be asked for again; that completes one that failed on its way. The vault's role is written last: where
+   * it exists, the grant was complete.
+   *
+   * @throws HpcsError `identity`; code `conflict` where that secret has other readers
+   */
+  async grant(clientId: string, body: Omit<WorkloadsBody, 'jwt'>): Promise<Grant> {
+    const { trustDomain, jwtSvidTtl } = this.#options;
+    const reader = spiffeIds.reader(trustDomain, clientId, body.secret);
+    const path = `client_${clientId}/${body.secret}`;
+    const role: Role = { name: `client_${clientId}-${body.secret}`, policy: path, subject: reader };
+    const selectors = [
+      ...body.users.map((user): Selector => ({ type: 'unix', value: `user:${user}` })),
+      ...body.groups.map((group): Selector => ({ type: 'unix', value: `supplementary_group:${group}` })),
+    ];
+    const wanted = body.compute_nodes.flatMap((node) =>
+      selectors.map((selector): NewEntry => ({
+        spiffeId: reader,
+        parentId: spiffeIds.node(trustDomain, node),
+        selectors: [selector],
+        jwtSvidTtl,
+      })),
+    );
+    await this.#serial.run(path, async () => {
+      const complete = await this.#vault.hasRole(role);
+      const existing = (await this.#spire.listEntries(reader)).map(entryKey);
+      const keys = new Set(wanted.map(entryKey));
+      if (existing.some((key) => !keys.has(key)) || (complete && existing.length !== keys.size)) {
+        throw new HpcsError('identity', 'conflict', `the secret ${body.secret} of client ${clientId} already has other readers`);
+      }
+      const made = await this.#spire.createEntries(wanted);
+      try {
+        await this.#vault.writeReader(role, path);
+      } catch (error) {
+        await this.#takeBack(made, error);
+        throw error;
+      }
+    });
+    return {
+      clientID: clientId,
+      spiffeID: formatSpiffeId(reader),
+      compute_nodes_added: Object.fromEntries(
+        body.compute_nodes.map((node) => [node, { users: body.users, groups: body.groups }]),
+      ),
+      secrets_path: path,
+      user_role: role.name,
+    };
+  }
+
+  async #takeBack(made: string[], error: unknown): Promise<void> {
+    try {
+      await this.#spire.deleteEntries(made);
+    } catch (second) {
+      throw new HpcsError('identity', 'half-done', 'the grant failed half way and could not be taken back', {
+        cause: new AggregateError([error, second]),
+        suggestion: 'repeat the same request, which completes it',
+      });
+    }
+  }
+}
+
+function entryKey({ parentId, selectors }: Pick<NewEntry, 'parentId' | 'selectors'>): string {
+  return `${formatSpiffeId(parentId)} ${selectors.map(formatSelector).sort().join(' ')}`;
+}
+
+// What is undone here belongs to a client that nobody will ever be: what cannot be undone does no harm.
+async function quietly(task: Promise<void>): Promise<void> {
+  await task.catch(() => undefined);
+}

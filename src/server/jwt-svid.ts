@@ -1,0 +1,100 @@
+import { createPublicKey, type KeyObject } from 'node:crypto';
+import { errors, jwtVerify, type JWTHeaderParameters } from 'jose';
+import { HpcsError, messageOf } from '../errors.ts';
+import { clientOf, parseSpiffeId } from '../identity/spiffe-id.ts';
+import type { JwtAuthority } from './spire.ts';
+
+/** @see SPIFFE JWT-SVID, 2.1: nothing else is allowed, `none` and keyed hashes least of all */
+const algorithms = ['RS256', 'RS384', 'RS512', 'ES256', 'ES384', 'ES512', 'PS256', 'PS384', 'PS512'];
+
+/** Seconds by which the clocks of SPIRE and this server may differ. */
+const clockTolerance = 5;
+/** Authorities are read anew after this time, so that one that was withdrawn does not stay trusted, in milliseconds. */
+const longestTrust = 30_000;
+/** A token with an unknown key makes us look for new authorities, but not more often than this, in milliseconds. */
+const shortestTrust = 2000;
+
+/** Verifies JWT-SVIDs of one trust domain against the keys that SPIRE signs with. */
+export class JwtSvidVerifier {
+  readonly #options: { trustDomain: string; audience: string[]; authorities: () => Promise<JwtAuthority[]> };
+  #keys = new Map<string, KeyObject>();
+  #read = Number.NEGATIVE_INFINITY;
+  #reading: Promise<void> | undefined;
+
+  /**
+   * @param options.audience a token must be for one of these
+   * @param options.authorities reads SPIRE's present keys
+   */
+  constructor(options: { trustDomain: string; audience: string[]; authorities: () => Promise<JwtAuthority[]> }) {
+    this.#options = options;
+  }
+
+  /**
+   * The client whose workload holds this token. Its subject says so; nothing else the caller sends does.
+   *
+   * @returns the client id
+   * @throws HpcsError with code `unauthenticated` for a token that is not valid, `forbidden` for one of somebody else
+   */
+  async client(token: string): Promise<string> {
+    const subject = await this.#verify(token);
+    const id = parseSpiffeId(subject);
+    const client = clientOf(id);
+    if (client === undefined || id.trustDomain !== this.#options.trustDomain) {
+      throw new HpcsError('identity', 'forbidden', `the token is that of ${subject}, which is no client's workload`);
+    }
+    return client;
+  }
+
+  async #verify(token: string): Promise<string> {
+    try {
+      const { payload } = await jwtVerify(token, (header) => this.#key(header), {
+        algorithms,
+        audience: this.#options.audience,
+        clockTolerance,
+        requiredClaims: ['exp', 'sub', 'aud'],
+      });
+      return payload.sub ?? '';
+    } catch (error) {
+      if (error instanceof errors.JOSEError || error instanceof TypeError) throw unauthenticated(error);
+      throw error;
+    }
+  }
+
+  async #key(header: JWTHeaderParameters): Promise<KeyObject> {
+    const { kid } = header;
+    const age = (): number => performance.now() - this.#read;
+    if (age() > longestTrust) await this.#refresh();
+    if (kid !== undefined && !this.#keys.has(kid) && age() > shortestTrust) await this.#refresh();
+    const key = kid === undefined ? undefined : this.#keys.get(kid);
+    if (key === undefined) throw new errors.JWKSNoMatchingKey();
+    return key;
+  }
+
+  #refresh(): Promise<void> {
+    this.#reading ??= this.#readAuthorities().finally(() => (this.#reading = undefined));
+    return this.#reading;
+  }
+
+  async #readAuthorities(): Promise<void> {
+    const authorities = await this.#options.authorities();
+    this.#keys = new Map(
+      authorities.map(({ keyId, publicKey }) => [keyId, createPublicKey({ key: publicKey, format: 'der', type: 'spki' })]),
+    );
+    this.#read = performance.now();
+  }
+}
+
+function unauthenticated(error: Error): HpcsError {
+  const what = ((): string => {
+    if (error instanceof errors.JWTExpired) return 'it has expired';
+    if (error instanceof errors.JWTClaimValidationFailed)
+      return error.claim === 'aud' ? 'it is for another audience' : `its claim ${error.claim} is missing or wrong`;
+    if (error instanceof errors.JWKSNoMatchingKey) return 'it is not signed by this trust domain';
+    if (error instanceof errors.JWSSignatureVerificationFailed) return 'its signature is wrong';
+    if (error instanceof errors.JOSEAlgNotAllowed) return 'its algorithm is not allowed';
+    return 'it is malformed';
+  })();
+  return new HpcsError('identity', 'unauthenticated', `the token is not valid: ${what}`, {
+    cause: messageOf(error),
+  });
+}

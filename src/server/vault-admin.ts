@@ -1,0 +1,165 @@
+import { z } from 'zod';
+import { HpcsError } from '../errors.ts';
+import type { HttpAnswer } from '../http.ts';
+import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
+import type { Secret } from '../secret.ts';
+import { vaultRefused, type Vault, type VaultSession } from '../vault.ts';
+
+/** A role of the JWT method, as far as we decide about it. */
+export interface Role {
+  name: string;
+  policy: string;
+  /** The only identity that may take the role. */
+  subject: SpiffeId;
+}
+
+/** Lifetime of the tokens that roles give, in seconds: long enough to read or write one key, and to say goodbye. */
+const tokenLifetime = 300;
+/** Seconds by which the clocks of SPIRE and the vault may differ. The vault's own default is a minute and more. */
+const clockSkew = 10;
+/** -1 switches the vault's further leeway for this claim off. */
+const noLeeway = -1;
+
+const roleAnswer = z.object({
+  data: z.object({ bound_subject: z.string(), token_policies: z.array(z.string()).nullish() }),
+});
+
+/** Lets every token end itself; we leave the default policy out, which would allow much more. */
+const revokeSelf = 'path "auth/token/revoke-self" {\n  capabilities = ["update"]\n}\n';
+
+/** The part of the vault's administration that grants need, done with this server's own identity. */
+export class VaultAdmin implements AsyncDisposable {
+  readonly #vault: Vault;
+  readonly #options: { url: string; role: string; audience: string[]; jwt: () => Promise<Secret> };
+  #session: VaultSession | undefined;
+  #renewAt = 0;
+  #login: Promise<VaultSession> | undefined;
+
+  /**
+   * @param vault owned from now on
+   * @param options.url the vault's URL, for messages
+   * @param options.role this server's role
+   * @param options.audience audiences that the roles made here accept
+   * @param options.jwt fetches this server's own JWT-SVID for the vault
+   */
+  constructor(vault: Vault, options: { url: string; role: string; audience: string[]; jwt: () => Promise<Secret> }) {
+    this.#vault = vault;
+    this.#options = options;
+  }
+
+  /** Lets a client's workload write below its own path. May be repeated. @throws HpcsError `identity` */
+  async writeClient(clientId: string, subject: SpiffeId): Promise<void> {
+    const name = `client_${clientId}`;
+    await this.#writePolicy(name, `path "kv/data/${name}/*" {\n  capabilities = ["create", "update"]\n}\n`);
+    await this.#writeRole({ name, policy: name, subject });
+  }
+
+  /** Lets an identity read one secret. May be repeated. The role is written last. @throws HpcsError `identity` */
+  async writeReader(role: Role, path: string): Promise<void> {
+    await this.#writePolicy(role.policy, `path "kv/data/${path}" {\n  capabilities = ["read"]\n}\n`);
+    await this.#writeRole(role);
+  }
+
+  /** Whether this role exists, exactly. @throws HpcsError `identity`; code `conflict` where one of its name is another's */
+  async hasRole(role: Role): Promise<boolean> {
+    const answer = await this.#request('GET', `/v1/auth/jwt/role/${encodeURIComponent(role.name)}`);
+    if (answer.status === 404) return false;
+    const parsed = roleAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw refused(this.#options.url, `reading role ${role.name}`, answer);
+    const { bound_subject: subject, token_policies: policies } = parsed.data.data;
+    if (subject !== formatSpiffeId(role.subject) || policies?.length !== 1 || policies[0] !== role.policy)
+      throw new HpcsError('identity', 'conflict', `the vault has another role named ${role.name}`);
+    return true;
+  }
+
+  /** Removes a client's role and policy, the policy first: that ends tokens already given. @throws HpcsError `identity` */
+  async removeClient(clientId: string): Promise<void> {
+    const name = `client_${clientId}`;
+    for (const path of [`/v1/sys/policies/acl/${name}`, `/v1/auth/jwt/role/${name}`]) {
+      const answer = await this.#request('DELETE', path);
+      if (answer.status >= 400 && answer.status !== 404) throw refused(this.#options.url, `removing ${name}`, answer);
+    }
+  }
+
+  /** Proves that this server is logged in, logging in where it is not. @throws HpcsError `identity` */
+  async check(): Promise<void> {
+    // Absent or not, the answer shows that the token works.
+    const answer = await this.#request('GET', '/v1/auth/jwt/role/client_000000000');
+    if (answer.status !== 200 && answer.status !== 404) throw refused(this.#options.url, 'reading a role', answer);
+  }
+
+  async #writePolicy(name: string, rules: string): Promise<void> {
+    const path = `/v1/sys/policies/acl/${name.split('/').map(encodeURIComponent).join('/')}`;
+    const answer = await this.#request('POST', path, { policy: rules + revokeSelf });
+    if (answer.status >= 400) throw refused(this.#options.url, `writing policy ${name}`, answer);
+  }
+
+  async #writeRole({ name, policy, subject }: Role): Promise<void> {
+    const answer = await this.#request('POST', `/v1/auth/jwt/role/${encodeURIComponent(name)}`, {
+      role_type: 'jwt',
+      user_claim: 'sub',
+      bound_subject: formatSpiffeId(subject),
+      bound_audiences: this.#options.audience,
+      clock_skew_leeway: clockSkew,
+      expiration_leeway: noLeeway,
+      not_before_leeway: noLeeway,
+      token_policies: [policy],
+      token_no_default_policy: true,
+      // Not `batch`: those cannot be revoked when the work is done.
+      token_type: 'service',
+      token_ttl: tokenLifetime,
+      token_max_ttl: tokenLifetime,
+    });
+    if (answer.status >= 400) throw refused(this.#options.url, `writing role ${name}`, answer);
+  }
+
+  async #request(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<HttpAnswer> {
+    const session = await this.#current();
+    const answer = await session.request(method, path, body);
+    if (answer.status !== 403) return answer;
+    // The token may have ended before its time: revoked, or lost with the vault's storage.
+    if (this.#session === session) this.#session = undefined;
+    return (await this.#current()).request(method, path, body);
+  }
+
+  async #current(): Promise<VaultSession> {
+    if (this.#session !== undefined && Date.now() < this.#renewAt) return this.#session;
+    this.#login ??= this.#logIn().finally(() => (this.#login = undefined));
+    return this.#login;
+  }
+
+  async #logIn(): Promise<VaultSession> {
+    const old = this.#session;
+    let session: VaultSession;
+    try {
+      using jwt = await this.#options.jwt();
+      session = await this.#vault.login(this.#options.role, jwt);
+    } catch (error) {
+      if (error instanceof HpcsError && /^(no-identity|workload-api-)/.test(error.code)) {
+        throw new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', {
+          cause: error,
+        });
+      }
+      throw error;
+    }
+    this.#session = session;
+    this.#renewAt = session.lifetime === 0 ? Number.POSITIVE_INFINITY : Date.now() + (session.lifetime * 1000 * 2) / 3;
+    // Calls under way still use the old token; it ends by itself soon.
+    void old;
+    return session;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#session?.[Symbol.asyncDispose]();
+    await this.#vault[Symbol.asyncDispose]();
+  }
+}
+
+// For this server a denial is not about a grant but about its own policy.
+function refused(url: string, doing: string, answer: HttpAnswer): HpcsError {
+  const error = vaultRefused(url, doing, answer);
+  if (error.code !== 'vault-forbidden') return error;
+  return new HpcsError('identity', 'vault-forbidden', error.message, {
+    suggestion: "give this server's role the policy in hpcs-server.policy.hcl",
+  });
+}
