@@ -1,0 +1,21 @@
+import { Flags } from '@oclif/core';
+import { BaseCommand } from '../../src/base-command.ts';
+import { buildToolKit, toolKitPrograms } from '../../src/tool-kit.ts';
+
+/** Makes the archive that jobs run from. */
+export default class ToolKitBuild extends BaseCommand {
+  static override summary = 'make the tool kit: the one archive with all that a compute node needs';
+  static override description = `It holds Node, hpcs-node and ${toolKitPrograms.join(', ')}. The stage images and the sandbox carry one; make your own to name other programs.`;
+  static override examples = ['<%= config.bin %> tool-kit build --programs ./programs --output tool-kit.tar.gz'];
+  static override flags = {
+    programs: Flags.string({ summary: `directory with ${toolKitPrograms.join(' and ')} for the site`, helpValue: 'DIR', required: true }),
+    output: Flags.string({ char: 'o', summary: 'archive to write', helpValue: 'FILE', required: true }),
+  };
+
+  async run(): Promise<{ path: string }> {
+    const { flags } = await this.parse(ToolKitBuild);
+    await buildToolKit(flags.programs, flags.output);
+    this.log(`tool kit: ${flags.output}`);
+    return { path: flags.output };
+  }
+}
