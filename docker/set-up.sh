@@ -2,7 +2,6 @@
 # Makes this machine ready for the demo and the tests: packages, a running Docker engine, the two Debian base images.
 # Does nothing that is already done. Needs root only for what is missing.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 fail() { printf 'set-up: error: %s\n' "$*" >&2; exit 3; }

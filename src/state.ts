@@ -1,4 +1,5 @@
-import { chmod, mkdir, open, rename } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, open, rename, stat } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -33,6 +34,19 @@ export async function stateDirectory(
     );
   }
   return directory;
+}
+
+/**
+ * Refuses a state directory that dies with a container: in the container's own layer, which `docker compose run --rm` removes.
+ *
+ * @throws HpcsError `local` `state-not-durable`
+ */
+export async function assertDurable(directory: string): Promise<void> {
+  const contained = existsSync('/.dockerenv') || existsSync('/run/.containerenv');
+  if (!contained || (await stat(directory)).dev !== (await stat('/')).dev) return;
+  throw new HpcsError('local', 'state-not-durable', `the state directory ${directory} would be lost with this container, and the keys of results with it`, {
+    suggestion: 'mount a directory of yours there, or set HPCS_STATE_DIR to a path on a mounted one',
+  });
 }
 
 /**

@@ -36,7 +36,7 @@ export async function localToolKit(config: Config): Promise<ToolKit> {
   } catch (error) {
     throw new HpcsError('usage', 'tool-kit-missing', `cannot read the tool kit ${path}: ${systemCode(error) ?? 'unknown error'}`, {
       cause: error,
-      suggestion: 'set tool-kit in section [client], or make one: hpcs tool-kit build',
+      suggestion: 'set tool-kit in section [client], or make one: hpcs tool-kit build --help',
     });
   }
 }

@@ -8,7 +8,7 @@ import { secretName, type SealFormat, type VaultRecord } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
-import { stateDirectory } from '../state.ts';
+import { assertDurable, stateDirectory } from '../state.ts';
 import { looseningFlags } from '../node/container.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
@@ -55,6 +55,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   if (request.slurm.nodes > 1) warn(`${request.slurm.nodes} nodes are asked for, but the application runs on the first one only`);
   for (const flag of looseningFlags(request.flags)) warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
   const state = await stateDirectory(config);
+  await assertDurable(state);
   const site = config.supercomputer.address;
   const artefacts = await readArtefacts(request, context, new Catalogue(state));
   const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, signal);

@@ -31,6 +31,7 @@ const signalNumbers: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, 
 /** A started program. */
 export class Program {
   readonly child: ChildProcess;
+  readonly #group: boolean;
   readonly ended: Promise<ProgramExit>;
 
   /** Starts `path` with exactly the environment given. @throws (from `ended`) HpcsError `site` when it cannot be started */
@@ -42,6 +43,7 @@ export class Program {
       detached: options.detached ?? false,
     });
     this.child = child;
+    this.#group = options.detached ?? false;
     let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       stderr = (stderr + text).slice(-8192);
@@ -54,7 +56,7 @@ export class Program {
         reject(
           new HpcsError('site', 'program-missing', `cannot start ${path} on this node: ${systemCode(error) ?? error.message}`, {
             cause: error,
-            suggestion: 'hpcs doctor says what a node needs',
+            suggestion: 'it must be installed on the compute nodes, in /usr/local/bin, /usr/bin or /bin',
           }),
         );
       });
@@ -77,7 +79,7 @@ export class Program {
     const { pid } = this.child;
     if (pid === undefined) return;
     try {
-      if (this.child.spawnargs && (this.child as ChildProcess & { detached?: boolean }).detached) process.kill(-pid, name);
+      if (this.#group) process.kill(-pid, name);
       else this.child.kill(name);
     } catch {
       // It ended in between.

@@ -65,7 +65,7 @@ export class Volume implements AsyncDisposable {
     while (!(await isGocryptfs(this.path))) {
       if (ended !== undefined || Date.now() > limit) {
         throw new HpcsError('site', 'volume-not-mounted', `the encrypted volume did not mount on this node: ${ended ?? 'time limit'}`, {
-          suggestion: 'the node needs /dev/fuse and user namespaces; hpcs doctor checks both',
+          suggestion: 'compute nodes need /dev/fuse and unprivileged user namespaces: ask the site',
         });
       }
       await sleep(20);
