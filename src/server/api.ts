@@ -1,4 +1,4 @@
-import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import type { Grants } from './grants.ts';
@@ -50,7 +50,8 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     bodyLimit: longestBody,
     requestTimeout: 30_000,
     connectionTimeout: 60_000,
-    disableRequestLogging: true,
+    // Its own lines hold the whole URL.
+    logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle',
     logger: options.log === false ? false : { stream: options.log, base: null },
   });

@@ -1,0 +1,78 @@
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import type { HpcsError } from '../../../src/errors.ts';
+import { parseServerConfig } from '../../../src/server/config.ts';
+
+const original = `
+[spire-server]
+address = localhost
+port = 8081
+trust-domain = hpcs
+pre-command = ""
+spire-server-bin = spire-server
+socket-path = /var/run/sockets/server/api.sock:
+
+[spire-agent]
+hpcs-server-spiffeid = spiffe://hpcs/hpcs-server/workload
+spire-agent-socket = /tmp/agent.sock
+
+[vault]
+url = https://vault:8200/
+server-role = hpcs-server
+`;
+const tls = '[tls]\ncert-file = /c\nkey-file = /k\n';
+
+const refused = (text: string, message: RegExp): void =>
+  assert.throws(
+    () => parseServerConfig(text, 'x.conf'),
+    (error: HpcsError) => error.kind === 'usage' && message.test(error.message),
+  );
+
+describe('server configuration', () => {
+  it('reads that of the original', () => {
+    const config = parseServerConfig(original + tls, 'x.conf');
+    assert.equal(config['spire-server']['socket-path'], '/var/run/sockets/server/api.sock');
+    assert.equal(config['spire-server']['pre-command'], '');
+    assert.equal(config.vault.url, 'https://vault:8200');
+    assert.equal(config.listen.port, 10080);
+    assert.deepEqual(config.vault.audience, ['vault']);
+    assert.deepEqual(config.client, { selectors: [], audience: ['hpcs-server'] });
+  });
+
+  it('reads the example', async () => {
+    const file = new URL('../../../docker/server/hpcs-server.conf.example', import.meta.url);
+    const text = await readFile(file, 'utf8');
+    parseServerConfig(text, 'hpcs-server.conf.example');
+    // Every key that is only shown must be right as well.
+    const shown = text.replaceAll(/^; ([a-z-]+ = )/gm, '$1');
+    assert.notEqual(shown, text);
+    const config = parseServerConfig(shown, 'hpcs-server.conf.example');
+    assert.equal(config['spire-server']['join-token-ttl'], 300);
+    assert.deepEqual(config.client.selectors, ['unix:uid:1000']);
+  });
+
+  it('has lists', () => {
+    const config = parseServerConfig(
+      `${original}audience = vault, TESTING\n[client]\naudience=hpcs-server,TESTING\n${tls}`,
+      'x.conf',
+    );
+    assert.deepEqual(config.vault.audience, ['vault', 'TESTING']);
+    assert.deepEqual(config.client.audience, ['hpcs-server', 'TESTING']);
+  });
+
+  it('names what is wrong', () => {
+    refused(original.replace('port = 8081', 'port = high') + tls, /x\.conf: \[spire-server\] port: expected a port number/);
+    refused(original.replace('[vault]', '[valut]') + tls, /x\.conf: (section \[vault\] is missing|unknown section: valut)/);
+    refused(`${original}url2 = x\n${tls}`, /x\.conf: unknown key in section \[vault\]: url2/);
+    refused(`${original}audience = ,\n${tls}`, /\[vault\] audience: expected at least one audience/);
+    refused(`${original}[client]\nselectors = uid\n${tls}`, /\[client\] selectors: expected selectors such as/);
+    refused(original.replace('spiffe://hpcs/hpcs-server/workload', 'hpcs') + tls, /hpcs-server-spiffeid: expected a SPIFFE ID/);
+  });
+
+  it('does not listen without TLS unless told so, or on loopback', () => {
+    refused(original, /section \[tls\] is missing/);
+    refused(`${original}[listen]\nhost = 10.0.0.1\n`, /section \[tls\] is missing/);
+    parseServerConfig(`${original}[listen]\nhost = 127.0.0.1\n`, 'x.conf');
+    parseServerConfig(`${original}[listen]\nallow-insecure-http = true\n`, 'x.conf');
+  });
+});
