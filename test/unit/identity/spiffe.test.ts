@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import fc from 'fast-check';
+import { assert as check, property, string } from 'fast-check';
 import { renderAgentConfiguration } from '../../../src/identity/agent.ts';
 import { clientOf, formatSpiffeId, parseSpiffeId, spiffeIds } from '../../../src/identity/spiffe-id.ts';
 import { socketTarget } from '../../../src/identity/workload-api.ts';
@@ -71,8 +71,8 @@ describe('address of a Workload API', () => {
 
 describe('configuration of an agent', () => {
   it('keeps every value, and holds nothing that HCL would replace', () => {
-    fc.assert(
-      fc.property(fc.string({ unit: 'binary' }), (value) => {
+    check(
+      property(string({ unit: 'binary' }), (value) => {
         const text = renderAgentConfiguration({ agent: { value: `\${HOME}"${value}` } });
         assert.ok(!text.includes('${'));
         assert.deepEqual(JSON.parse(text), { agent: { value: `\${HOME}"${value}` } });
