@@ -1,0 +1,118 @@
+/**
+ * Byte streams as this program moves them: async iterables of blocks of about 1 MiB. Blocks are large because every `await`
+ * costs as much as encrypting some kilobytes.
+ */
+
+/** Size of the blocks that pass between the steps of a pipeline, in bytes. */
+export const blockSize = 1024 * 1024;
+
+/** Bytes in order, in pieces of any size. A piece is not changed once it has been handed over. */
+export type Bytes = AsyncIterable<Uint8Array>;
+
+/** A view of the same memory with Buffer's methods. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Reads a byte stream by count instead of by piece. Memory: what was asked for, and one piece of the stream. */
+export class ByteReader implements AsyncDisposable {
+  readonly #source: AsyncIterator<Uint8Array>;
+  #piece: Buffer = Buffer.alloc(0);
+  #ended = false;
+
+  constructor(source: Bytes) {
+    this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** Exactly `size` bytes, or all that are left where they are fewer. */
+  async read(size: number): Promise<Buffer> {
+    const bytes = await this.peek(size);
+    this.#piece = this.#piece.subarray(bytes.length);
+    return bytes;
+  }
+
+  /** The next `size` bytes (fewer at the end) without taking them. */
+  async peek(size: number): Promise<Buffer> {
+    if (this.#piece.length >= size) return this.#piece.subarray(0, size);
+    const parts = [this.#piece];
+    let have = this.#piece.length;
+    while (have < size && (await this.#next())) {
+      parts.push(this.#piece);
+      have += this.#piece.length;
+    }
+    this.#piece = parts.length === 1 ? (parts[0] ?? this.#piece) : Buffer.concat(parts, have);
+    return this.#piece.subarray(0, size);
+  }
+
+  /** Between one and `most` bytes, whatever is at hand and not copied; undefined at the end. */
+  async some(most: number): Promise<Buffer | undefined> {
+    if (this.#piece.length === 0 && !(await this.#next())) return undefined;
+    const bytes = this.#piece.subarray(0, most);
+    this.#piece = this.#piece.subarray(bytes.length);
+    return bytes;
+  }
+
+  /** Whether nothing is left. */
+  async atEnd(): Promise<boolean> {
+    return this.#piece.length === 0 && !(await this.#next());
+  }
+
+  /** All that is left, in the stream's own pieces. */
+  async *rest(): AsyncGenerator<Buffer, void, undefined> {
+    for (let piece = await this.some(Infinity); piece !== undefined; piece = await this.some(Infinity)) yield piece;
+  }
+
+  /** Ends the stream below, so that it can free what it holds. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#ended) {
+      this.#ended = true;
+      await this.#source.return?.();
+    }
+  }
+
+  /** Puts the next non-empty piece in place of the current one. */
+  async #next(): Promise<boolean> {
+    while (!this.#ended) {
+      const next = await this.#source.next();
+      if (next.done === true) {
+        this.#ended = true;
+      } else if (next.value.length > 0) {
+        this.#piece = asBuffer(next.value);
+        return true;
+      }
+    }
+    return false;
+  }
+}
+
+/**
+ * The same bytes in blocks of exactly `size`, but for the last, which is shorter and never empty.
+ *
+ * @param signal ends the stream with its reason between two blocks
+ */
+export async function* inBlocks(input: Bytes, size: number, signal?: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
+  let block: Buffer | undefined;
+  let used = 0;
+  for await (const piece of input) {
+    signal?.throwIfAborted();
+    let taken = 0;
+    while (taken < piece.length) {
+      if (used === 0 && piece.length - taken >= size) {
+        yield asBuffer(piece).subarray(taken, taken + size);
+        taken += size;
+        continue;
+      }
+      block ??= Buffer.allocUnsafeSlow(size);
+      const part = piece.subarray(taken, taken + size - used);
+      block.set(part, used);
+      used += part.length;
+      taken += part.length;
+      if (used === size) {
+        yield block;
+        block = undefined;
+        used = 0;
+      }
+    }
+  }
+  if (block !== undefined) yield block.subarray(0, used);
+}

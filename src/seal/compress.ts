@@ -1,0 +1,218 @@
+/**
+ * Compression inside the sealed stream: zstd in independent frames of 4 MiB, several at a time on libuv's threads.
+ *
+ * @see RFC 8878 (Zstandard), section 3.1
+ */
+import { pipeline, type Duplex } from 'node:stream';
+import { promisify } from 'node:util';
+import {
+  constants,
+  createGunzip,
+  createZstdDecompress,
+  zstdCompress,
+  zstdCompressSync,
+  zstdDecompress,
+  type ZstdOptions,
+} from 'node:zlib';
+import { HpcsError, messageOf } from '../errors.ts';
+import { blockSize, ByteReader, inBlocks, type Bytes } from './bytes.ts';
+import { corrupt } from './faults.ts';
+
+/** `auto` stores what does not get smaller; `zstd` compresses all; `none` leaves the stream as it is. */
+export type Compression = 'auto' | 'zstd' | 'none';
+
+const frameSize = 4 * blockSize;
+
+/** Frames that are being compressed or expanded at any time. */
+const inFlight = 3;
+
+const zstdMagic = 0xfd2fb528;
+const skippableMagic = 0x184d2a50;
+const skippableMask = 0xfffffff0;
+const magicSize = 4;
+const largestRawBlock = 128 * 1024;
+
+/** Level 1: the only one that keeps pace with the cipher. Data is authenticated outside, so no checksum here. */
+const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 }, chunkSize: frameSize + blockSize };
+
+const compressFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
+const expandFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdDecompress);
+
+/** Compresses a byte stream. What comes out with `auto` or `zstd` is one any zstd program expands. */
+export function compressed(input: Bytes, mode: Compression): Bytes {
+  return mode === 'none' ? input : inOrder(frames(input, mode));
+}
+
+/** Expands a zstd or gzip stream, told by its first bytes; any other stream passes unchanged. @throws HpcsError `integrity` */
+export async function* decompressed(input: Bytes): AsyncGenerator<Uint8Array, void, undefined> {
+  await using reader = new ByteReader(input);
+  const magic = await reader.peek(magicSize);
+  if (isZstd(magic)) yield* inOrder(expandedFrames(reader));
+  else if (magic.length >= 3 && magic.readUIntBE(0, 3) === 0x1f8b08)
+    yield* through(reader.rest(), createGunzip({ chunkSize: blockSize }));
+  else yield* reader.rest();
+}
+
+/** What one frame becomes: bytes that are being made on another thread, or a stream. (A generator awaits a bare promise.) */
+type Result = { bytes: Promise<Buffer> } | { stream: Bytes };
+
+async function* frames(input: Bytes, mode: 'auto' | 'zstd'): AsyncGenerator<Result, void, undefined> {
+  let empty = true;
+  for await (const block of inBlocks(input, frameSize)) {
+    empty = false;
+    const stored = mode === 'auto' && !shrinks(block);
+    yield { bytes: stored ? Promise.resolve(storedFrame(block)) : compressFrame(block, compression) };
+  }
+  if (empty) yield { bytes: Promise.resolve(storedFrame(Buffer.alloc(0))) };
+}
+
+/** Awaits several results at a time and yields them in their order. */
+async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Array, void, undefined> {
+  const waiting: Promise<Buffer>[] = [];
+  for await (const result of results) {
+    if ('stream' in result) {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) yield await next;
+      yield* result.stream;
+      continue;
+    }
+    // Awaited below; but another one that fails first would leave this one's failure to nobody.
+    result.bytes.catch(() => undefined);
+    waiting.push(result.bytes);
+    if (waiting.length >= inFlight) yield (await waiting.shift()) ?? Buffer.alloc(0);
+  }
+  for (const next of waiting) yield await next;
+}
+
+/** Whether samples of a block get smaller by 3 % or more. */
+function shrinks(block: Buffer): boolean {
+  const sampleSize = 16 * 1024;
+  if (block.length <= 4 * sampleSize) return true;
+  return [0.1, 0.5, 0.9].some((place) => {
+    const start = Math.floor(block.length * place);
+    const sample = block.subarray(start, start + sampleSize);
+    return zstdCompressSync(sample, { params: compression.params }).byteLength < sampleSize * 0.97;
+  });
+}
+
+/** A frame that holds its content uncompressed. @see RFC 8878, sections 3.1.1.1 and 3.1.1.2 */
+function storedFrame(content: Buffer): Buffer {
+  const blocks = Math.max(1, Math.ceil(content.length / largestRawBlock));
+  const frame = Buffer.allocUnsafeSlow(magicSize + 5 + content.length + 3 * blocks);
+  frame.writeUInt32LE(zstdMagic, 0);
+  // Single segment, content size in four bytes.
+  frame[4] = 0b1010_0000;
+  frame.writeUInt32LE(content.length, 5);
+  for (let block = 0, end = 9; block < blocks; block++) {
+    const part = content.subarray(block * largestRawBlock, (block + 1) * largestRawBlock);
+    frame.writeUIntLE((part.length << 3) | (block === blocks - 1 ? 1 : 0), end, 3);
+    end += 3 + part.copy(frame, end + 3);
+  }
+  return frame;
+}
+
+function isZstd(magic: Buffer): boolean {
+  if (magic.length < magicSize) return false;
+  const value = magic.readUInt32LE(0);
+  return value === zstdMagic || (value & skippableMask) >>> 0 === skippableMagic;
+}
+
+// node:zlib stops silently after the first frame, so the frames are told apart here.
+async function* expandedFrames(reader: ByteReader): AsyncGenerator<Result, void, undefined> {
+  while (!(await reader.atEnd())) {
+    const magic = await exactly(reader, magicSize);
+    if (!isZstd(magic)) throw corrupt('its compressed content goes on with something else');
+    if (magic.readUInt32LE(0) !== zstdMagic) {
+      for (let left = (await exactly(reader, 4)).readUInt32LE(0); left > 0;) {
+        const piece = await reader.some(left);
+        if (piece === undefined) throw corrupt('its compressed content ends too early');
+        left -= piece.length;
+      }
+      continue;
+    }
+    const header = await readFrameHeader(reader, magic);
+    const blocks = frameBlocks(reader, header);
+    if (header.contentSize === undefined || header.contentSize > frameSize) {
+      yield { stream: through(blocks, createZstdDecompress({ chunkSize: blockSize })) };
+    } else {
+      yield { bytes: expanded(await collected(blocks, header.contentSize), header.contentSize) };
+    }
+  }
+}
+
+interface FrameHeader {
+  raw: Buffer;
+  contentSize: number | undefined;
+  checksum: boolean;
+}
+
+async function readFrameHeader(reader: ByteReader, magic: Buffer): Promise<FrameHeader> {
+  const first = await exactly(reader, 1);
+  const descriptor = first.readUInt8(0);
+  const singleSegment = (descriptor & 0x20) !== 0;
+  const windowSize = singleSegment ? 0 : 1;
+  const dictionarySize = [0, 1, 2, 4][descriptor & 3] ?? 0;
+  const contentSizeSize = [singleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6] ?? 0;
+  const rest = await exactly(reader, windowSize + dictionarySize + contentSizeSize);
+  const field = rest.subarray(windowSize + dictionarySize);
+  let contentSize: number | undefined;
+  if (contentSizeSize === 1) contentSize = field.readUInt8(0);
+  else if (contentSizeSize === 2) contentSize = field.readUInt16LE(0) + 256;
+  else if (contentSizeSize === 4) contentSize = field.readUInt32LE(0);
+  else if (contentSizeSize === 8) contentSize = Number(field.readBigUInt64LE(0));
+  return { raw: Buffer.concat([magic, first, rest]), contentSize, checksum: (descriptor & 4) !== 0 };
+}
+
+/** The bytes of one frame, header and checksum included. */
+async function* frameBlocks(reader: ByteReader, header: FrameHeader): AsyncGenerator<Buffer, void, undefined> {
+  yield header.raw;
+  for (let last = false; !last;) {
+    const blockHeader = await exactly(reader, 3);
+    const value = blockHeader.readUIntLE(0, 3);
+    last = (value & 1) === 1;
+    yield blockHeader;
+    // Of a run-length block only the one byte is there.
+    const size = ((value >> 1) & 3) === 1 ? 1 : value >> 3;
+    if (size > largestRawBlock) throw corrupt('its compressed content has a block that is too long');
+    if (size > 0) yield await exactly(reader, size);
+  }
+  if (header.checksum) yield await exactly(reader, 4);
+}
+
+async function collected(blocks: Bytes, contentSize: number): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of blocks) {
+    parts.push(part);
+    size += part.length;
+    if (size > contentSize + 64 * 1024) throw corrupt('its compressed content is longer than it says');
+  }
+  return Buffer.concat(parts, size);
+}
+
+async function expanded(frame: Buffer, contentSize: number): Promise<Buffer> {
+  let content: Buffer;
+  try {
+    content = await expandFrame(frame, { chunkSize: Math.max(contentSize, 1024), maxOutputLength: Math.max(contentSize, 1) });
+  } catch (error) {
+    throw corrupt(`its compressed content cannot be expanded (${messageOf(error)})`, error);
+  }
+  if (content.length !== contentSize) throw corrupt('its compressed content has another size than it says');
+  return content;
+}
+
+async function* through(input: Bytes, expander: Duplex): AsyncGenerator<Uint8Array, void, undefined> {
+  // The pipeline's own error reaches the expander, and from there the loop.
+  pipeline(input, expander, () => undefined);
+  try {
+    for await (const piece of expander) yield piece as Buffer;
+  } catch (error) {
+    if (error instanceof HpcsError) throw error;
+    throw corrupt(`its compressed content cannot be expanded (${messageOf(error)})`, error);
+  }
+}
+
+async function exactly(reader: ByteReader, size: number): Promise<Buffer> {
+  const bytes = await reader.read(size);
+  if (bytes.length < size) throw corrupt('its compressed content ends too early');
+  return bytes;
+}

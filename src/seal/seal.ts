@@ -1,0 +1,42 @@
+import type { SealFormat } from '../record.ts';
+import { sealAge } from './age.ts';
+import type { Bytes } from './bytes.ts';
+import { compressed, type Compression } from './compress.ts';
+import { digesting, type Summarised } from './digest.ts';
+import { sealOpenpgp } from './openpgp.ts';
+
+/** How to seal. */
+export interface SealOptions {
+  format: SealFormat;
+  /** Public keys, any of whose secret keys opens the result: `age1…`, or armored OpenPGP certificates. At least one. */
+  recipients: readonly string[];
+  /** Default `auto`. Readers other than ours need `none`, or `zstd -d` after their decryption. */
+  compress?: Compression | undefined;
+  /** Ends the stream with its reason. */
+  signal?: AbortSignal | undefined;
+  /** Told how many bytes of the input have been taken so far. */
+  onProgress?: ((plainBytes: number) => void) | undefined;
+}
+
+/**
+ * Compresses, encrypts and digests a byte stream in one pass, in constant memory.
+ *
+ * @returns the sealed bytes (binary), read as fast as the consumer takes them, and their summary once the last one was taken
+ * @throws HpcsError `usage` (from the iterator) for a recipient that is none
+ */
+export function seal(input: Bytes, options: SealOptions): Summarised {
+  const plain = compressed(watched(input, options), options.compress ?? 'auto');
+  return digesting(options.format === 'age' ? sealAge(plain, options.recipients) : sealOpenpgp(plain, options.recipients));
+}
+
+async function* watched(input: Bytes, { signal, onProgress }: SealOptions): AsyncGenerator<Uint8Array, void, undefined> {
+  signal?.throwIfAborted();
+  let taken = 0;
+  for await (const piece of input) {
+    signal?.throwIfAborted();
+    yield piece;
+    taken += piece.length;
+    onProgress?.(taken);
+  }
+  signal?.throwIfAborted();
+}
