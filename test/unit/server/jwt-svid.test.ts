@@ -38,6 +38,9 @@ function verifier(audience = ['hpcs-server']): JwtSvidVerifier {
   });
 }
 
+const unsigned = (header: object, payload: object): string =>
+  [header, payload].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.');
+
 const refusedAs = (code: string, message: RegExp) => (error: HpcsError) => error.code === code && message.test(error.message);
 
 describe('JwtSvidVerifier', () => {
@@ -70,8 +73,6 @@ describe('JwtSvidVerifier', () => {
     });
   }
 
-  const unsigned = (header: object, payload: object): string =>
-    [header, payload].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.');
   const payload = { sub: subject, aud: 'hpcs-server', exp: Math.floor(Date.now() / 1000) + 300 };
 
   it('refuses one without a signature', async () => {

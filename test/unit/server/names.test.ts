@@ -3,6 +3,7 @@ import { assert as check, property, string } from 'fast-check';
 import { registerBody, workloadsBody } from '../../../src/server/names.ts';
 
 const good = { jwt: 'a.b.c', secret: 'jp2a-0123', users: ['etu'], groups: null, compute_nodes: ['cn01'] };
+const nodes = (count: number): string[] => Array.from({ length: count }, (_, index) => `n${index}`);
 const accepts = (change: object): boolean => workloadsBody.safeParse({ ...good, ...change }).success;
 
 describe('names of the API', () => {
@@ -69,7 +70,6 @@ describe('names of the API', () => {
 
   it('stay below a limit in all', () => {
     const users = Array.from({ length: 100 }, (_, index) => `u${index}`);
-    const nodes = (count: number): string[] => Array.from({ length: count }, (_, index) => `n${index}`);
     assert.ok(accepts({ users, compute_nodes: nodes(200) }));
     assert.ok(!accepts({ users, compute_nodes: nodes(201) }));
   });
