@@ -81,16 +81,12 @@ export function knownKeyTypes(entries: readonly KnownHostEntry[], host: string, 
 }
 
 /** The first certificate authority that is declared for a host, or undefined. */
-export function certificateAuthority(
-  entries: readonly KnownHostEntry[],
-  host: string,
-  port: number,
-): KnownHostEntry | undefined {
+export function certificateAuthority(entries: readonly KnownHostEntry[], host: string, port: number): KnownHostEntry | undefined {
   const [name] = lookupNames(host, port);
   return entries.find((entry) => entry.marker === 'cert-authority' && matchesHost(entry.hosts, name));
 }
 
-function lookupNames(host: string, port: number): [string, string?] {
+function lookupNames(host: string, port: number): [string] | [string, string] {
   const name = host.toLowerCase();
   return port === 22 ? [name] : [`[${name}]:${port}`, name];
 }

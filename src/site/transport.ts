@@ -1,6 +1,9 @@
-/** A command running on the site. */
-export interface RemoteProcess {
-  /** Standard output as it comes. Must be read (or the process disposed of) for `finished` to settle. */
+/** A command running on the site. Disposing of it ends the command, if it still runs. */
+export interface RemoteProcess extends AsyncDisposable {
+  /**
+   * Standard output as it comes. Must be read (or the process disposed of) for `finished` to settle. Leaving the loop early
+   * ends the command; a connection that breaks makes it throw as `finished` does.
+   */
   stdout: AsyncIterable<Uint8Array>;
   /** Settles when the command ended and its output was read. Rejects with an HpcsError `site` when the connection breaks. */
   finished: Promise<RemoteExit>;
@@ -28,6 +31,9 @@ export interface ExecOptions {
  * Two implement it: one over the ssh2 package, one over the system's own `ssh` program.
  */
 export interface Transport extends AsyncDisposable {
-  /** Runs POSIX shell text under `/bin/sh -c`, whatever the account's login shell is. */
+  /**
+   * Runs POSIX shell text with `/bin/sh`, whatever the account's login shell is. The text travels on standard input, so that
+   * neither its length nor its values show in the site's process list.
+   */
   exec(script: string, options?: ExecOptions): RemoteProcess;
 }

@@ -19,7 +19,13 @@ describe('known hosts', () => {
 
   before(() => {
     directory = mkdtempSync(join(tmpdir(), 'hpcs-known-'));
-    for (const [name, type] of [['one', 'ed25519'], ['two', 'ed25519'], ['ec', 'ecdsa'], ['rsa', 'rsa']] as const) { // prettier-ignore
+    for (const [name, type] of [
+      ['one', 'ed25519'],
+      ['two', 'ed25519'],
+      ['ec', 'ecdsa'],
+      ['rsa', 'rsa'],
+    ] as const) {
+      // prettier-ignore
       execFileSync('ssh-keygen', ['-q', '-t', type, '-N', '', '-C', '', '-f', join(directory, name)]);
       keys[name] = readFileSync(join(directory, `${name}.pub`), 'utf8').trim();
     }

@@ -1,0 +1,452 @@
+import { randomBytes } from 'node:crypto';
+import { posix } from 'node:path';
+import { HpcsError, messageOf } from '../errors.ts';
+import { assignments } from '../shell.ts';
+import type { ExecOptions, RemoteExit, Transport } from './transport.ts';
+
+/** Options that every function here takes. */
+export interface FileOptions {
+  signal?: AbortSignal | undefined;
+}
+
+/** What {@link stat} tells, links followed. */
+export interface FileStat {
+  /** In bytes. */
+  size: number;
+  /** Permission bits, for example 0o640. */
+  mode: number;
+  type: 'file' | 'directory' | 'other';
+}
+
+// Messages are told apart by their text, which only the C locale keeps fixed.
+const preamble = 'LC_ALL=C\nexport LC_ALL\n';
+
+// A path that starts with a dash would be taken for an option by programs that know no `--`.
+function plain(path: string): string {
+  return path.startsWith('-') ? `./${path}` : path;
+}
+
+/** All bytes of a stream, up to a limit. @throws HpcsError `site` when there are more */
+export async function collect(stream: AsyncIterable<Uint8Array>, maxBytes = 64 * 1024 * 1024): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of stream) {
+    size += part.length;
+    if (size > maxBytes) throw new HpcsError('site', 'answer-too-long', `the site answered with more than ${maxBytes} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
+}
+
+/** Runs shell text and collects its output. @throws HpcsError `site` when the connection breaks */
+export async function run(
+  transport: Transport,
+  script: string,
+  options: ExecOptions = {},
+): Promise<RemoteExit & { stdout: string }> {
+  const process = transport.exec(script, options);
+  const stdout = Buffer.from(await collect(process.stdout)).toString('utf8');
+  return { ...(await process.finished), stdout };
+}
+
+async function runFixed(
+  transport: Transport,
+  what: string,
+  path: string,
+  values: Readonly<Record<string, string>>,
+  body: string,
+  options: FileOptions,
+): Promise<string> {
+  const { code, stderr, stdout } = await run(transport, preamble + assignments(values) + body, { signal: options.signal });
+  if (code !== 0) throw fileError(what, path, stderr, code);
+  return stdout;
+}
+
+/**
+ * A small file as a whole.
+ *
+ * @param options.maxBytes refuse a longer one
+ * @throws HpcsError `site` when it is missing, unreadable or too long
+ */
+export async function readFile(
+  transport: Transport,
+  path: string,
+  options: FileOptions & { maxBytes: number },
+): Promise<Uint8Array> {
+  const values = { path: plain(path), limit: String(options.maxBytes + 1) };
+  const script = `${preamble}${assignments(values)}exec <"$path" || exit 1\n[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }\nexec head -c "$limit"`;
+  const process = transport.exec(script, { signal: options.signal });
+  const bytes = await collect(process.stdout);
+  const { code, stderr } = await process.finished;
+  if (code !== 0) throw fileError('read', path, stderr, code);
+  if (bytes.length > options.maxBytes) {
+    throw new HpcsError('site', 'site-file-too-long', `${path} on the site is longer than ${options.maxBytes} bytes`, {
+      suggestion: 'check that this is the file that was meant',
+    });
+  }
+  return bytes;
+}
+
+/** A file's bytes as they come. @throws HpcsError `site` when it cannot be read to its end */
+export async function* readStream(
+  transport: Transport,
+  path: string,
+  options: FileOptions = {},
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const script = `${preamble}${assignments({ path: plain(path) })}exec cat -- "$path"`;
+  await using process = transport.exec(script, { signal: options.signal });
+  yield* process.stdout;
+  const { code, stderr } = await process.finished;
+  if (code !== 0) throw fileError('read', path, stderr, code);
+}
+
+/** Size, mode and type of what a path leads to, or undefined where there is nothing. @throws HpcsError `site` */
+export async function stat(transport: Transport, path: string, options: FileOptions = {}): Promise<FileStat | undefined> {
+  try {
+    const body = `exec stat -L -c '%s %f' -- "$path"`;
+    const [size = '', mode = ''] = (await runFixed(transport, 'look at', path, { path: plain(path) }, body, options))
+      .trim()
+      .split(' ');
+    const bits = Number.parseInt(mode, 16);
+    const kind = bits & 0o170000;
+    return {
+      size: Number(size),
+      mode: bits & 0o7777,
+      type: kind === 0o100000 ? 'file' : kind === 0o040000 ? 'directory' : 'other',
+    };
+  } catch (error) {
+    if (error instanceof HpcsError && error.code === 'site-not-found') return undefined;
+    throw error;
+  }
+}
+
+/** SHA-512 of a file, computed on the site, in hex; undefined where there is no such file. @throws HpcsError `site` */
+export function sha512(transport: Transport, path: string, options: FileOptions = {}): Promise<string | undefined> {
+  return digest(transport, 'sha512sum', path, options);
+}
+
+/** SHA-256 of a file, computed on the site, in hex; undefined where there is no such file. @throws HpcsError `site` */
+export function sha256(transport: Transport, path: string, options: FileOptions = {}): Promise<string | undefined> {
+  return digest(transport, 'sha256sum', path, options);
+}
+
+async function digest(transport: Transport, program: string, path: string, options: FileOptions): Promise<string | undefined> {
+  try {
+    // From standard input, so that no file name can alter the form of the answer.
+    const body = `exec <"$path" || exit 1\nexec ${program}`;
+    return (await runFixed(transport, 'read', path, { path: plain(path) }, body, options)).trim().split(' ')[0];
+  } catch (error) {
+    if (error instanceof HpcsError && error.code === 'site-not-found') return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Makes a directory with its parents; one that is there already stays as it is.
+ *
+ * @param options.mode of directories that are made, 0700 by default
+ * @throws HpcsError `site`
+ */
+export async function makeDirectory(
+  transport: Transport,
+  path: string,
+  options: FileOptions & { mode?: number } = {},
+): Promise<void> {
+  const mask = (0o777 & ~(options.mode ?? 0o700)).toString(8).padStart(4, '0');
+  await runFixed(
+    transport,
+    'make the directory',
+    path,
+    { path: plain(path), mask },
+    `umask "$mask"\nexec mkdir -p -- "$path"`,
+    options,
+  );
+}
+
+/** Bytes that an unprivileged user can still write to a directory's file system; quotas are not seen. @throws HpcsError `site` */
+export async function freeBytes(transport: Transport, directory: string, options: FileOptions = {}): Promise<number> {
+  const body = `exec stat -f -c '%a %S' -- "$path"`;
+  const answer = await runFixed(transport, 'look at', directory, { path: plain(directory) }, body, options);
+  const [blocks = 0, size = 0] = answer.trim().split(' ').map(Number);
+  return blocks * size;
+}
+
+/** Removes a file; one that is not there is no error. @throws HpcsError `site` */
+export async function remove(transport: Transport, path: string, options: FileOptions = {}): Promise<void> {
+  await runFixed(transport, 'remove', path, { path: plain(path) }, 'exec rm -f -- "$path"', options);
+}
+
+/** A hidden neighbour of a path, with a name that no other upload has. */
+export function temporaryName(path: string): string {
+  const directory = path.slice(0, path.lastIndexOf('/') + 1);
+  // 255 bytes is the longest name that file systems take.
+  const name = Buffer.from(posix.basename(path)).subarray(0, 200).toString('utf8').replace(/\uFFFD+$/, ''); // prettier-ignore
+  return `${directory}.${name}.${randomBytes(8).toString('hex')}.part`;
+}
+
+/** Removes an upload's temporary file, and nothing else. @throws HpcsError `bug` for another file, `site` */
+export async function removeTemporary(transport: Transport, path: string, options: FileOptions = {}): Promise<void> {
+  if (!/(^|\/)\.[^/]+\.[0-9a-f]{16}\.part$/.test(path))
+    throw new HpcsError('bug', 'bug', `${path} is not a temporary file of an upload`);
+  await remove(transport, path, options);
+}
+
+/**
+ * A path that is free: `path` itself, or with `suffix` before its extension where something is there already.
+ *
+ * @throws HpcsError `site` when both are taken
+ */
+export async function freeName(transport: Transport, path: string, suffix: string, options: FileOptions = {}): Promise<string> {
+  const { dir, name, ext } = posix.parse(path);
+  const beside = posix.join(dir, `${name}-${suffix}${ext}`);
+  for (const candidate of [path, beside]) {
+    const body = `if [ -e "$path" ] || [ -L "$path" ]; then echo taken; else echo free; fi`;
+    if ((await runFixed(transport, 'look at', candidate, { path: plain(candidate) }, body, options)).trim() === 'free')
+      return candidate;
+  }
+  throw exists(path);
+}
+
+/** Options of {@link startUpload}. */
+export interface UploadOptions extends FileOptions {
+  /** Mode of the published file, 0600 by default. Until then it is 0600. */
+  mode?: number;
+  /** Told when the temporary file could not be removed, with one line for people. */
+  warn?: ((message: string) => void) | undefined;
+}
+
+/** Options of {@link Upload.publish}. */
+export interface PublishOptions extends FileOptions {
+  /** Replace what is there. Otherwise that is an error. */
+  replace?: boolean;
+}
+
+/**
+ * Writes a stream to a hidden temporary neighbour of `path`, whole and on disk, with its size checked on the site.
+ *
+ * The site removes the temporary file itself when the upload fails, is aborted or loses its connection; disposing of the upload
+ * removes it unless it was published.
+ *
+ * @throws HpcsError `site`: disk full, quota, permission, no such directory, a directory of that name; `integrity` when bytes are lost
+ */
+export async function startUpload(
+  transport: Transport,
+  path: string,
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  options: UploadOptions = {},
+): Promise<Upload> {
+  const temporary = temporaryName(path);
+  let sent = 0;
+  const counted = (async function* () {
+    for await (const part of content) {
+      sent += part.length;
+      yield part;
+    }
+  })();
+  const script = preamble + assignments({ temporary: plain(temporary), path: plain(path) }) + uploadScript;
+  await using process = transport.exec(script, { input: counted, signal: options.signal });
+  let answer: string;
+  let exit: RemoteExit;
+  try {
+    answer = Buffer.from(await collect(process.stdout, 4096))
+      .toString('utf8')
+      .trim();
+    exit = await process.finished;
+  } catch (error) {
+    if (error instanceof HpcsError && error.code === 'connection-lost') {
+      throw new HpcsError('site', error.code, error.message, {
+        cause: error,
+        suggestion: `run the command again; if it is still there, remove ${temporary} on the site`,
+      });
+    }
+    throw error;
+  }
+  if (exit.code !== 0) throw fileError('write', path, exit.stderr, exit.code);
+  if (answer !== String(sent)) {
+    await removeTemporary(transport, temporary).catch(() => undefined);
+    throw new HpcsError(
+      'integrity',
+      'upload-incomplete',
+      `${sent} bytes were sent for ${path}, but the site has ${answer || 'none'}`,
+      {
+        suggestion: 'check the quota and the file system on the site, then run the command again',
+      },
+    );
+  }
+  return new Upload(transport, path, temporary, sent, options);
+}
+
+// The answer cannot be written when the connection is gone: then nobody will publish the file.
+const uploadScript = `
+umask 077
+directory=\${path%/*}
+[ "$directory" != "$path" ] || directory=.
+[ -n "$directory" ] || directory=/
+[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
+[ -e "$directory" ] || { echo 'directory: No such file or directory' >&2; exit 1; }
+[ -d "$directory" ] || { echo 'Not a directory' >&2; exit 1; }
+drop() { rm -f -- "$temporary"; exit "$1"; }
+trap 'drop 129' HUP
+trap 'drop 130' INT
+trap 'drop 143' TERM
+trap '' PIPE
+set -C
+exec 3>"$temporary" || exit 1
+set +C
+cat >&3 || drop 1
+said=$(sync -- "$temporary" 2>&1) || case $said in
+  *'No space left'* | *uota* | *'nput/output'*) printf '%s\\n' "$said" >&2; drop 1 ;;
+esac
+exec 3>&-
+size=$(wc -c <"$temporary") || drop 1
+printf '%s\\n' "$((size))" 2>/dev/null || drop 1
+`;
+
+/** A file that lies complete on the site under a temporary name. */
+export class Upload implements AsyncDisposable {
+  /** Where it was meant for. */
+  readonly path: string;
+  /** Where it lies. */
+  readonly temporary: string;
+  /** In bytes. */
+  readonly size: number;
+  readonly #transport: Transport;
+  readonly #options: UploadOptions;
+  #published = false;
+
+  constructor(transport: Transport, path: string, temporary: string, size: number, options: UploadOptions) {
+    this.#transport = transport;
+    this.path = path;
+    this.temporary = temporary;
+    this.size = size;
+    this.#options = options;
+  }
+
+  /** Renames it into place. @see Upload.publishAs */
+  publish(options: PublishOptions = {}): Promise<string> {
+    return this.publishAs(this.path, options);
+  }
+
+  /**
+   * Renames it to `path`, in the same directory, in one step: who looks sees the old file, or none, or the whole new one.
+   *
+   * @returns `path`
+   * @throws HpcsError `site`, code `site-exists` when something is there and `replace` is not set
+   */
+  async publishAs(path: string, options: PublishOptions = {}): Promise<string> {
+    const values = {
+      temporary: plain(this.temporary),
+      path: plain(path),
+      mode: (this.#options.mode ?? 0o600).toString(8).padStart(4, '0'),
+    };
+    const body = options.replace === true ? replaceScript : publishScript;
+    const { code, stderr } = await run(this.#transport, preamble + assignments(values) + body, {
+      signal: options.signal ?? this.#options.signal,
+    });
+    if (code === takenCode) throw exists(path);
+    if (code !== 0) throw fileError('publish', path, stderr, code);
+    this.#published = true;
+    return path;
+  }
+
+  /** Removes the temporary file unless it was published. What cannot be removed is said through `warn`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#published) return;
+    try {
+      await removeTemporary(this.#transport, this.temporary);
+    } catch (error) {
+      this.#options.warn?.(`the temporary file ${this.temporary} may remain on the site (${messageOf(error)})`);
+    }
+  }
+}
+
+const takenCode = 73;
+
+const replaceScript = `
+[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
+chmod -- "$mode" "$temporary" && mv -f -T -- "$temporary" "$path" || exit 1
+sync -- "\${path%/*}/" 2>/dev/null || :
+`;
+
+// A hard link never replaces anything; where the file system has none, `mv -n` leaves the source when something is there.
+const publishScript = `
+if [ -e "$path" ] || [ -L "$path" ]; then exit ${takenCode}; fi
+chmod -- "$mode" "$temporary" || exit 1
+if said=$(ln -T -- "$temporary" "$path" 2>&1); then
+  rm -f -- "$temporary" || exit 1
+else
+  case $said in
+    *'File exists'*) exit ${takenCode} ;;
+    *'not permitted'* | *'not supported'* | *'not implemented'* | *'Too many links'*)
+      mv -n -T -- "$temporary" "$path" || exit 1
+      if [ -e "$temporary" ]; then exit ${takenCode}; fi ;;
+    *) printf '%s\\n' "$said" >&2; exit 1 ;;
+  esac
+fi
+sync -- "\${path%/*}/" 2>/dev/null || :
+`;
+
+/** Uploads a stream and publishes it: {@link startUpload}, then {@link Upload.publish}. @returns its size in bytes */
+export async function uploadFile(
+  transport: Transport,
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  path: string,
+  options: UploadOptions & PublishOptions = {},
+): Promise<number> {
+  await using upload = await startUpload(transport, path, content, options);
+  await upload.publish(options);
+  return upload.size;
+}
+
+function exists(path: string): HpcsError {
+  return new HpcsError('site', 'site-exists', `${path} is already there on the site`, {
+    suggestion: 'choose another name, or remove it there',
+  });
+}
+
+/** Troubles with files, by the words of the C library in the C locale. */
+const troubles: ReadonlyArray<[pattern: RegExp, code: string, fact: string, suggestion: string]> = [
+  [/No space left on device/, 'site-disk-full', 'no space is left there', 'make room on the site, or choose another directory'],
+  [
+    /quota exceeded/i,
+    'site-quota',
+    'the quota is used up',
+    'make room on the site, ask for a larger quota, or choose another directory',
+  ],
+  [/Read-only file system/, 'site-read-only', 'the file system is read-only', 'choose another directory'],
+  [
+    /Permission denied|Operation not permitted/,
+    'site-permission-denied',
+    'permission denied',
+    'check owner and mode of the path and of its directory',
+  ],
+  [
+    /directory: No such file/,
+    'site-directory-missing',
+    'its directory does not exist',
+    'make the directory on the site, or choose another',
+  ],
+  [
+    /No such file or directory|cannot open|Directory nonexistent/,
+    'site-not-found',
+    'there is no such file or directory',
+    'check the path',
+  ],
+  [/Is a directory|cannot overwrite directory/, 'site-is-directory', 'it is a directory', 'name a file'],
+  [/Not a directory/, 'site-not-directory', 'a part of the path is not a directory', 'check the path'],
+  [/File exists/, 'site-exists', 'something of that name is in the way', 'choose another name, or remove it there'],
+  [/File name too long/, 'site-name-too-long', 'the name is too long', 'choose a shorter name'],
+];
+
+function fileError(what: string, path: string, stderr: string, code: number | null): HpcsError {
+  const last = stderr.trim().split('\n').at(-1)?.slice(0, 300) ?? '';
+  for (const [pattern, name, fact, suggestion] of troubles) {
+    if (!pattern.test(stderr)) continue;
+    return new HpcsError('site', name, `cannot ${what} ${path} on the site: ${fact}`, { suggestion, cause: new Error(last) });
+  }
+  return new HpcsError(
+    'site',
+    'site-command-failed',
+    `cannot ${what} ${path} on the site: ${last || `exit code ${code ?? 'none'}`}`,
+  );
+}
