@@ -88,12 +88,13 @@ export class VaultSession implements AsyncDisposable {
   }
 
   /** One request with this session's token, whatever its answer. For the server's administration. */
-  request(
+  async request(
     method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST',
     path: string,
     body?: unknown,
     signal?: AbortSignal,
   ): Promise<HttpAnswer> {
+    if (this.#revoked) throw new HpcsError('bug', 'bug', 'a vault session was used after its end');
     return this.#http.json(method, path, { body, signal, headers: { 'x-vault-token': this.#token } });
   }
 
@@ -131,7 +132,9 @@ export function vaultRefused(url: string, doing: string, answer: HttpAnswer): Hp
     });
   }
   const code = answer.status >= 500 || answer.status === 429 ? 'vault-unavailable' : 'vault-refused';
-  return new HpcsError('identity', code, `the vault at ${url} refused ${doing} (${answer.status}): ${why || 'no reason given'}`);
+  return new HpcsError('identity', code, `the vault at ${url} refused ${doing} (${answer.status}): ${why || 'no reason given'}`, {
+    suggestion: code === 'vault-unavailable' ? 'try again' : 'look into the audit log of the vault',
+  });
 }
 
 // The wording is that of OpenBao 2.x and Vault 1.x: the JWT method answers every refusal with 400 or 403 and a text.
