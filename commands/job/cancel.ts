@@ -1,0 +1,25 @@
+import { Args } from '@oclif/core';
+import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { knownJob } from '../../src/job/known.ts';
+import { connect } from '../../src/site/connect.ts';
+import { cancel } from '../../src/site/slurm.ts';
+
+/** Cancels a job. */
+export default class JobCancel extends BaseCommand {
+  static override summary = 'cancel a job';
+  static override description = `The job is asked to end and seals what it has written so far, if the site's time for that suffices. A job that has ended already is no error.`;
+  static override examples = ['<%= config.bin %> job cancel 4711'];
+  static override args = {
+    job: Args.string({ description: 'job id, as job-prep reported it', required: true, ignoreStdin: true }),
+  };
+  static override flags = { config: configFlag };
+
+  async run(): Promise<{ jobId: string }> {
+    const { args, flags } = await this.parse(JobCancel);
+    const { config, job } = await knownJob(flags.config, args.job);
+    await using transport = await connect(config, { signal: this.signal, username: job.username });
+    await cancel(transport, job.jobId, { signal: this.signal });
+    this.log(`cancelled job ${job.jobId}\nwhat it left: hpcs job status ${job.jobId}`);
+    return { jobId: job.jobId };
+  }
+}

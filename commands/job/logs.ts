@@ -1,0 +1,41 @@
+import { Args, Flags } from '@oclif/core';
+import { once } from 'node:events';
+import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { followJob } from '../../src/job/follow.ts';
+import { knownJob } from '../../src/job/known.ts';
+import { readLog } from '../../src/job/log.ts';
+import { connect } from '../../src/site/connect.ts';
+
+/** Shows the log of a job. */
+export default class JobLogs extends BaseCommand {
+  // The log is a stream for people, with no JSON form.
+  static override enableJsonFlag = false;
+  static override summary = 'show the log of a job';
+  static override description = `The log holds the steps of the job. What the application prints is confidential: it lies in the results.`;
+  static override examples = ['<%= config.bin %> job logs 4711', '<%= config.bin %> job logs 4711 --follow'];
+  static override args = {
+    job: Args.string({ description: 'job id, as job-prep reported it', required: true, ignoreStdin: true }),
+  };
+  static override flags = {
+    config: configFlag,
+    follow: Flags.boolean({ char: 'f', summary: 'wait for more until the job ends', default: false }),
+  };
+
+  async run(): Promise<void> {
+    const { args, flags } = await this.parse(JobLogs);
+    const { config, job } = await knownJob(flags.config, args.job);
+    await using transport = await connect(config, { signal: this.signal, username: job.username });
+    if (flags.follow) {
+      const end = await followJob(transport, job, { log: write, progress: this.progress, signal: this.signal });
+      this.progress(`job ${job.jobId} ended ${end.state} with exit code ${end.exitCode}`);
+      return;
+    }
+    for await (const bytes of readLog(transport, job, { signal: this.signal })) {
+      if (!process.stdout.write(bytes)) await once(process.stdout, 'drain', { signal: this.signal });
+    }
+  }
+}
+
+function write(bytes: Uint8Array): void {
+  process.stdout.write(bytes);
+}
