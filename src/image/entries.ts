@@ -1,0 +1,203 @@
+import type { ImageConfig } from '../record.ts';
+import { quote } from '../shell.ts';
+import type { EntryType, FlatEntry } from './flatten.ts';
+
+/** A directory, file or symbolic link that we add to an image. Owned by root. */
+export interface AddedEntry {
+  /** Without a leading or final `/`. */
+  readonly path: string;
+  readonly type: 'directory' | 'file' | 'symlink';
+  readonly mode: number;
+  /** Text of a file, target of a link. */
+  readonly content: string;
+}
+
+/** Trees that are ours in every image; what the image itself has there is left out. */
+const ownTrees = ['sd-container', '.singularity.d'];
+
+/** Directories where a job mounts and binds. @see hpcs-protocol, "Inside the prepared image" */
+const jobDirectories = ['input', 'output', 'scratch', 'tools', 'keys', 'encrypted'];
+
+/** What Apptainer mounts over or binds onto, with the mode each gets where the image lacks it. */
+const mountPoints: readonly AddedEntry[] = [
+  directory('dev'),
+  directory('proc'),
+  directory('sys'),
+  directory('home'),
+  directory('root', 0o700),
+  directory('run'),
+  directory('tmp', 0o1777),
+  directory('var/tmp', 0o1777),
+  // Apptainer writes the user's own line into copies of these two; without them it says nothing and the user has no name.
+  file('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n'),
+  file('etc/group', 'root:x:0:\n'),
+  file('etc/hosts', ''),
+  file('etc/resolv.conf', ''),
+  file('etc/localtime', ''),
+];
+
+/** Paths whose presence decides what has to be added. */
+type Watched = Map<string, EntryType>;
+
+/**
+ * What of an image's own files stays, and what has to be added so that Apptainer runs it as Docker would and a job finds its
+ * mount points. Fed with every entry of the flattened image first, then asked for the additions.
+ */
+export class ImageTree {
+  readonly #watched: Watched = new Map();
+  readonly #interesting: ReadonlySet<string>;
+  readonly #dropped = new Set<string>();
+  readonly #config: ImageConfig;
+  readonly #labels: Readonly<Record<string, string>>;
+  /** Paths of the image itself that are left out because they are ours: worth a word to the user. */
+  readonly replaced = new Set<string>();
+
+  constructor(config: ImageConfig, labels: Readonly<Record<string, string>> = {}) {
+    this.#config = config;
+    this.#labels = labels;
+    this.#interesting = new Set([...mountPoints.map(({ path }) => path), workdirOf(config)].flatMap(withParents));
+  }
+
+  /**
+   * Whether an entry of the image goes into the SIF. Left out: device nodes (Apptainer mounts without them, and a hard link to
+   * one), what Docker itself adds to a container, and what lies where our own trees go.
+   */
+  keep(entry: FlatEntry): boolean {
+    const { path, type, target } = entry;
+    const root = path.split('/', 1)[0] ?? '';
+    const leaveOut =
+      type === 'character' ||
+      type === 'block' ||
+      path === '.dockerenv' ||
+      (path === 'dev/console' && entry.size === 0) ||
+      ownTrees.includes(root) ||
+      (type === 'hardlink' && this.#dropped.has(target));
+    if (ownTrees.includes(root)) this.replaced.add(`/${root}`);
+    if (leaveOut) {
+      this.#dropped.add(path);
+      return false;
+    }
+    if (this.#interesting.has(path)) this.#watched.set(path, type);
+    return true;
+  }
+
+  /** What to add, parents first. To be asked when the image's last entry was seen. */
+  additions(): AddedEntry[] {
+    const ours = [
+      directory('sd-container'),
+      ...jobDirectories.map((name) => directory(`sd-container/${name}`)),
+      file('sd-container/image.json', `${JSON.stringify(this.#config, undefined, 2)}\n`),
+      ...singularityEntries(this.#config, this.#labels),
+    ];
+    const workdir = workdirOf(this.#config);
+    const wanted = [...mountPoints, ...(workdir === '' ? [] : [directory(workdir)])];
+    const seen = new Map(this.#watched);
+    const missing: AddedEntry[] = [];
+    for (const entry of wanted) {
+      const parents = withParents(entry.path).slice(0, -1);
+      // A parent that is a link leads somewhere we cannot see from here; the image's own choice stands.
+      if (seen.has(entry.path) || parents.some((parent) => (seen.get(parent) ?? 'directory') !== 'directory')) continue;
+      for (const parent of parents.filter((parent) => !seen.has(parent))) {
+        missing.push(directory(parent));
+        seen.set(parent, 'directory');
+      }
+      missing.push(entry);
+      seen.set(entry.path, entry.type);
+    }
+    return [...missing, ...ours];
+  }
+}
+
+/** What a plain `apptainer run` reads in an image. @see Apptainer user guide, "Environment and metadata" */
+function singularityEntries(config: ImageConfig, labels: Readonly<Record<string, string>>): AddedEntry[] {
+  return [
+    directory('.singularity.d'),
+    directory('.singularity.d/env'),
+    // Apptainer binds the libraries of --nv and --rocm here.
+    directory('.singularity.d/libs'),
+    file('.singularity.d/runscript', runscript(config), 0o755),
+    file('.singularity.d/env/10-image.sh', imageEnvironment(config.env), 0o755),
+    file('.singularity.d/env/99-runtime.sh', runtimeEnvironment, 0o755),
+    file('.singularity.d/labels.json', `${JSON.stringify({ ...labels, [baseDigestLabel]: config.digest }, undefined, 2)}\n`),
+  ];
+}
+
+/** @see OCI image-spec, annotations.md */
+const baseDigestLabel = 'org.opencontainers.image.base.digest';
+
+/**
+ * What `apptainer run IMAGE ARGUMENTS` starts: the entrypoint with the arguments, or with CMD where there are none, in the
+ * image's directory, as `docker run IMAGE ARGUMENTS` does. Nothing is evaluated twice.
+ */
+export function runscript(config: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'workdir'>): string {
+  const lines = ['#!/bin/sh'];
+  if (config.cmd.length > 0) lines.push(`[ $# -gt 0 ] || set -- ${config.cmd.map(quote).join(' ')}`);
+  if (config.entrypoint.length > 0) lines.push(`set -- ${config.entrypoint.map(quote).join(' ')} "$@"`);
+  if (config.workdir !== '') lines.push(`cd ${quote(config.workdir)} || exit 125`);
+  return `${lines.join('\n')}\nexec "$@"\n`;
+}
+
+/**
+ * The image's variables as a script that Apptainer reads before any program starts (it has an interpreter of its own, so this
+ * works without a shell in the image). A name that no shell can assign is left out; `sd-container/image.json` has it.
+ */
+export function imageEnvironment(env: readonly string[]): string {
+  const names = new Map(env.map((variable) => [variable.split('=', 1)[0] ?? '', variable]));
+  const lines = [...names].filter(([name, variable]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && variable.includes('='));
+  return lines.map(([name, variable]) => `export ${name}=${quote(variable.slice(name.length + 1))}\n`).join('');
+}
+
+// Apptainer passes --env PATH=… and its kin in these variables and leaves it to the image to apply them.
+const runtimeEnvironment = `export PATH="\${SING_USER_DEFINED_PREPEND_PATH:+$SING_USER_DEFINED_PREPEND_PATH:}$PATH\${SING_USER_DEFINED_APPEND_PATH:+:$SING_USER_DEFINED_APPEND_PATH}"
+[ -z "\${SING_USER_DEFINED_PATH:-}" ] || export PATH="$SING_USER_DEFINED_PATH"
+unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH
+for library in /.singularity.d/libs/*; do
+  [ -e "$library" ] || continue
+  export LD_LIBRARY_PATH="\${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
+  break
+done
+unset library
+`;
+
+function workdirOf({ workdir }: ImageConfig): string {
+  const parts = workdir.split('/').filter((part) => part !== '' && part !== '.');
+  return parts.includes('..') ? '' : parts.join('/');
+}
+
+/** `a`, `a/b`, `a/b/c` of `a/b/c`. */
+function withParents(path: string): string[] {
+  const parts = path.split('/').filter(Boolean);
+  return parts.map((_, index) => parts.slice(0, index + 1).join('/'));
+}
+
+function directory(path: string, mode = 0o755): AddedEntry {
+  return { path, type: 'directory', mode, content: '' };
+}
+
+function file(path: string, content: string, mode = 0o644): AddedEntry {
+  return { path, type: 'file', mode, content };
+}
+
+/** The entries as tar, without an end of archive. @param time seconds since 1970 @see POSIX.1-2024, pax, ustar Interchange Format */
+export function* encodeEntries(entries: Iterable<AddedEntry>, time: number): Generator<Uint8Array> {
+  for (const { path, type, mode, content } of entries) {
+    const body = Buffer.from(type === 'file' ? content : '');
+    const header = Buffer.alloc(512);
+    const octal = (value: number, at: number, width: number): void =>
+      void header.write(value.toString(8).padStart(width - 1, '0'), at, 'latin1');
+    header.write(path, 0, 100);
+    octal(mode, 100, 8);
+    octal(0, 108, 8);
+    octal(0, 116, 8);
+    octal(body.length, 124, 12);
+    octal(time, 136, 12);
+    header.write({ file: '0', symlink: '2', directory: '5' }[type], 156);
+    if (type === 'symlink') header.write(content, 157, 100);
+    header.write('ustar\u000000', 257, 'latin1');
+    header.fill(' ', 148, 156);
+    octal(header.reduce((sum, byte) => sum + byte, 0), 148, 7);
+    yield header;
+    yield body;
+    yield Buffer.alloc((512 - (body.length % 512)) % 512);
+  }
+}
