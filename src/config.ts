@@ -3,33 +3,26 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
-import { parseIni } from './ini.ts';
+import { iniValues, parseIni } from './ini.ts';
 
-const port = z.coerce.number({ error: 'a port number' }).int().min(1).max(65535);
-const text = z.string({ error: 'a value' }).min(1, 'a value');
-const url = z
-  .url({ protocol: /^https?$/, error: 'a URL such as https://host:port' })
-  .transform((value) => value.replace(/\/+$/, ''));
-const list = z.string().transform((value) => value.split(',').map((part) => part.trim()).filter(Boolean)); // prettier-ignore
-const boolean = z.union([z.boolean(), z.enum(['true', 'false', 'yes', 'no'])], { error: 'true or false' }).transform((value) => value === true || value === 'true' || value === 'yes'); // prettier-ignore
+const { text, host, port, url, list, boolean, trustDomain } = iniValues;
 
-/** A DNS-like trust domain name. @see SPIFFE-ID, 2.1 */
-const trustDomain = z.string().regex(/^[a-z0-9._-]{1,255}$/, 'a trust domain: lower-case letters, digits, dots, dashes');
+/** A directory on the site or its nodes. It ends up in lists that colons and commas part, and in a `#SBATCH` line. */
+const siteDirectory = z.string().regex(/^\/[^\s:,"'\\%#\p{Cc}]*$/u, 'an absolute path without spaces, quotes, commas or colons');
 
 /**
  * Sections and keys of `hpcs-client.conf`. Those of the original client stand first in each section and are required as there;
  * the others have defaults. `hpcs-client.conf.example` explains each.
  */
-const schema = z.strictObject({
+export const configSections = {
   'spire-server': z.strictObject({
-    address: text,
+    address: host,
     port,
     'trust-domain': trustDomain,
     'trust-bundle-file': text.optional(),
-    'address-from-node': text.optional(),
+    'address-from-node': host.optional(),
     'port-from-node': port.optional(),
   }),
-  'spire-agent': z.strictObject({ bin: text.default('spire-agent') }).prefault({}),
   'hpcs-server': z.strictObject({
     url,
     'ca-file': text.optional(),
@@ -43,10 +36,10 @@ const schema = z.strictObject({
     audience: text.default('vault'),
   }),
   supercomputer: z.strictObject({
-    address: text,
-    username: z.string().regex(/^[A-Za-z_][A-Za-z0-9._-]*$/, 'a user name'),
+    address: host,
+    username: z.string({ error: 'a user name' }).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'a user name'),
     port: port.optional(),
-    transport: z.enum(['ssh2', 'openssh'], { error: "'ssh2' or 'openssh'" }).default('ssh2'),
+    transport: z.enum(['ssh2', 'openssh'], { error: 'ssh2 or openssh' }).default('ssh2'),
     'identity-file': list.default([]),
     'known-hosts': list.default([]),
     'host-key-fingerprint': z
@@ -54,18 +47,26 @@ const schema = z.strictObject({
       .regex(/^SHA256:[A-Za-z0-9+/]{43}=?$/, 'a fingerprint as ssh-keygen -l prints it: SHA256:…')
       .optional(),
     'ssh-options': list.default([]),
-    'tool-kit-directory': text.optional(),
-    'node-scratch': text.optional(),
-    apptainer: text.optional(),
+    'tool-kit-directory': siteDirectory.optional(),
+    'node-scratch': siteDirectory.optional(),
+    apptainer: z
+      .string()
+      .regex(/^[A-Za-z0-9_/][A-Za-z0-9._+/-]*$/, 'a program or its absolute path')
+      .default('apptainer'),
   }),
-  client: z
-    .strictObject({
-      'state-directory': text.optional(),
-      'tool-kit': text.optional(),
-      'build-image': text.optional(),
-      'allow-insecure-http': boolean.default(false),
-    })
-    .prefault({}),
+  'spire-agent': z.strictObject({ bin: text.default('spire-agent') }),
+  client: z.strictObject({
+    'state-directory': text.optional(),
+    'tool-kit': text.optional(),
+    'build-image': text.optional(),
+    'allow-insecure-http': boolean.default(false),
+  }),
+} as const;
+
+const schema = z.strictObject({
+  ...configSections,
+  'spire-agent': configSections['spire-agent'].prefault({}),
+  client: configSections.client.prefault({}),
 });
 
 /** The client's configuration, checked and with its defaults. */
@@ -75,7 +76,7 @@ export type Config = z.output<typeof schema> & { readonly file: string };
 export function configCandidates(flag: string | undefined, env: NodeJS.ProcessEnv = process.env): string[] {
   if (flag !== undefined) return [flag];
   if (env['HPCS_CONFIG']) return [env['HPCS_CONFIG']];
-  const xdg = env['XDG_CONFIG_HOME'] || join(homedir(), '.config');
+  const xdg = env['XDG_CONFIG_HOME'] || join(env['HOME'] || homedir(), '.config');
   return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), '/tmp/hpcs-client.conf'];
 }
 

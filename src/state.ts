@@ -17,7 +17,7 @@ export async function stateDirectory(
   config: Pick<Config, 'client'> | undefined,
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<string> {
-  const xdg = env['XDG_STATE_HOME'] || join(homedir(), '.local', 'state');
+  const xdg = env['XDG_STATE_HOME'] || join(env['HOME'] || homedir(), '.local', 'state');
   const directory = env['HPCS_STATE_DIR'] || config?.client['state-directory'] || join(xdg, 'hpcs');
   try {
     await mkdir(directory, { recursive: true, mode: 0o700 });
@@ -44,9 +44,14 @@ export async function stateDirectory(
 export async function assertDurable(directory: string): Promise<void> {
   const contained = existsSync('/.dockerenv') || existsSync('/run/.containerenv');
   if (!contained || (await stat(directory)).dev !== (await stat('/')).dev) return;
-  throw new HpcsError('local', 'state-not-durable', `the state directory ${directory} would be lost with this container, and the keys of results with it`, {
-    suggestion: 'mount a directory of yours there, or set HPCS_STATE_DIR to a path on a mounted one',
-  });
+  throw new HpcsError(
+    'local',
+    'state-not-durable',
+    `the state directory ${directory} would be lost with this container, and the keys of results with it`,
+    {
+      suggestion: 'mount a directory of yours there, or set HPCS_STATE_DIR to a path on a mounted one',
+    },
+  );
 }
 
 /**
