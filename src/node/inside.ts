@@ -1,6 +1,7 @@
 import { createReadStream, createWriteStream } from 'node:fs';
 import { mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { HpcsError } from '../errors.ts';
 import { renderManifest, resultFiles } from '../job/manifest.ts';
@@ -174,13 +175,15 @@ async function contain(run: ContainerRun, stdio: ['ignore', number | 'inherit', 
 /** From the start, so that the output of a job which is killed can still be opened by its owner, and by nobody else. */
 async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> {
   const { format, publicKey } = input.plan.results;
-  const sealed = seal([output.password.bytes()].values() as unknown as AsyncIterable<Uint8Array>, { format, recipients: [publicKey], compress: 'none' });
+  const password = Readable.from([output.password.bytes()]);
+  const sealed = seal(password, { format, recipients: [publicKey], compress: 'none' });
   await publishFile(join(input.resultDirectory, resultFiles.outputVolumeKey), sealed.bytes);
 }
 
 /** Seals the output, publishes it with its manifest, manifest last, and then removes the volume it came from. */
 async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
   const { plan, resultDirectory } = input;
+  await output.revive();
   const sealed = seal(pack(output.path, { name: 'output' }), { format: plan.results.format, recipients: [plan.results.publicKey] });
   await publishFile(join(resultDirectory, resultFiles.sealed), sealed.bytes);
   const manifest = renderManifest(

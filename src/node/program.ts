@@ -65,10 +65,15 @@ export class Program {
     this.ended.catch(() => {});
   }
 
+  /** Whether it has ended, by itself or by a signal. */
+  get hasEnded(): boolean {
+    return this.child.exitCode !== null || this.child.signalCode !== null;
+  }
+
   /** Ends the program (its whole group, where it has one): asks, waits, then kills. */
   async stop(patience = 5000): Promise<void> {
     const { pid } = this.child;
-    if (pid === undefined || this.child.exitCode !== null || this.child.signalCode !== null) return;
+    if (pid === undefined || this.hasEnded) return;
     this.#signal('SIGTERM');
     const late = setTimeout(() => this.#signal('SIGKILL'), patience);
     await this.ended.catch(() => {});

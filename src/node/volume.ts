@@ -17,15 +17,17 @@ export class Volume implements AsyncDisposable {
   /** The plain view. */
   readonly path: string;
   readonly password: Secret;
-  readonly #server: Program;
+  readonly #gocryptfs: string;
   readonly #keep: boolean;
+  #server: Program;
 
-  private constructor(cipher: string, path: string, password: Secret, server: Program, keep: boolean) {
+  private constructor(gocryptfs: string, cipher: string, path: string, password: Secret, keep: boolean) {
+    this.#gocryptfs = gocryptfs;
     this.cipher = cipher;
     this.path = path;
     this.password = password;
-    this.#server = server;
     this.#keep = keep;
+    this.#server = this.#serve();
   }
 
   /**
@@ -43,11 +45,7 @@ export class Volume implements AsyncDisposable {
     await mkdir(mountPoint, { mode: 0o700 });
     // The password is 256 random bits: a costly scrypt adds nothing.
     await runProgram(gocryptfs, ['-init', '-q', '-scryptn', '10', '--', cipher], { input: `${password.reveal()}\n` });
-    const server = new Program(gocryptfs, ['-fg', '-q', '-nosyslog', '--', cipher, mountPoint], {
-      input: `${password.reveal()}\n`,
-      env: bareEnvironment,
-    });
-    const volume = new Volume(cipher, mountPoint, password, server, options.keep ?? false);
+    const volume = new Volume(gocryptfs, cipher, mountPoint, password, options.keep ?? false);
     try {
       await volume.#mounted();
       await volume.#prove();
@@ -56,6 +54,22 @@ export class Volume implements AsyncDisposable {
       await volume[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  #serve(): Program {
+    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '--', this.cipher, this.path], {
+      input: `${this.password.reveal()}\n`,
+      env: bareEnvironment,
+    });
+  }
+
+  /** Mounts it again if its program was ended: Slurm signals every process of a cancelled job, and gocryptfs obeys. */
+  async revive(): Promise<void> {
+    await sleep(100);
+    if (!this.#server.hasEnded) return;
+    await new Program('umount', ['-l', this.path], { stdio: 'ignore' }).ended;
+    this.#server = this.#serve();
+    await this.#mounted();
   }
 
   async #mounted(): Promise<void> {
