@@ -76,7 +76,10 @@ async function packagedDockerfile(): Promise<string> {
 
 async function build(docker: Docker, dockerfile: string, tag: string, options: BuildEnvironmentOptions): Promise<void> {
   const { env, signal, progress } = options;
-  const context = [...encodeEntries([{ path: 'Dockerfile', type: 'file', mode: 0o644, content: dockerfile }], 0), Buffer.alloc(1024)];
+  const context = [
+    ...encodeEntries([{ path: 'Dockerfile', type: 'file', mode: 0o644, content: dockerfile }], 0),
+    Buffer.alloc(1024),
+  ];
   const said: string[] = [];
   try {
     const stream = await docker.buildImage(Readable.from(context), {

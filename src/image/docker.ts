@@ -60,6 +60,8 @@ function modemOptions(endpoint: DockerEndpoint, sshAgent: SshAgent | undefined):
     }
     case 'ssh':
       return { ...none, protocol: 'http', host: 'docker', port: 80, agent: sshAgent } as Docker.DockerOptions;
+    default:
+      return endpoint satisfies never;
   }
 }
 

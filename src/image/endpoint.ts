@@ -89,6 +89,8 @@ export function describeEndpoint(endpoint: DockerEndpoint): string {
       return `${endpoint.tls === undefined ? 'tcp' : 'https'}://${endpoint.host}:${endpoint.port}`;
     case 'ssh':
       return `ssh://${endpoint.user === undefined ? '' : `${endpoint.user}@`}${endpoint.host}`;
+    default:
+      return endpoint satisfies never;
   }
 }
 

@@ -18,6 +18,9 @@ const ownTrees = ['sd-container', '.singularity.d'];
 /** Directories where a job mounts and binds. @see hpcs-protocol, "Inside the prepared image" */
 const jobDirectories = ['input', 'output', 'scratch', 'tools', 'keys', 'encrypted'];
 
+/** Empty files that the engine puts into every container, over the image's own, to mount over. */
+const dockersOwn = ['dev/console', 'etc/hostname', 'etc/hosts', 'etc/resolv.conf'];
+
 /** What Apptainer mounts over or binds onto, with the mode each gets where the image lacks it. */
 const mountPoints: readonly AddedEntry[] = [
   directory('dev'),
@@ -32,6 +35,7 @@ const mountPoints: readonly AddedEntry[] = [
   file('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n'),
   file('etc/group', 'root:x:0:\n'),
   file('etc/hosts', ''),
+  file('etc/hostname', ''),
   file('etc/resolv.conf', ''),
   file('etc/localtime', ''),
 ];
@@ -69,7 +73,7 @@ export class ImageTree {
       type === 'character' ||
       type === 'block' ||
       path === '.dockerenv' ||
-      (path === 'dev/console' && entry.size === 0) ||
+      (dockersOwn.includes(path) && type === 'file' && entry.size === 0) ||
       ownTrees.includes(root) ||
       (type === 'hardlink' && this.#dropped.has(target));
     if (ownTrees.includes(root)) this.replaced.add(`/${root}`);
@@ -195,7 +199,11 @@ export function* encodeEntries(entries: Iterable<AddedEntry>, time: number): Gen
     if (type === 'symlink') header.write(content, 157, 100);
     header.write('ustar\u000000', 257, 'latin1');
     header.fill(' ', 148, 156);
-    octal(header.reduce((sum, byte) => sum + byte, 0), 148, 7);
+    octal(
+      header.reduce((sum, byte) => sum + byte, 0),
+      148,
+      7,
+    );
     yield header;
     yield body;
     yield Buffer.alloc((512 - (body.length % 512)) % 512);

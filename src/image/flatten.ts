@@ -107,7 +107,7 @@ function* readRecord(letter: string, record: Buffer): Generator<[string, string]
     return;
   }
   if (letter !== 'x') return;
-  for (let at = 0; at < record.length; ) {
+  for (let at = 0; at < record.length;) {
     const space = record.indexOf(0x20, at);
     const length = Number(record.toString('latin1', at, space));
     const equals = record.indexOf(0x3d, space);
@@ -140,7 +140,10 @@ function text(bytes: Buffer, at: number, width: number): string {
 }
 
 function clean(path: string): string {
-  return path.replace(/^(\.?\/+)+/, '').replace(/\/+$/, '').replace(/^\.$/, '');
+  return path
+    .replace(/^(\.?\/+)+/, '')
+    .replace(/\/+$/, '')
+    .replace(/^\.$/, '');
 }
 
 function padded(size: number): number {
@@ -180,7 +183,7 @@ class ByteSource implements AsyncDisposable {
   async take(size: number): Promise<Buffer | undefined> {
     if (this.#chunk.length >= size) return this.#cut(size);
     const parts: Buffer[] = [];
-    for (let left = size; left > 0; ) {
+    for (let left = size; left > 0;) {
       if (this.#chunk.length === 0 && !(await this.#next())) {
         if (left === size) return undefined;
         throw damaged('it ends within an entry');
@@ -194,7 +197,7 @@ class ByteSource implements AsyncDisposable {
 
   /** The next `size` bytes in pieces as they come. */
   async *pieces(size: number): AsyncGenerator<Buffer> {
-    for (let left = size; left > 0; ) {
+    for (let left = size; left > 0;) {
       if (this.#chunk.length === 0 && !(await this.#next())) throw damaged('it ends within an entry');
       const part = this.#cut(left);
       left -= part.length;

@@ -57,7 +57,16 @@ export function sifHeader({ size, architecture, created, id = randomUuid() }: Si
   header.write('01', 42, 'latin1');
   header.write(code, 45, 'latin1');
   header.set(id, 48);
-  const global = [seconds, seconds, descriptorCount - 1, descriptorCount, descriptorsAt, dataAt - descriptorsAt, dataAt, sifHeaderSize - dataAt + size];
+  const global = [
+    seconds,
+    seconds,
+    descriptorCount - 1,
+    descriptorCount,
+    descriptorsAt,
+    dataAt - descriptorsAt,
+    dataAt,
+    sifHeaderSize - dataAt + size,
+  ];
   for (const [index, value] of global.entries()) header.writeBigInt64LE(BigInt(value), 64 + 8 * index);
 
   const descriptor = header.subarray(descriptorsAt, dataAt);

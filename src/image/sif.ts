@@ -38,7 +38,7 @@ export interface SifStream extends AsyncDisposable {
 
 // The size comes first, in a line of its own; then the file itself.
 const buildScript = `set -eu
-tar2sqfs --quiet --no-skip --compressor "$1" --comp-extra "level=$2" --num-jobs "$(nproc)" /work/rootfs.squashfs >&2
+tar2sqfs --quiet --no-skip --compressor "$1" --comp-extra "level=$2" --num-jobs "$(nproc)" --defaults "mtime=$3" /work/rootfs.squashfs >&2
 stat -c %s /work/rootfs.squashfs
 exec cat /work/rootfs.squashfs`;
 
@@ -61,7 +61,9 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
       if (!(error instanceof HpcsError) || error.code !== 'build-space') throw error;
     }
   }
-  progress('the image is too large for memory: its unsealed file system lies on the disk of the Docker engine until it is sealed');
+  progress(
+    'the image is too large for memory: its unsealed file system lies on the disk of the Docker engine until it is sealed',
+  );
   signal?.throwIfAborted();
   return buildIn(options, undefined);
 }
@@ -82,7 +84,9 @@ async function buildIn(options: SifOptions, tmpfs: number | undefined): Promise<
     const [start] = await Promise.all([readStart(running), feedImage(running, options)]);
     if (start === undefined) throw await failure(running, tmpfs !== undefined);
     const { size, first } = start;
-    progress(`made a SIF of ${megabytes(size + sifHeaderSize)} from ${megabytes(source.size)} in ${((Date.now() - started) / 1000).toFixed(1)} s (${compression})`);
+    progress(
+      `made a SIF of ${megabytes(size + sifHeaderSize)} from ${megabytes(source.size)} in ${((Date.now() - started) / 1000).toFixed(1)} s (${compression})`,
+    );
     const architecture = source.config.platform.split('/')[1] ?? '';
     const header = sifHeader({ size, architecture, created: new Date() });
     return {
@@ -102,7 +106,7 @@ function buildSpec({ buildImage, compression }: SifOptions, tmpfs: number | unde
   return {
     image: buildImage,
     entrypoint: ['/bin/sh', '-c', buildScript, 'build'],
-    command: [compression, String(levels[compression])],
+    command: [compression, String(levels[compression]), String(Math.floor(Date.now() / 1000))],
     user: '65532:65532',
     host:
       tmpfs === undefined

@@ -56,7 +56,8 @@ export async function resolveSource(docker: Docker, options: SourceOptions): Pro
       await pull(docker, options);
       found = await inspect(docker, options.image);
     } catch (error) {
-      if (options.pull === 'missing' && found !== undefined && !options.signal?.aborted) throw otherPlatform(options, found, error);
+      if (options.pull === 'missing' && found !== undefined && !options.signal?.aborted)
+        throw otherPlatform(options, found, error);
       throw error;
     }
   }
@@ -72,7 +73,10 @@ export async function resolveSource(docker: Docker, options: SourceOptions): Pro
  * @see Docker distribution reference, grammar
  */
 export function parseReference(image: string): ImageReference {
-  const match = /^(?<repository>[A-Za-z0-9][A-Za-z0-9._:/[\]-]*?)(?::(?<tag>\w[\w.-]{0,127}))?(?:@(?<digest>[a-z0-9+._-]+:[0-9a-f]{32,}))?$/.exec(image);
+  const match =
+    /^(?<repository>[A-Za-z0-9][A-Za-z0-9._:/[\]-]*?)(?::(?<tag>\w[\w.-]{0,127}))?(?:@(?<digest>[a-z0-9+._-]+:[0-9a-f]{32,}))?$/.exec(
+      image,
+    );
   const { repository, tag, digest } = match?.groups ?? {};
   if (repository === undefined) {
     throw new HpcsError('usage', 'image-name', `not the name of an image: ${image}`, {
@@ -148,7 +152,9 @@ export async function* events(stream: AsyncIterable<unknown>): AsyncGenerator<En
   let rest = '';
   const decoder = new TextDecoder();
   for await (const chunk of stream) {
-    const lines = (rest + (typeof chunk === 'string' ? chunk : decoder.decode(chunk as Uint8Array, { stream: true }))).split('\n');
+    const lines = (rest + (typeof chunk === 'string' ? chunk : decoder.decode(chunk as Uint8Array, { stream: true }))).split(
+      '\n',
+    );
     rest = lines.pop() ?? '';
     for (const line of lines) if (line.trim() !== '') yield JSON.parse(line) as EngineEvent;
   }
@@ -200,10 +206,15 @@ function notFound(image: string, what: string, suggestion: string, cause?: unkno
 function otherPlatform(options: SourceOptions, found: Docker.ImageInspectInfo, cause?: unknown): HpcsError {
   const has = `${found.Os}/${found.Architecture}`;
   const pulled = cause === undefined ? '' : ` (a pull failed: ${engineMessage(cause)})`;
-  return new HpcsError('local', 'image-platform', `the image ${options.image} is for ${has}, not for ${options.platform}${pulled}`, {
-    cause,
-    suggestion: `build it for ${options.platform}, or name the site's platform with --platform`,
-  });
+  return new HpcsError(
+    'local',
+    'image-platform',
+    `the image ${options.image} is for ${has}, not for ${options.platform}${pulled}`,
+    {
+      cause,
+      suggestion: `build it for ${options.platform}, or name the site's platform with --platform`,
+    },
+  );
 }
 
 function pullError(image: string, platform: string, error: unknown): HpcsError {
