@@ -1,0 +1,251 @@
+import {
+  accessSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+  statSync,
+  type Stats,
+} from 'node:fs';
+import { basename, resolve } from 'node:path';
+import { HpcsError, systemCode } from '../errors.ts';
+import { blockSize } from '../seal/bytes.ts';
+import { fsPath, nameOf } from './name.ts';
+import { tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
+
+/** How to pack. */
+export interface PackOptions {
+  /** Name of the top-level entry. Default: the last part of the path. */
+  name?: string | undefined;
+  /** Ends the archive with its reason. */
+  signal?: AbortSignal | undefined;
+  /** Told of each entry when it begins: its name in the archive and the size of its content. */
+  onEntry?: ((name: string, size: number) => void) | undefined;
+}
+
+/** What a directory or file holds. */
+export interface Scan {
+  /** Files, directories and links, the top-level one included. */
+  entries: number;
+  /** Bytes of their contents. */
+  bytes: number;
+  /** Size of the archive that {@link pack} would make now, in bytes. */
+  archive: number;
+}
+
+/** One thing to pack. */
+interface Found {
+  path: string;
+  entry: TarEntry & { type: 'file' | 'hardlink' | 'symlink' | 'directory'; size: number };
+  stats: Stats;
+}
+
+/**
+ * Packs a directory or a single file as a tar stream, in blocks of about 1 MiB.
+ *
+ * Symbolic links stay links (but for `path` itself, which is followed), hard links stay hard links, owners are numbers, times
+ * are whole seconds. A socket, FIFO or device is an error: leaving it out would be silent loss.
+ *
+ * @throws HpcsError `local` (from the iterator), naming the file: `unreadable`, `source-changed` for one that vanished or changed
+ * while it was read, `special-file`
+ */
+export async function* pack(path: string, options: PackOptions = {}): AsyncGenerator<Buffer, void, undefined> {
+  // All file access is synchronous: an await for each small file would cost more than reading it.
+  for (const block of packBlocks(path, options)) yield block;
+}
+
+/**
+ * Looks at everything that {@link pack} would read, without reading file contents.
+ *
+ * @throws HpcsError `local`, as `pack` does, for the first thing that could not be packed
+ */
+export async function scan(path: string, options: Pick<PackOptions, 'name' | 'signal'> = {}): Promise<Scan> {
+  const sum = { entries: 0, bytes: 0, archive: tarEnd.length };
+  for (const found of walk(path, options.name)) {
+    options.signal?.throwIfAborted();
+    const { type, size } = found.entry;
+    if (type === 'file') atFile(found.path, () => accessSync(fsPath(found.path), constants.R_OK));
+    sum.entries += 1;
+    sum.bytes += size;
+    sum.archive += tarHeader(found.entry).length + size + tarPadding(size);
+    // The event loop gets a turn now and then, for signals.
+    if (sum.entries % 1000 === 0) await new Promise(setImmediate);
+  }
+  return sum;
+}
+
+function* packBlocks(path: string, { name, signal, onEntry }: PackOptions): Generator<Buffer, void, undefined> {
+  const output = new BlockWriter();
+  for (const found of walk(path, name)) {
+    signal?.throwIfAborted();
+    onEntry?.(found.entry.name, found.entry.size);
+    if (found.entry.type === 'file') {
+      yield* packFile(found, output, signal);
+    } else {
+      yield* output.write(tarHeader(found.entry));
+    }
+  }
+  yield* output.write(tarEnd);
+  yield* output.finish();
+}
+
+function* packFile(found: Found, output: BlockWriter, signal?: AbortSignal): Generator<Buffer, void, undefined> {
+  const { path, entry, stats } = found;
+  const changed = (how: string): HpcsError =>
+    new HpcsError('local', 'source-changed', `${shown(path)} ${how} while it was being packed`, {
+      suggestion: 'wait until nothing writes there any more, and start again',
+    });
+  // Not blocking, lest somebody put a FIFO in the file's place.
+  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | constants.O_NOCTTY;
+  const file = atFile(path, () => openSync(fsPath(path), flags));
+  try {
+    const opened = fstatSync(file);
+    if (opened.ino !== stats.ino || opened.dev !== stats.dev) throw changed('was replaced');
+    if (opened.size !== stats.size) throw changed(opened.size > stats.size ? 'grew' : 'shrank');
+    yield* output.write(tarHeader(entry));
+    for (let left = entry.size; left > 0;) {
+      signal?.throwIfAborted();
+      const room = output.room(left);
+      const size = atFile(path, () => readSync(file, room));
+      if (size === 0) throw changed('shrank');
+      left -= size;
+      yield* output.advance(size);
+    }
+    yield* output.write(Buffer.alloc(tarPadding(entry.size)));
+    const after = fstatSync(file);
+    if (after.size !== entry.size) throw changed(after.size > entry.size ? 'grew' : 'shrank');
+    if (after.mtimeMs !== opened.mtimeMs) throw changed('changed');
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Everything under a path, parents first, names in order, each hard link but the first as such. */
+function* walk(path: string, name: string | undefined): Generator<Found, void, undefined> {
+  const root = resolve(path);
+  const top = name ?? basename(root);
+  if (top === '')
+    throw new HpcsError('usage', 'root-directory', 'the whole file system cannot be packed', {
+      suggestion: 'name a directory in it',
+    });
+  const links = new Map<string, string>();
+  // A link given by name is followed: its user means what it leads to.
+  const first = describe(
+    root,
+    top,
+    atFile(root, () => statSync(root), true),
+    links,
+  );
+  yield first;
+  // Of the directories on the way down only the names in them are kept.
+  const open = first.entry.type === 'directory' ? [{ ...first, children: childrenOf(root) }] : [];
+  for (let directory = open.at(-1); directory !== undefined; directory = open.at(-1)) {
+    const child = directory.children.pop();
+    if (child === undefined) {
+      open.pop();
+      continue;
+    }
+    const path = `${directory.path === '/' ? '' : directory.path}/${child}`;
+    const stats = atFile(path, () => lstatSync(fsPath(path)));
+    const found = describe(path, `${directory.entry.name}/${child}`, stats, links);
+    yield found;
+    if (found.entry.type === 'directory') open.push({ ...found, children: childrenOf(path) });
+  }
+}
+
+/** The names in a directory, the last one first. */
+function childrenOf(directory: string): string[] {
+  const names = atFile(directory, () => readdirSync(fsPath(directory), 'utf8'));
+  // What stands for bytes that are not UTF-8 would not lead back to the file.
+  if (names.some((name) => name.includes('\ufffd')))
+    return atFile(directory, () => readdirSync(fsPath(directory), 'buffer')).map((name) => nameOf(name)).sort().reverse(); // prettier-ignore
+  return names.sort().reverse();
+}
+
+function describe(path: string, name: string, stats: Stats, links: Map<string, string>): Found {
+  const common = { name, mode: stats.mode & 0o7777, uid: stats.uid, gid: stats.gid, mtime: Math.floor(stats.mtimeMs / 1000) };
+  if (stats.isDirectory()) return { path, stats, entry: { ...common, type: 'directory', size: 0 } };
+  if (stats.isSymbolicLink()) {
+    const linkname = nameOf(atFile(path, () => readlinkSync(fsPath(path), 'buffer')));
+    return { path, stats, entry: { ...common, type: 'symlink', size: 0, linkname } };
+  }
+  if (!stats.isFile()) {
+    throw new HpcsError('local', 'special-file', `${shown(path)} is a ${kindOf(stats)}, which cannot be packed`, {
+      suggestion: 'remove it, or give a directory without it',
+    });
+  }
+  if (stats.nlink > 1) {
+    // Inode numbers can exceed what a number holds exactly.
+    const { dev, ino } = atFile(path, () => lstatSync(fsPath(path), { bigint: true }));
+    const first = links.get(`${dev}:${ino}`);
+    if (first !== undefined) return { path, stats, entry: { ...common, type: 'hardlink', size: 0, linkname: first } };
+    links.set(`${dev}:${ino}`, name);
+  }
+  return { path, stats, entry: { ...common, type: 'file', size: stats.size } };
+}
+
+function kindOf(stats: Stats): string {
+  if (stats.isFIFO()) return 'FIFO';
+  return stats.isSocket() ? 'socket' : 'device';
+}
+
+/** Runs a system call on a file and says which file it was that failed. */
+function atFile<Result>(path: string, call: () => Result, given = false): Result {
+  try {
+    return call();
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'ENOENT' && !given) {
+      throw new HpcsError('local', 'source-changed', `${shown(path)} vanished while it was being packed`, {
+        cause: error,
+        suggestion: 'wait until nothing writes there any more, and start again',
+      });
+    }
+    throw new HpcsError('local', 'unreadable', `cannot read ${shown(path)}: ${code ?? 'unknown error'}`, {
+      cause: error,
+      suggestion: code === 'EACCES' || code === 'EPERM' ? 'make it readable for yourself, or leave it out' : 'check the path',
+    });
+  }
+}
+
+/** A path as it may stand in a message: one line, whatever its name holds. */
+function shown(path: string): string {
+  return /^[\x20-\x7e\u00a0-\ud7ff\ue000-\uffef]*$/.test(path) ? path : JSON.stringify(path);
+}
+
+/** Gathers bytes into blocks that pass on when they are full. */
+class BlockWriter {
+  #block = Buffer.allocUnsafeSlow(blockSize);
+  #used = 0;
+
+  *write(bytes: Uint8Array): Generator<Buffer, void, undefined> {
+    for (let taken = 0; taken < bytes.length;) {
+      const part = bytes.subarray(taken, taken + this.#block.length - this.#used);
+      this.#block.set(part, this.#used);
+      taken += part.length;
+      yield* this.advance(part.length);
+    }
+  }
+
+  /** Free space for at most `size` bytes; {@link advance} tells how many were put there. */
+  room(size: number): Buffer {
+    return this.#block.subarray(this.#used, this.#used + size);
+  }
+
+  *advance(size: number): Generator<Buffer, void, undefined> {
+    this.#used += size;
+    if (this.#used === this.#block.length) {
+      yield this.#block;
+      this.#block = Buffer.allocUnsafeSlow(blockSize);
+      this.#used = 0;
+    }
+  }
+
+  *finish(): Generator<Buffer, void, undefined> {
+    if (this.#used > 0) yield this.#block.subarray(0, this.#used);
+  }
+}
