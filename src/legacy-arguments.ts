@@ -17,46 +17,38 @@ const longNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
 const verbatim = new Set(['--arguments', '--singularity-supplementary-flags']);
 
 /**
- * @param argv the words behind the program's name, command first
+ * @param argv the words behind the program's name; words for oclif itself may stand before the command
  * @returns the same, in words that oclif understands; nothing behind `--` is touched
  */
 export function fromLegacy(argv: readonly string[]): string[] {
-  const command = argv[0] ?? '';
-  const names = longNames[command];
+  const at = argv.findIndex((word) => !word.startsWith('-'));
+  const names = longNames[argv[at] ?? ''];
   if (names === undefined) return [...argv];
-  const words: string[] = [command];
-  for (let i = 1; i < argv.length; i++) {
+  const words = argv.slice(0, at + 1);
+  for (let i = at + 1; i < argv.length; i++) {
     const word = argv[i] as string;
     if (word === '--') return [...words, ...argv.slice(i)];
-    const equals = /^(-[a-z]+)=(.*)$/su.exec(word);
-    const name = names[equals?.[1] ?? word] ?? equals?.[1] ?? word;
-    const value = equals === null ? argv[i + 1] : equals[2];
-    const taken = equals !== null && names[equals[1] as string] !== undefined;
-    if (verbatim.has(name) && value !== undefined) {
-      words.push(`${name}=${value}`);
-      if (equals === null) i++;
-    } else if (taken) words.push(name, value as string);
-    else words.push(names[word] ?? word);
+    const [, short = word, attached] = /^(-[a-z]+)=(.*)$/su.exec(word) ?? [];
+    const name = names[short];
+    if (!verbatim.has(name ?? word)) {
+      if (name === undefined) words.push(word);
+      else words.push(name, ...(attached === undefined ? [] : [attached]));
+      continue;
+    }
+    const value = attached ?? argv[++i];
+    words.push(value === undefined ? (name ?? word) : `${name ?? word}=${value}`);
   }
   return words;
 }
 
 /**
  * Takes off the quotes that the original's compose file carries inside a value: `"00:60:00"` in literal quotes, or an argument
- * string as `"\" … \""`, a value in quotes in quotes.
+ * string as `"\" … \""`, a value in quotes in quotes. Quotes that a shell would need, around white space or beside other quotes,
+ * stay.
  */
 export function unwrapQuotes(value: string): string {
-  let text = value.trim();
-  for (const [open, close] of [
-    ['"\\"', '\\""'],
-    ['"', '"'],
-    ["'", "'"],
-  ] as const) {
-    // prettier-ignore
-    if (text.length >= open.length + close.length && text.startsWith(open) && text.endsWith(close)) {
-      text = text.slice(open.length, -close.length);
-      return open === '"\\"' ? text.trim() : text;
-    }
-  }
-  return value;
+  const text = value.trim();
+  const twice = /^"\\"(.*)\\""$/su.exec(text)?.[1];
+  if (twice !== undefined) return twice.trim();
+  return /^"([^\s"'\\]+)"$/u.exec(text)?.[1] ?? /^'([^\s"'\\]+)'$/u.exec(text)?.[1] ?? value;
 }

@@ -19,7 +19,8 @@ export function splitWords(text: string, what: string): string[] {
       if (char === "'") quote = undefined;
       else word += char;
     } else if (char === '\\' && next !== undefined && (quote === undefined || '"\\$`\n'.includes(next))) {
-      word = (word ?? '') + (next === '\n' ? '' : next);
+      // A line that goes on: as if neither character stood there.
+      if (next !== '\n') word = (word ?? '') + next;
       i++;
     } else if (quote === '"') {
       if (char === '"') quote = undefined;
@@ -27,7 +28,7 @@ export function splitWords(text: string, what: string): string[] {
     } else if (char === '"' || char === "'") {
       quote = char;
       word ??= '';
-    } else if (/\s/.test(char)) {
+    } else if (' \t\n'.includes(char)) {
       if (word !== undefined) words.push(word);
       word = undefined;
     } else word = (word ?? '') + char;
