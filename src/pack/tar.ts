@@ -148,6 +148,15 @@ export async function* tarCopy(entry: ReadTarEntry): AsyncGenerator<Uint8Array, 
   yield Buffer.alloc(tarPadding(entry.size));
 }
 
+/** Whether a stream that begins so is an archive: its first block is a header with a right checksum, or the end mark. */
+export function isTar(beginning: Buffer): boolean {
+  const header = beginning.subarray(0, tarBlock);
+  if (header.length < tarBlock) return false;
+  if (header.every((byte) => byte === 0)) return true;
+  const digits = /^ *([0-7]{1,7})[ \0]*$/.exec(header.toString('latin1', 148, 156));
+  return digits !== null && Number.parseInt(digits[1] ?? '', 8) === checksum(header);
+}
+
 /**
  * Reads an archive's entries one by one, and the stream to its end.
  *

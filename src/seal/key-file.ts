@@ -1,0 +1,49 @@
+import { open } from 'node:fs/promises';
+import { HpcsError, systemCode } from '../errors.ts';
+import { Secret } from '../secret.ts';
+
+/** No key is longer; a larger file is not a key. */
+const longestKey = 64 * 1024;
+
+/**
+ * Reads a secret key from a file that nobody else may read, or from standard input.
+ *
+ * @param file path, or `-` for standard input
+ * @throws HpcsError `usage` for a file open to others, or too long to be a key; `local` when it cannot be read
+ */
+export async function readKeyFile(file: string): Promise<Secret> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of file === '-' ? (process.stdin as AsyncIterable<Buffer>) : fileParts(file)) {
+    parts.push(part);
+    size += part.length;
+    if (size > longestKey) throw new HpcsError('usage', 'key-invalid', `the key file ${file} is too long to be a key`);
+  }
+  const key = new Secret(Buffer.concat(parts));
+  for (const part of parts) part.fill(0);
+  return key;
+}
+
+async function* fileParts(file: string): AsyncGenerator<Buffer, void, undefined> {
+  try {
+    await using handle = await open(file, 'r');
+    const { mode } = await handle.stat();
+    if ((mode & 0o077) !== 0) {
+      throw new HpcsError(
+        'usage',
+        'key-file-open',
+        `the key file ${file} is open to others (mode ${(mode & 0o777).toString(8)})`,
+        {
+          suggestion: `chmod 600 ${file}`,
+        },
+      );
+    }
+    const { buffer, bytesRead } = await handle.read({ buffer: Buffer.alloc(longestKey + 1) });
+    yield buffer.subarray(0, bytesRead);
+  } catch (error) {
+    if (error instanceof HpcsError) throw error;
+    throw new HpcsError('local', 'unreadable', `cannot read the key file ${file}: ${systemCode(error) ?? 'unknown error'}`, {
+      cause: error,
+    });
+  }
+}
