@@ -3,9 +3,9 @@ import { readFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import type Docker from 'dockerode';
 import { HpcsError, systemCode } from '../errors.ts';
+import { tarOf } from '../pack/tar.ts';
 import { dockerError, engineMessage, engineStatus } from './docker.ts';
 import { readDockerConfig } from './docker-config.ts';
-import { encodeEntries } from './entries.ts';
 import { events, resolveSource } from './source.ts';
 
 /** How to come by the image in which SIFs are made. */
@@ -76,13 +76,10 @@ async function packagedDockerfile(): Promise<string> {
 
 async function build(docker: Docker, dockerfile: string, tag: string, options: BuildEnvironmentOptions): Promise<void> {
   const { env, signal, progress } = options;
-  const context = [
-    ...encodeEntries([{ path: 'Dockerfile', type: 'file', mode: 0o644, content: dockerfile }], 0),
-    Buffer.alloc(1024),
-  ];
+  const context = tarOf([{ name: 'Dockerfile', content: dockerfile }]);
   const said: string[] = [];
   try {
-    const stream = await docker.buildImage(Readable.from(context), {
+    const stream = await docker.buildImage(Readable.from([context]), {
       t: tag,
       rm: true,
       forcerm: true,
@@ -91,7 +88,7 @@ async function build(docker: Docker, dockerfile: string, tag: string, options: B
     });
     for await (const { stream: line, error } of events(stream)) {
       if (line !== undefined) said.push(line.trim());
-      if (line !== undefined && /^Step /.test(line)) progress(line.trim());
+      if (line !== undefined && line.startsWith('Step ')) progress(line.trim());
       if (error !== undefined) throw new Error([...said.filter(Boolean).slice(-3), error].join('\n'));
     }
   } catch (error) {

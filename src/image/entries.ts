@@ -1,14 +1,15 @@
 import type { ImageConfig } from '../record.ts';
 import { quote } from '../shell.ts';
-import type { EntryType, FlatEntry } from './flatten.ts';
+import { tarHeader, tarPadding, type TarType } from '../pack/tar.ts';
+import type { FlatEntry } from './flatten.ts';
 
-/** A directory, file or symbolic link that we add to an image. Owned by root. */
+/** A directory or file that we add to an image. Owned by root. */
 export interface AddedEntry {
   /** Without a leading or final `/`. */
   readonly path: string;
-  readonly type: 'directory' | 'file' | 'symlink';
+  readonly type: 'directory' | 'file';
   readonly mode: number;
-  /** Text of a file, target of a link. */
+  /** Text of a file. */
   readonly content: string;
 }
 
@@ -41,7 +42,7 @@ const mountPoints: readonly AddedEntry[] = [
 ];
 
 /** Paths whose presence decides what has to be added. */
-type Watched = Map<string, EntryType>;
+type Watched = Map<string, TarType>;
 
 /**
  * What of an image's own files stays, and what has to be added so that Apptainer runs it as Docker would and a job finds its
@@ -182,30 +183,12 @@ function file(path: string, content: string, mode = 0o644): AddedEntry {
   return { path, type: 'file', mode, content };
 }
 
-/** The entries as tar, without an end of archive. @param time seconds since 1970 @see POSIX.1-2024, pax, ustar Interchange Format */
+/** The entries as tar, without an end of archive. @param time seconds since 1970 */
 export function* encodeEntries(entries: Iterable<AddedEntry>, time: number): Generator<Uint8Array> {
   for (const { path, type, mode, content } of entries) {
-    const body = Buffer.from(type === 'file' ? content : '');
-    const header = Buffer.alloc(512);
-    const octal = (value: number, at: number, width: number): void =>
-      void header.write(value.toString(8).padStart(width - 1, '0'), at, 'latin1');
-    header.write(path, 0, 100);
-    octal(mode, 100, 8);
-    octal(0, 108, 8);
-    octal(0, 116, 8);
-    octal(body.length, 124, 12);
-    octal(time, 136, 12);
-    header.write({ file: '0', symlink: '2', directory: '5' }[type], 156);
-    if (type === 'symlink') header.write(content, 157, 100);
-    header.write('ustar\u000000', 257, 'latin1');
-    header.fill(' ', 148, 156);
-    octal(
-      header.reduce((sum, byte) => sum + byte, 0),
-      148,
-      7,
-    );
-    yield header;
+    const body = Buffer.from(content);
+    yield tarHeader({ name: path, type, mode, size: body.length, mtime: time });
     yield body;
-    yield Buffer.alloc((512 - (body.length % 512)) % 512);
+    yield Buffer.alloc(tarPadding(body.length));
   }
 }

@@ -20,7 +20,14 @@ export class SshAgent extends Agent {
     this.#arguments = [
       ...(user === undefined ? [] : ['-l', user]),
       ...(port === undefined ? [] : ['-p', String(port)]),
-      ...['-T', '-o', 'ConnectTimeout=30', '--', host, 'docker', 'system', 'dial-stdio'],
+      '-T',
+      '-o',
+      'ConnectTimeout=30',
+      '--',
+      host,
+      'docker',
+      'system',
+      'dial-stdio',
     ];
   }
 
