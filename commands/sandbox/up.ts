@@ -1,0 +1,36 @@
+import { Flags } from '@oclif/core';
+import { BaseCommand } from '../../src/base-command.ts';
+import { connectDocker } from '../../src/image/docker.ts';
+import { sandboxDirectory, directoryFlag } from '../../src/sandbox/directory.ts';
+import { sandboxUp, type SandboxStatus } from '../../src/sandbox/sandbox.ts';
+
+/** Starts the sandbox. */
+export default class SandboxUp extends BaseCommand {
+  static override summary = 'start a whole site with its trust services on this machine, in containers';
+  static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. Nothing is asked for when it is up
+already; a sandbox that is not whole is made anew, and what lay in it is gone.
+
+Its HPCS server gives identities to anyone who reaches it, and the vault's root token lies in the directory (openbao.json,
+mode 0600): for trying and testing, never for real data.`;
+  static override examples = ['<%= config.bin %> sandbox up', '<%= config.bin %> sandbox up --nodes 2 --directory .sandbox'];
+
+  static override flags = {
+    directory: directoryFlag,
+    nodes: Flags.integer({
+      summary: 'compute nodes in containers of their own (0: one container is login node and compute node)',
+      min: 0,
+      max: 16,
+      default: 0,
+    }),
+  };
+
+  async run(): Promise<SandboxStatus> {
+    const { flags } = await this.parse(SandboxUp);
+    const directory = await sandboxDirectory(flags.directory);
+    const docker = await connectDocker({ signal: this.signal });
+    const status = await sandboxUp({ docker, directory, nodes: flags.nodes, signal: this.signal, progress: this.progress });
+    this.warning('the HPCS server of the sandbox runs with --allow-legacy-registration: anyone who reaches it becomes a client');
+    this.log(`the sandbox is up\n  export HPCS_CONFIG=${status.configuration}`);
+    return status;
+  }
+}

@@ -1,0 +1,119 @@
+import { chmod, mkdir, rename, stat } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type Docker from 'dockerode';
+import { stringify } from 'ini';
+import { createContainer, dockerError } from '../image/docker.ts';
+import { writeDurably } from '../state.ts';
+import { buildToolKit, toolKitIsCurrent } from '../tool-kit.ts';
+import { firstFile } from './archive.ts';
+import { modulesOf } from './modules.ts';
+import { parts, ports, site, trustDomain } from './names.ts';
+
+/** Ports on 127.0.0.1 under which the parts are reached from this machine. */
+export type PublishedPorts = Record<keyof typeof ports, number>;
+
+/** Names of the files in a sandbox's directory. */
+export const fileNames = {
+  configuration: 'hpcs-client.conf',
+  composeConfiguration: 'hpcs-client.compose.conf',
+  authority: 'ca.pem',
+  bundle: 'trust-bundle.pem',
+  identity: 'id_ed25519',
+  knownHosts: 'known_hosts',
+  vaultOwner: 'openbao.json',
+  programs: 'programs',
+  toolKit: 'tool-kit.tar.gz',
+} as const;
+
+/** Where clients in containers find the sandbox's directory: `hpcs-client.compose.conf` names files there. */
+export const composeDirectory = '/tmp/sandbox';
+
+/** Writes both configurations: for clients on this machine, and for clients in containers on the sandbox's network. */
+export async function writeConfigurations(directory: string, published: PublishedPorts): Promise<void> {
+  const here = configuration(directory, (part) => ({ address: '127.0.0.1', port: published[part] }));
+  here['spire-agent'] = { bin: join(directory, fileNames.programs, 'spire-agent') };
+  here['client'] = { 'tool-kit': join(directory, fileNames.toolKit) };
+  const compose = configuration(composeDirectory, (part) => ({ address: parts[part], port: ports[part] }));
+  await writeDurably(join(directory, fileNames.configuration), header('on this machine') + stringify(here));
+  await writeDurably(
+    join(directory, fileNames.composeConfiguration),
+    header(`in containers on the network hpcs-sandbox, with this directory at ${composeDirectory}`) + stringify(compose),
+  );
+}
+
+type Sections = Record<string, Record<string, string | number>>;
+
+function configuration(directory: string, reach: (part: keyof typeof ports) => { address: string; port: number }): Sections {
+  const url = (part: keyof typeof ports): string => `https://${reach(part).address}:${reach(part).port}`;
+  const authority = join(directory, fileNames.authority);
+  return {
+    'spire-server': {
+      ...reach('spireServer'),
+      'trust-domain': trustDomain,
+      'trust-bundle-file': join(directory, fileNames.bundle),
+      'address-from-node': parts.spireServer,
+      'port-from-node': ports.spireServer,
+    },
+    'hpcs-server': {
+      url: url('hpcsServer'),
+      'ca-file': authority,
+      'url-from-node': `https://${parts.hpcsServer}:${ports.hpcsServer}`,
+    },
+    vault: {
+      url: url('openbao'),
+      'ca-file': authority,
+      'url-from-node': `https://${parts.openbao}:${ports.openbao}`,
+    },
+    supercomputer: {
+      ...reach('site'),
+      username: site.user,
+      'identity-file': join(directory, fileNames.identity),
+      'known-hosts': join(directory, fileNames.knownHosts),
+      'tool-kit-directory': `${site.scratch}/${site.user}/.hpcs`,
+    },
+  };
+}
+
+function header(where: string): string {
+  return `; Written by hpcs sandbox up, for clients ${where}.\n\n`;
+}
+
+/**
+ * Takes the static programs out of the image that holds them.
+ *
+ * @param image from `ensurePrograms`
+ * @param directory comes into being; programs in it are replaced
+ */
+export async function extractPrograms(docker: Docker, image: string, directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  await using holder = await createContainer(docker, { image, command: [] });
+  for (const name of ['age', 'gocryptfs', 'spire-agent']) {
+    const target = join(directory, name);
+    try {
+      const archive = await holder.container.getArchive({ path: `/programs/${name}` });
+      await pipeline(Readable.from(firstFile(archive as AsyncIterable<Buffer>)), createWriteStream(`${target}.part`));
+    } catch (error) {
+      throw dockerError(`cannot take ${name} out of the image ${image}`, error);
+    }
+    await chmod(`${target}.part`, 0o755);
+    await rename(`${target}.part`, target);
+  }
+}
+
+/** Makes the tool kit again where something in it is newer. @returns whether it did */
+export async function refreshToolKit(directory: string): Promise<boolean> {
+  const programs = join(directory, fileNames.programs);
+  const target = join(directory, fileNames.toolKit);
+  const sources = [...(await modulesOf('src/node/main.ts')), ...['gocryptfs', 'spire-agent'].map((name) => join(programs, name))];
+  if (await toolKitIsCurrent(target, sources)) return false;
+  await buildToolKit(programs, target);
+  return true;
+}
+
+/** Whether a file or directory is there. */
+export async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined)) !== undefined;
+}

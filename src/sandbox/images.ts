@@ -1,0 +1,253 @@
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { lstat, readdir, readFile, readlink } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { Readable } from 'node:stream';
+import type Docker from 'dockerode';
+import { HpcsError } from '../errors.ts';
+import { dockerError, engineStatus } from '../image/docker.ts';
+import { tarEnd, tarEntry, type TarFile } from './archive.ts';
+import { lastLines } from './engine.ts';
+import { modulesOf, packageRoot } from './modules.ts';
+
+/** Images of the sandbox's parts, by the name under which the engine has them. */
+export interface SandboxImages {
+  site: string;
+  spireServer: string;
+  spireAgent: string;
+  oidc: string;
+  openbao: string;
+  programs: string;
+  hpcsServer: string;
+}
+
+/** What making an image needs from its caller. */
+export interface MakeOptions {
+  docker: Docker;
+  signal?: AbortSignal | undefined;
+  progress: (message: string) => void;
+}
+
+const spireVersion = '1.15.3';
+const openbaoVersion = '2.7.2';
+/** A registry that does not begin to answer in this time, in milliseconds, is taken for unreachable. */
+const registryPatience = 8_000;
+
+interface Recipe {
+  /** Name without a tag; the tag is a digest of what the image is made of. */
+  name: string;
+  dockerfile: string;
+  target?: string;
+  /** Directory that is the root of the context, below the package's root. */
+  root: string;
+  /** Files and directories below `root` that the Dockerfile may copy and that decide whether an image is current. */
+  context: string[];
+  /** Further ones, which something in `context` stands for. */
+  more?: string[];
+  buildArguments?: Record<string, string>;
+  /** For people: how long this can take. */
+  note?: string;
+}
+
+/**
+ * The images of all parts: those that are here already, pulled where a registry answers, else built.
+ *
+ * @throws HpcsError `local` naming the image, with the last lines of its build
+ */
+export async function ensureImages(options: MakeOptions): Promise<SandboxImages> {
+  const site = await ensureBuilt(ownRecipe('site', ['site']), options);
+  const openbao = await officialOrBuilt([`openbao/openbao:${openbaoVersion}`], ownRecipe('openbao', []), options);
+  const spire = await ensureSpire(options);
+  return {
+    site,
+    openbao: openbao[0] ?? '',
+    ...spire,
+    programs: await ensurePrograms(options),
+    hpcsServer: await ensureHpcsServer(options),
+  };
+}
+
+/**
+ * The image that holds the static programs of a tool kit in `/programs`: age, gocryptfs, spire-agent.
+ *
+ * @returns its name
+ */
+export async function ensurePrograms(options: MakeOptions): Promise<string> {
+  const { spireAgent } = await ensureSpire(options);
+  const dockerfile = 'sandbox/programs.Dockerfile';
+  const context = [dockerfile, 'tool-kit'];
+  return ensureBuilt(
+    { name: 'hpcs/programs', dockerfile, root: 'docker', context, buildArguments: { SPIRE_IMAGE: spireAgent } },
+    options,
+  );
+}
+
+async function ensureSpire(options: MakeOptions): Promise<Pick<SandboxImages, 'spireServer' | 'spireAgent' | 'oidc'>> {
+  const official = ['spire-server', 'spire-agent', 'oidc-discovery-provider'].map(
+    (part) => `ghcr.io/spiffe/${part}:${spireVersion}`,
+  );
+  const recipe = { ...ownRecipe('spire', ['spire']), note: 'compiles SPIRE: about 7 minutes, once' };
+  const [spireServer = '', spireAgent = '', oidc = ''] = await officialOrBuilt(official, recipe, options);
+  return { spireServer, spireAgent, oidc };
+}
+
+// The official images, all or none, or our own one in the place of each. What is here goes before what a registry has.
+async function officialOrBuilt(official: readonly string[], recipe: Recipe, options: MakeOptions): Promise<readonly string[]> {
+  const { docker } = options;
+  if ((await Promise.all(official.map((each) => isHere(docker, each)))).every(Boolean)) return official;
+  const own = await referenceOf(recipe);
+  if (!(await isHere(docker, own)) && (await pulled(official, options))) return official;
+  const built = await ensureBuilt(recipe, options);
+  return official.map(() => built);
+}
+
+// Images of docker/sandbox.
+function ownRecipe(name: string, context: string[]): Recipe {
+  const dockerfile = `${name}.Dockerfile`;
+  return { name: `hpcs-sandbox/${name}`, dockerfile, root: 'docker/sandbox', context: [dockerfile, ...context] };
+}
+
+// docker/Dockerfile takes programs from the image hpcs/programs.
+async function ensureHpcsServer(options: MakeOptions): Promise<string> {
+  const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.mjs', 'package.json', 'package-lock.json', 'bin'];
+  const modules = (await modulesOf('commands/server.ts')).map((path) => relative(packageRoot(), path));
+  return ensureBuilt(
+    {
+      name: 'hpcs/server',
+      dockerfile: 'docker/Dockerfile',
+      target: 'server',
+      root: '.',
+      context: [...own, ...modules],
+      more: ['commands', 'src', 'node_modules', 'hpcs-client.conf.example', 'LICENSE'],
+    },
+    options,
+  );
+}
+
+// False where a registry does not answer or lacks one of them.
+async function pulled(references: readonly string[], { docker, signal, progress }: MakeOptions): Promise<boolean> {
+  for (const reference of references) {
+    const limit = new AbortController();
+    const timer = setTimeout(() => limit.abort(), registryPatience);
+    const abortSignal = AbortSignal.any([limit.signal, ...(signal === undefined ? [] : [signal])]);
+    try {
+      const stream = await docker.pull(reference, { abortSignal });
+      clearTimeout(timer);
+      progress(`pulling ${reference}`);
+      await followed(docker, stream, signal);
+    } catch {
+      signal?.throwIfAborted();
+      return false;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+  return true;
+}
+
+async function isHere(docker: Docker, reference: string): Promise<boolean> {
+  try {
+    await docker.getImage(reference).inspect();
+    return true;
+  } catch (error) {
+    if (engineStatus(error) === 404) return false;
+    throw dockerError(`cannot look for the image ${reference}`, error);
+  }
+}
+
+async function ensureBuilt(recipe: Recipe, options: MakeOptions): Promise<string> {
+  const { docker, signal, progress } = options;
+  const reference = await referenceOf(recipe);
+  if (await isHere(docker, reference)) return reference;
+  progress(`building ${recipe.name}${recipe.note === undefined ? '' : ` (${recipe.note})`}`);
+  let tail = '';
+  try {
+    const base = join(packageRoot(), recipe.root);
+    const all = new Set(await filesBelow(base, [...recipe.context, ...(recipe.more ?? [])]));
+    const stream = await docker.buildImage(Readable.from(contextOf(base, all)), {
+      dockerfile: recipe.dockerfile,
+      t: reference,
+      rm: true,
+      forcerm: true,
+      ...(recipe.target === undefined ? {} : { target: recipe.target }),
+      ...(recipe.buildArguments === undefined ? {} : { buildargs: recipe.buildArguments }),
+      ...(signal === undefined ? {} : { abortSignal: signal }),
+    });
+    await followed(docker, stream, signal, (text) => {
+      tail = (tail + text).slice(-4000);
+      const step = /^Step \d+\/\d+ : .*/m.exec(text);
+      if (step !== null) progress(`  ${step[0].slice(0, 100)}`);
+    });
+    await docker.getImage(reference).tag({ repo: recipe.name, tag: 'latest' });
+  } catch (error) {
+    signal?.throwIfAborted();
+    const known = dockerError(`cannot build the image ${recipe.name}`, error);
+    throw new HpcsError(
+      'local',
+      'image-build-failed',
+      `${known.message}${tail === '' ? '' : `; last lines: ${lastLines(tail, 6)}`}`,
+      {
+        cause: error,
+        suggestion: 'check that containers can reach the package archives (apt, Go modules, Python index)',
+      },
+    );
+  }
+  return reference;
+}
+
+async function followed(
+  docker: Docker,
+  stream: NodeJS.ReadableStream,
+  signal: AbortSignal | undefined,
+  onText?: (text: string) => void,
+): Promise<void> {
+  // prettier-ignore
+  await new Promise<void>((resolve, reject) => {
+    const stop = (): void => {
+      (stream as NodeJS.ReadableStream & { destroy?: () => void }).destroy?.();
+      reject(signal?.reason as Error);
+    };
+    signal?.addEventListener('abort', stop, { once: true });
+    docker.modem.followProgress(
+      stream,
+      (error: Error | null) => {
+        signal?.removeEventListener('abort', stop);
+        if (error === null) resolve();
+        else reject(error);
+      },
+      (event: { stream?: string }) => {
+        if (event.stream !== undefined) onText?.(event.stream);
+      },
+    );
+  });
+}
+
+// Sorted, for the digest. Directories are walked; what is missing is left to the Dockerfile to miss.
+async function filesBelow(base: string, entries: readonly string[]): Promise<string[]> {
+  const names = await Promise.all(
+    entries.map(async (entry) => {
+      const inside = await readdir(join(base, entry), { recursive: true, withFileTypes: true }).catch(() => undefined);
+      if (inside === undefined) return existsSync(join(base, entry)) ? [entry] : [];
+      return inside.filter((each) => !each.isDirectory()).map((each) => relative(base, join(each.parentPath, each.name)));
+    }),
+  );
+  return names.flat().sort();
+}
+
+async function referenceOf(recipe: Recipe): Promise<string> {
+  const base = join(packageRoot(), recipe.root);
+  const hash = createHash('sha256').update(JSON.stringify([recipe.target, recipe.buildArguments]));
+  for await (const part of contextOf(base, await filesBelow(base, recipe.context))) hash.update(part);
+  return `${recipe.name}:${hash.digest('hex').slice(0, 12)}`;
+}
+
+async function* contextOf(base: string, names: Iterable<string>): AsyncGenerator<Uint8Array> {
+  for (const name of names) {
+    const path = join(base, name);
+    const info = await lstat(path);
+    const file: TarFile = info.isSymbolicLink() ? { name, link: await readlink(path) } : { name, content: await readFile(path) };
+    // Of a mode only this counts here, and it must not depend on how the package was unpacked.
+    yield* tarEntry({ ...file, mode: info.mode & 0o100 ? 0o755 : 0o644 });
+  }
+  yield tarEnd;
+}

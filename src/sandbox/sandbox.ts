@@ -1,0 +1,326 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type Docker from 'dockerode';
+import ssh2 from 'ssh2';
+import { z } from 'zod';
+import { HpcsError, messageOf } from '../errors.ts';
+import { HttpClient, readCa } from '../http.ts';
+import { dockerError, engineStatus } from '../image/docker.ts';
+import { writeDurably } from '../state.ts';
+import { makeCertificates } from './certificates.ts';
+import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
+import { lastLines, lastLog, publishedPort, removeContainer, startContainer, type ContainerPlan } from './engine.ts';
+import { checkHpcsServer, hpcsServerPlan } from './hpcs-server.ts';
+import { ensureImages, type SandboxImages } from './images.ts';
+import { network, parts, ports, sandboxLabel, volumes, type Part } from './names.ts';
+import { checkVault, openbaoPlan, setUpVault } from './openbao.ts';
+import { checkSite, hostKeys, nodeContainer, nodeName, sitePlans } from './site.ts';
+import { checkSpire, oidcPlan, registerServer, spireAgentPlan, spireServerPlan, type Common } from './spire.ts';
+
+/** Longest wait for one part to become healthy, in milliseconds. */
+const patience = 60_000;
+
+/** What all calls on a sandbox need. */
+export interface SandboxOptions {
+  docker: Docker;
+  /** Absolute path of the sandbox's directory: configuration, keys, tool kit. Private to its owner. */
+  directory: string;
+  signal?: AbortSignal | undefined;
+}
+
+/** What {@link sandboxUp} needs beside. */
+export interface UpOptions extends SandboxOptions {
+  /** Compute nodes in containers of their own; 0 (default): login and compute node in one container. */
+  nodes?: number;
+  progress: (message: string) => void;
+}
+
+/** One container of the sandbox. */
+export interface PartStatus {
+  /** Name of the container. */
+  name: string;
+  state: 'healthy' | 'unhealthy' | 'stopped' | 'missing';
+  /** Why it is not healthy. */
+  detail?: string;
+}
+
+/** A sandbox as it is now. */
+export interface SandboxStatus {
+  directory: string;
+  /** The configuration for `--config` or `HPCS_CONFIG`. */
+  configuration: string;
+  healthy: boolean;
+  parts: PartStatus[];
+}
+
+const stateSchema = z.object({
+  id: z.string(),
+  nodes: z.number(),
+  images: z.record(z.string(), z.string()),
+  ports: z.record(z.string(), z.number()),
+});
+type State = z.output<typeof stateSchema>;
+
+/**
+ * Brings a sandbox up and waits until every part is healthy. One that is up stays as it is; one that is not whole (a part ended,
+ * another version) is made anew from nothing: keys, vault and what lay on the site are gone then.
+ *
+ * @throws HpcsError `local` naming the part that failed, with its last log lines; the sandbox is removed then
+ */
+export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
+  const { docker, directory, signal, progress, nodes = 0 } = options;
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const images = await ensureImages({ docker, signal, progress });
+  const state = await readState(directory);
+  if (state?.nodes === nodes && same(state.images, { ...images }) && (await sandboxStatus(options)).healthy) {
+    await refreshFiles(options, state);
+    return sandboxStatus(options);
+  }
+  await sandboxDown({ ...options, keepDirectory: true });
+  try {
+    await create(options, images, nodes);
+  } catch (error) {
+    // Not with the caller's signal, which may be why we are here.
+    await sandboxDown({ docker, directory, keepDirectory: true });
+    throw error;
+  }
+  return sandboxStatus(options);
+}
+
+/** Removes containers, network and volumes, and the sandbox's files; images stay. */
+export async function sandboxDown(options: SandboxOptions & { keepDirectory?: boolean }): Promise<void> {
+  const { docker, directory } = options;
+  const filters = { label: [sandboxLabel] };
+  try {
+    const containers = await docker.listContainers({ all: true, filters });
+    await Promise.all(containers.map(({ Id }) => removeContainer(docker, Id)));
+    for (const { Id } of await docker.listNetworks({ filters })) await docker.getNetwork(Id).remove();
+    for (const { Name } of (await docker.listVolumes({ filters })).Volumes) await docker.getVolume(Name).remove();
+  } catch (error) {
+    throw dockerError('cannot remove the sandbox', error);
+  }
+  await rm(stateFile(directory), { force: true });
+  if (options.keepDirectory) return;
+  for (const name of Object.values(fileNames)) await rm(join(directory, name), { recursive: true, force: true });
+  await rm(join(directory, `${fileNames.identity}.pub`), { force: true });
+}
+
+/** Looks at every part. */
+export async function sandboxStatus({ docker, directory, signal }: SandboxOptions): Promise<SandboxStatus> {
+  const state = await readState(directory);
+  const checks = await partChecks(docker, directory, state);
+  await using _clients = checks.clients;
+  const found = await Promise.all(checks.all.map(({ name, check }) => partStatus(docker, name, state, check)));
+  signal?.throwIfAborted();
+  const configuration = join(directory, fileNames.configuration);
+  const healthy = state !== undefined && found.every((part) => part.state === 'healthy') && (await exists(configuration));
+  return { directory, configuration, healthy, parts: found };
+}
+
+async function partStatus(
+  docker: Docker,
+  name: string,
+  state: State | undefined,
+  check: () => Promise<void>,
+): Promise<PartStatus> {
+  try {
+    const { State, Config } = await docker.getContainer(name).inspect();
+    if (!State.Running) return { name, state: 'stopped', detail: `ended with ${State.ExitCode}` };
+    if (Config.Labels[sandboxLabel] !== state?.id)
+      return { name, state: 'unhealthy', detail: 'belongs to another sandbox directory' };
+    await check();
+    return { name, state: 'healthy' };
+  } catch (error) {
+    if (engineStatus(error) === 404) return { name, state: 'missing' };
+    return { name, state: 'unhealthy', detail: messageOf(error) };
+  }
+}
+
+interface PartCheck {
+  name: string;
+  check: () => Promise<void>;
+}
+
+async function partChecks(
+  docker: Docker,
+  directory: string,
+  state: State | undefined,
+): Promise<{ all: PartCheck[]; clients: AsyncDisposableStack }> {
+  // prettier-ignore
+  const clients = new AsyncDisposableStack();
+  const container = (part: Part): Docker.Container => docker.getContainer(parts[part]);
+  const ca = state === undefined ? undefined : await readCa(join(directory, fileNames.authority));
+  const http = (part: 'oidc' | 'openbao' | 'hpcsServer'): HttpClient =>
+    clients.use(serviceClient(part, state?.ports[part] ?? 0, ca));
+  const [oidc, openbao, hpcsServer] = [http('oidc'), http('openbao'), http('hpcsServer')];
+  const checks: Record<Part, () => Promise<void>> = {
+    spireServer: () => checkSpire(container('spireServer'), 'server'),
+    spireAgent: () => checkSpire(container('spireAgent'), 'agent'),
+    oidc: () => checkOidc(oidc),
+    openbao: () => checkVault(openbao),
+    hpcsServer: () => checkHpcsServer(hpcsServer),
+    site: () => checkSite(container('site')),
+  };
+  const all = Object.entries(parts).map(([part, name]) => ({ name, check: checks[part as Part] }));
+  for (let index = 1; index <= (state?.nodes ?? 0); index += 1) {
+    const name = nodeContainer(nodeName(index));
+    all.push({ name: name as typeof parts.site, check: () => checkSite(docker.getContainer(name)) });
+  }
+  return { all, clients };
+}
+
+function serviceClient(part: 'oidc' | 'openbao' | 'hpcsServer', port: number, ca: string | undefined): HttpClient {
+  return new HttpClient({ name: parts[part], url: `https://127.0.0.1:${port}`, ca, timeout: 5000 });
+}
+
+async function checkOidc(oidc: HttpClient): Promise<void> {
+  const { status, body } = await oidc.json('GET', '/keys');
+  const keys = z.object({ keys: z.array(z.unknown()).min(1) }).safeParse(body);
+  if (status !== 200 || !keys.success)
+    throw new HpcsError('local', 'sandbox-failed', `the OIDC provider answers ${status} and no keys`);
+}
+
+async function create(options: UpOptions, images: SandboxImages, nodes: number): Promise<void> {
+  const { docker, directory, signal, progress } = options;
+  const id = randomBytes(8).toString('hex');
+  const common: Common = { labels: { [sandboxLabel]: id }, network };
+  const start = async (plan: ContainerPlan): Promise<Docker.Container> => {
+    signal?.throwIfAborted();
+    return startContainer(docker, plan);
+  };
+
+  progress('making certificates and keys');
+  const servers = [parts.oidc, parts.openbao, parts.hpcsServer] as const;
+  const [{ authority, servers: certificates }, publicKey] = await Promise.all([
+    makeCertificates(docker, images.site, servers, signal),
+    makeIdentity(directory),
+    docker.createNetwork({ Name: network, Labels: common.labels }),
+    ...Object.values(volumes).map((Name) => docker.createVolume({ Name, Labels: common.labels })),
+  ]);
+  await writeDurably(join(directory, fileNames.authority), authority);
+
+  progress('starting the site, the SPIRE server and the vault');
+  const [spire, bao, login, ...compute] = await Promise.all([
+    start(spireServerPlan(images.spireServer, common)),
+    start(openbaoPlan(images.openbao, common, certificates[parts.openbao])),
+    ...sitePlans(images.site, common, nodes, publicKey).map(start),
+  ]);
+  if (login === undefined) throw new HpcsError('bug', 'sandbox-failed', 'no login node was planned');
+  await healthy(spire, parts.spireServer, () => checkSpire(spire, 'server'), signal);
+
+  progress('starting the OIDC provider and the SPIRE agent');
+  const registering = registerServer(spire, signal);
+  const oidc = await start(oidcPlan(images.oidc, common, certificates[parts.oidc]));
+  const { joinToken, bundle } = await registering;
+  const agent = await start(spireAgentPlan(images.spireAgent, common, joinToken, bundle));
+  await writeDurably(join(directory, fileNames.bundle), bundle);
+
+  await using clients = new AsyncDisposableStack();
+  const connect = async (part: 'oidc' | 'openbao' | 'hpcsServer', container: Docker.Container): Promise<HttpClient> =>
+    clients.use(serviceClient(part, await publishedPort(container, ports[part]), authority));
+  const [provider, vault] = [await connect('oidc', oidc), await connect('openbao', bao)];
+  await Promise.all([
+    healthy(oidc, parts.oidc, () => checkOidc(provider), signal),
+    healthy(bao, parts.openbao, async () => void (await vault.json('GET', '/v1/sys/health')), signal),
+    healthy(agent, parts.spireAgent, () => checkSpire(agent, 'agent'), signal),
+  ]);
+
+  progress('setting up the vault');
+  const { rootToken, unsealKey } = await setUpVault(vault, authority, signal);
+  await writeDurably(
+    join(directory, fileNames.vaultOwner),
+    `${JSON.stringify({ rootToken: rootToken.reveal(), unsealKey: unsealKey.reveal() })}\n`,
+  );
+
+  progress('starting the HPCS server (with --allow-legacy-registration: anyone who reaches it becomes a client)');
+  const server = await start(hpcsServerPlan(images.hpcsServer, common, authority, certificates[parts.hpcsServer]));
+  const hpcs = await connect('hpcsServer', server);
+  await Promise.all([
+    healthy(server, parts.hpcsServer, () => checkHpcsServer(hpcs), signal),
+    ...[login, ...compute].map((container, index) =>
+      healthy(container, index === 0 ? parts.site : nodeContainer(nodeName(index)), () => checkSite(container), signal),
+    ),
+  ]);
+
+  const containers = { spireServer: spire, oidc, openbao: bao, hpcsServer: server, site: login };
+  const published = Object.fromEntries(
+    await Promise.all(Object.entries(containers).map(async ([part, container]) => [part, await publishedPort(container, ports[part as keyof typeof ports])])), // prettier-ignore
+  ) as PublishedPorts;
+  const names = [`[127.0.0.1]:${published.site}`, `[localhost]:${published.site}`, parts.site];
+  await writeDurably(join(directory, fileNames.knownHosts), await hostKeys(login, names));
+  const state: State = { id, nodes, images: { ...images }, ports: published };
+  await refreshFiles(options, state);
+  // Last: with it, everything before it is true.
+  await writeDurably(stateFile(directory), `${JSON.stringify(state, null, 2)}\n`);
+}
+
+// What a client needs beside keys and certificates; made again where it is missing or old.
+async function refreshFiles({ docker, directory, progress }: UpOptions, { images, ports }: State): Promise<void> {
+  await writeConfigurations(directory, ports as PublishedPorts);
+  const programs = join(directory, fileNames.programs);
+  const marker = join(programs, 'image');
+  const image = images['programs'] ?? '';
+  if ((await readFile(marker, 'utf8').catch(() => '')) !== image) {
+    await extractPrograms(docker, image, programs);
+    await writeDurably(marker, image);
+  }
+  if (await refreshToolKit(directory)) progress('made the tool kit');
+}
+
+async function makeIdentity(directory: string): Promise<string> {
+  const { private: secret, public: open } = ssh2.utils.generateKeyPairSync('ed25519', { comment: 'hpcs-sandbox' });
+  await writeDurably(join(directory, fileNames.identity), secret);
+  await writeDurably(join(directory, `${fileNames.identity}.pub`), `${open}\n`);
+  return open;
+}
+
+// Waits for a part, and no longer than it lives.
+async function healthy(
+  container: Docker.Container,
+  name: string,
+  check: () => Promise<void>,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const deadline = Date.now() + patience;
+  for (;;) {
+    try {
+      return await check();
+    } catch (error) {
+      signal?.throwIfAborted();
+      const { State } = await container.inspect();
+      if (!State.Running || Date.now() > deadline) {
+        const why = State.Running
+          ? `did not become healthy within ${patience / 1000} s: ${messageOf(error)}`
+          : `ended with ${State.ExitCode}`;
+        throw new HpcsError(
+          'local',
+          'sandbox-part-failed',
+          `${name} ${why}; its last lines: ${lastLines(await lastLog(container), 6)}`,
+          {
+            cause: error,
+            suggestion: 'try again; if it stays, look at the images with docker images and free memory and disk',
+          },
+        );
+      }
+      await sleep(150, undefined, { signal });
+    }
+  }
+}
+
+function same(one: Readonly<Record<string, string>>, other: Readonly<Record<string, string>>): boolean {
+  return Object.keys({ ...one, ...other }).every((key) => one[key] === other[key]);
+}
+
+function stateFile(directory: string): string {
+  return join(directory, 'sandbox.json');
+}
+
+async function readState(directory: string): Promise<State | undefined> {
+  try {
+    return stateSchema.parse(JSON.parse(await readFile(stateFile(directory), 'utf8')));
+  } catch {
+    return undefined;
+  }
+}
