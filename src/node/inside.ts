@@ -6,6 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { HpcsError } from '../errors.ts';
 import { renderManifest, resultFiles } from '../job/manifest.ts';
 import type { Inside, PlannedArtefact } from '../job/plan.ts';
+import { renderVolumeKey } from '../job/volume-key.ts';
 import { pack } from '../pack/pack.ts';
 import { unpack } from '../pack/unpack.ts';
 import type { ImageConfig } from '../record.ts';
@@ -27,7 +28,12 @@ export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey'> &
 };
 
 /** An image prepared without a record of its own (the original's): what its runscript says is what runs. */
-const unknownImage: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'env' | 'workdir'> = { entrypoint: [], cmd: [], env: [], workdir: '' };
+const unknownImage: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'env' | 'workdir'> = {
+  entrypoint: [],
+  cmd: [],
+  env: [],
+  workdir: '',
+};
 
 /** How the application ended. */
 interface Outcome {
@@ -53,11 +59,17 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   await checkSpace(plan.scratch === null ? resultDirectory : privateDirectory, [plan.image, plan.data]);
   progress('volumes: mounting two encrypted volumes');
   await using work = await Volume.create(program('gocryptfs'), workCipher, join(mounts, 'work'));
-  const output = await Volume.create(program('gocryptfs'), join(resultDirectory, resultFiles.outputVolume), join(mounts, 'output'), { keep: true });
+  const output = await Volume.create(
+    program('gocryptfs'),
+    join(resultDirectory, resultFiles.outputVolume),
+    join(mounts, 'output'),
+    { keep: true },
+  );
   await using _output = output;
   if (plan.outputScripts === null) await sealVolumeKey(input, output);
 
-  for (const name of ['encrypted', 'scratch', 'tmp', 'var-tmp', 'home', 'apptainer', 'scripts']) await mkdir(join(work.path, name), { mode: 0o700 });
+  for (const name of ['encrypted', 'scratch', 'tmp', 'var-tmp', 'home', 'apptainer', 'scripts'])
+    await mkdir(join(work.path, name), { mode: 0o700 });
   const scripts = {
     input: plan.inputScripts === null ? [] : await copyScripts(plan.inputScripts, join(work.path, 'scripts/input')),
     output: plan.outputScripts === null ? [] : await copyScripts(plan.outputScripts, join(work.path, 'scripts/output')),
@@ -86,10 +98,16 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   await runScripts('input', scripts.input, run, signal, progress);
   progress('application: starting');
   const outcome = await runApplication(run(applicationCommand(image, plan.arguments)), output.path, signal);
-  progress(outcome.exitCode === null ? `application: ended early, ${outcome.partial}` : `application: exit code ${outcome.exitCode}`);
+  progress(
+    outcome.exitCode === null ? `application: ended early, ${outcome.partial}` : `application: exit code ${outcome.exitCode}`,
+  );
   if (outcome.partial === null) await runScripts('output', scripts.output, run, signal, progress);
   else if (scripts.output.length > 0) {
-    throw new HpcsError('job', 'result-withheld', 'the job ended early, and its output scripts could not judge the result: it is withheld');
+    throw new HpcsError(
+      'job',
+      'result-withheld',
+      'the job ended early, and its output scripts could not judge the result: it is withheld',
+    );
   }
   await sealResults(input, output, outcome);
   progress(`results: sealed into ${resultDirectory}`);
@@ -116,14 +134,23 @@ async function* checked(artefact: PlannedArtefact): AsyncGenerator<Uint8Array> {
   yield* tee.bytes;
   const { sha512 } = await tee.summary;
   if (sha512 !== artefact.sha512) {
-    throw new HpcsError('integrity', 'artefact-altered', `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`, {
-      suggestion: 'prepare it again, and tell the site',
-    });
+    throw new HpcsError(
+      'integrity',
+      'artefact-altered',
+      `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`,
+      {
+        suggestion: 'prepare it again, and tell the site',
+      },
+    );
   }
 }
 
 async function decryptImage(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
-  await pipeline(open(checked(artefact), key, { signal }), createWriteStream(target, { flags: 'wx', mode: 0o600, highWaterMark: 1024 * 1024 }), { signal });
+  await pipeline(
+    open(checked(artefact), key, { signal }),
+    createWriteStream(target, { flags: 'wx', mode: 0o600, highWaterMark: 1024 * 1024 }),
+    { signal },
+  );
 }
 
 async function decryptData(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
@@ -142,7 +169,11 @@ async function runScripts(
     progress(`${kind} script ${name}: starting`);
     const code = await contain(run([`${scriptTargets[kind]}/${name}`]), ['ignore', 'inherit', 'inherit'], signal);
     if (code === 0) continue;
-    throw new HpcsError('job', `${kind}-script-failed`, `the ${kind} script ${name} failed (exit ${code}): ${kind === 'input' ? 'the application was not started' : 'the result is withheld'}`);
+    throw new HpcsError(
+      'job',
+      `${kind}-script-failed`,
+      `the ${kind} script ${name} failed (exit ${code}): ${kind === 'input' ? 'the application was not started' : 'the result is withheld'}`,
+    );
   }
 }
 
@@ -156,7 +187,11 @@ async function runApplication(run: ContainerRun, output: string, signal: AbortSi
 }
 
 /** Runs one command in the container to its end; a signal ends it with all its children. */
-async function contain(run: ContainerRun, stdio: ['ignore', number | 'inherit', number | 'inherit'], signal: AbortSignal): Promise<number> {
+async function contain(
+  run: ContainerRun,
+  stdio: ['ignore', number | 'inherit', number | 'inherit'],
+  signal: AbortSignal,
+): Promise<number> {
   const program = new Program(run.apptainer, containerArguments(run), {
     env: containerEnvironment(run, bareEnvironment['PATH'] as string),
     stdio,
@@ -175,8 +210,9 @@ async function contain(run: ContainerRun, stdio: ['ignore', number | 'inherit', 
 /** From the start, so that the output of a job which is killed can still be opened by its owner, and by nobody else. */
 async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> {
   const { format, publicKey } = input.plan.results;
-  const password = Readable.from([output.password.bytes()]);
-  const sealed = seal(password, { format, recipients: [publicKey], compress: 'none' });
+  const run = { id: input.jobId, restart: input.restart };
+  using key = renderVolumeKey(output.password, run, input.authenticationKey);
+  const sealed = seal(Readable.from([key.bytes()]), { format, recipients: [publicKey], compress: 'none' });
   await publishFile(join(input.resultDirectory, resultFiles.outputVolumeKey), sealed.bytes);
 }
 
@@ -184,7 +220,10 @@ async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> 
 async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
   const { plan, resultDirectory } = input;
   await output.revive();
-  const sealed = seal(pack(output.path, { name: 'output' }), { format: plan.results.format, recipients: [plan.results.publicKey] });
+  const sealed = seal(pack(output.path, { name: 'output' }), {
+    format: plan.results.format,
+    recipients: [plan.results.publicKey],
+  });
   await publishFile(join(resultDirectory, resultFiles.sealed), sealed.bytes);
   const manifest = renderManifest(
     {

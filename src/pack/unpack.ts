@@ -47,10 +47,22 @@ const permissions = 0o777;
  *
  * @throws HpcsError `integrity` for an archive that is damaged or unsafe, `local` `file-exists`, `disk-full`, `write-failed`
  */
-export async function unpack(input: Bytes, directory: string, options: UnpackOptions = {}): Promise<Unpacked> {
+export function unpack(input: Bytes, directory: string, options: UnpackOptions = {}): Promise<Unpacked> {
+  return unpackEntries(readTar(input), directory, options);
+}
+
+/** What is taken over of an entry. */
+export type UnpackEntry = Pick<ReadTarEntry, 'name' | 'type' | 'mode' | 'mtime' | 'size' | 'linkname' | 'body'>;
+
+/** As {@link unpack}, for entries that are not, or no longer, those of a tar stream. */
+export async function unpackEntries(
+  entries: AsyncIterable<UnpackEntry>,
+  directory: string,
+  options: UnpackOptions = {},
+): Promise<Unpacked> {
   using staging = new Staging(directory);
   const sum = { entries: 0, bytes: 0 };
-  for await (const entry of readTar(input)) {
+  for await (const entry of entries) {
     options.signal?.throwIfAborted();
     const path = safePath(entry.name);
     // The top of an archive of "." itself: the directory is the caller's.
@@ -82,7 +94,7 @@ class Staging implements Disposable {
     atFile(this.#directory, () => mkdirSync(this.#directory, { mode: 0o700 }));
   }
 
-  async add(path: string, entry: ReadTarEntry, signal: AbortSignal | undefined): Promise<void> {
+  async add(path: string, entry: UnpackEntry, signal: AbortSignal | undefined): Promise<void> {
     if (path === '') throw unsafe(entry.name, 'names no file');
     this.#checkTop(path);
     const slash = path.lastIndexOf('/');
@@ -134,7 +146,7 @@ class Staging implements Disposable {
     rmSync(this.#directory, { recursive: true, force: true });
   }
 
-  async #writeFile(path: string, entry: ReadTarEntry, signal: AbortSignal | undefined): Promise<void> {
+  async #writeFile(path: string, entry: UnpackEntry, signal: AbortSignal | undefined): Promise<void> {
     if (this.#links.has(path)) throw twice(path);
     // Fails for anything that is already there.
     const file = this.#made(path, () => openSync(this.#below(path), 'wx', 0o600));
