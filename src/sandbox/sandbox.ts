@@ -153,7 +153,7 @@ async function partChecks(
   const container = (part: Part): Docker.Container => docker.getContainer(parts[part]);
   const ca = state === undefined ? undefined : await readCa(join(directory, fileNames.authority));
   const http = (part: 'oidc' | 'openbao' | 'hpcsServer'): HttpClient =>
-    clients.use(serviceClient(part, state?.ports[part] ?? 0, ca));
+    clients.use(serviceClient(part, state?.ports[part] ?? 0, ca, 5000));
   const [oidc, openbao, hpcsServer] = [http('oidc'), http('openbao'), http('hpcsServer')];
   const checks: Record<Part, () => Promise<void>> = {
     spireServer: () => checkSpire(container('spireServer'), 'server'),
@@ -171,8 +171,13 @@ async function partChecks(
   return { all, clients };
 }
 
-function serviceClient(part: 'oidc' | 'openbao' | 'hpcsServer', port: number, ca: string | undefined): HttpClient {
-  return new HttpClient({ name: parts[part], url: `https://127.0.0.1:${port}`, ca, timeout: 5000 });
+function serviceClient(
+  part: 'oidc' | 'openbao' | 'hpcsServer',
+  port: number,
+  ca: string | undefined,
+  timeout: number,
+): HttpClient {
+  return new HttpClient({ name: parts[part], url: `https://127.0.0.1:${port}`, ca, timeout });
 }
 
 async function checkOidc(oidc: HttpClient): Promise<void> {
@@ -219,7 +224,7 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
 
   await using clients = new AsyncDisposableStack();
   const connect = async (part: 'oidc' | 'openbao' | 'hpcsServer', container: Docker.Container): Promise<HttpClient> =>
-    clients.use(serviceClient(part, await publishedPort(container, ports[part]), authority));
+    clients.use(serviceClient(part, await publishedPort(container, ports[part]), authority, 60_000));
   const [provider, vault] = [await connect('oidc', oidc), await connect('openbao', bao)];
   await Promise.all([
     healthy(oidc, parts.oidc, () => checkOidc(provider), signal),
