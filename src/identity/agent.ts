@@ -39,6 +39,28 @@ export interface SpireAgent extends AsyncDisposable {
 const longestSocketPath = 107;
 const keptLines = 20;
 
+/** What an agent says when waiting longer would not help. */
+const hopeless: readonly (readonly [pattern: RegExp, code: string, message: string, suggestion: string])[] = [
+  [
+    /join token does not exist or has already been used|join token expired/,
+    'join-token-refused',
+    'the SPIRE server refused the join token: it was used already, or is too old',
+    'try again; a new token is asked for',
+  ],
+  [
+    /could not verify leaf certificate|signed by unknown authority/,
+    'spire-untrusted',
+    'the SPIRE server is not the one of the trust bundle',
+    'check address and port in section [spire-server], and trust-bundle-file where it is set',
+  ],
+  [
+    /no X\.509 bundle found for trust domain|unexpected trust domain/,
+    'trust-domain-wrong',
+    'the SPIRE server is of another trust domain',
+    'correct trust-domain in section [spire-server]',
+  ],
+];
+
 /**
  * Starts a SPIRE agent that attests with a join token, and waits until it serves identities.
  *
@@ -47,8 +69,10 @@ const keptLines = 20;
  * @throws HpcsError `local` when the program cannot run, `identity` when it does not get ready (with its last log lines)
  */
 export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
-  if (options.trustBundle === undefined && options.insecureBootstrap !== true) {
-    throw new HpcsError('usage', 'trust-bundle-missing', 'there is no trust bundle to check the SPIRE server with', {
+  const { trustBundle } = options;
+  if (trustBundle === undefined ? options.insecureBootstrap !== true : !trustBundle.includes('-----BEGIN CERTIFICATE-----')) {
+    const what = trustBundle === undefined ? 'there is no trust bundle' : 'the trust bundle holds no certificate';
+    throw new HpcsError('usage', 'trust-bundle-missing', `${what} to check the SPIRE server with`, {
       suggestion: 'set trust-bundle-file in section [spire-server] (spire-server bundle show prints it)',
     });
   }
@@ -65,20 +89,23 @@ export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
   const tokenFile = join(directory, 'token');
   const bundleFile = join(directory, 'bundle.pem');
   await writeFile(tokenFile, options.joinToken.bytes(), { mode: 0o600 });
-  if (options.trustBundle !== undefined) await writeFile(bundleFile, options.trustBundle, { mode: 0o600 });
+  if (trustBundle !== undefined) await writeFile(bundleFile, trustBundle, { mode: 0o600 });
   const configuration = join(directory, 'agent.conf');
   await writeFile(
     configuration,
     renderAgentConfiguration({
       agent: {
         data_dir: directory,
-        log_level: 'INFO',
+        log_level: 'WARN',
+        log_format: 'json',
         trust_domain: options.trustDomain,
         server_address: options.serverAddress,
         server_port: options.serverPort,
         socket_path: socketPath,
         join_token_file: tokenFile,
-        ...(options.trustBundle === undefined ? { insecure_bootstrap: true } : { trust_bundle_path: bundleFile }),
+        // Our entry is new, and the server's cache learns of it a moment after the agent first asks: ask again soon.
+        experimental: { sync_interval: '1s' },
+        ...(trustBundle === undefined ? { insecure_bootstrap: true } : { trust_bundle_path: bundleFile }),
       },
       plugins: {
         KeyManager: { memory: { plugin_data: {} } },
@@ -105,6 +132,16 @@ export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
 /** The text of an agent's configuration: JSON, which HCL takes too, with its `${` made harmless. */
 export function renderAgentConfiguration(configuration: object): string {
   return JSON.stringify(configuration, null, 2).replaceAll('${', '\\u0024{');
+}
+
+/** What is wrong according to a line of the agent's log, which is JSON once its configuration was read; else nothing. */
+function readLogLine(line: string): string {
+  try {
+    const { msg, error } = JSON.parse(line) as { msg?: unknown; error?: unknown };
+    return typeof error === 'string' ? `${String(msg)}: ${error}` : '';
+  } catch {
+    return line;
+  }
 }
 
 async function privateDirectory(parent: string): Promise<string> {
@@ -148,10 +185,13 @@ class AgentProcess implements AsyncDisposable {
         end();
       });
     });
+    // Kept as text: the caller may overwrite the secret while the agent still writes.
+    const token = secret.reveal();
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       if (stream === null) continue;
       createInterface({ input: stream }).on('line', (line) => {
-        this.#lines.push(line.replaceAll(secret.reveal(), '[redacted]'));
+        const shown = readLogLine(line).replaceAll(token, '[redacted]');
+        if (shown !== '') this.#lines.push(shown);
         if (this.#lines.length > keptLines) this.#lines.shift();
       });
     }
@@ -163,6 +203,10 @@ class AgentProcess implements AsyncDisposable {
     while (!(await accepts(socketPath))) {
       signal?.throwIfAborted();
       if (this.#ended) throw await this.#died();
+      for (const [pattern, code, message, suggestion] of hopeless) {
+        // The agent itself would try again for ever.
+        if (this.#lines.some((line) => pattern.test(line))) throw new HpcsError('identity', code, message, { suggestion });
+      }
       if (Date.now() > end) {
         throw new HpcsError('identity', 'agent-not-ready', `${this.#bin} was not ready after ${timeout / 1000} s${this.#log()}`, {
           suggestion: 'check address and port in section [spire-server]',
@@ -178,24 +222,19 @@ class AgentProcess implements AsyncDisposable {
         'local',
         'agent-not-started',
         `cannot run ${this.#bin}: ${systemCode(this.#failure) ?? 'unknown error'}`,
-        {
-          cause: this.#failure,
-          suggestion: 'install spire-agent, and name it as bin in section [spire-agent]',
-        },
+        { cause: this.#failure, suggestion: 'install spire-agent, and name it as bin in section [spire-agent]' },
       );
     }
     // The last lines may still be in the pipe.
     await sleep(50);
     const how = this.#process.signalCode ?? `status ${this.#process.exitCode}`;
     return new HpcsError('identity', 'agent-died', `${this.#bin} ended with ${how}${this.#log()}`, {
-      suggestion: 'check address, port, trust-domain and trust bundle in section [spire-server]',
+      suggestion: 'check that it is a current spire-agent, and section [spire-server]',
     });
   }
 
   #log(): string {
-    const errors = this.#lines.filter((line) => /level=(error|fatal)|^[^t]/.test(line));
-    const shown = (errors.length > 0 ? errors : this.#lines).slice(-4);
-    return shown.length === 0 ? '' : `:\n  ${shown.join('\n  ')}`;
+    return this.#lines.length === 0 ? '' : `:\n  ${this.#lines.slice(-3).join('\n  ')}`;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -148,7 +148,8 @@ async function ask<Answer>(
 
 function translate(error: GrpcError, socket: string): HpcsError {
   if (error.code === grpcStatus.PERMISSION_DENIED) return noIdentity(socket, error);
-  if (/server preface|ECONNRESET|Connection dropped|EPIPE/.test(error.details)) {
+  // An agent that cannot tell who called closes the connection at once; grpc-js then has no system error to name.
+  if (/server preface|ECONNRESET|EPIPE|Connection dropped|Failed to connect/.test(error.details)) {
     return new HpcsError('identity', 'workload-api-refused', `the SPIRE agent at ${socket} closed the connection`, {
       cause: error,
       suggestion:
@@ -156,7 +157,8 @@ function translate(error: GrpcError, socket: string): HpcsError {
     });
   }
   if (error.code === grpcStatus.UNAVAILABLE) {
-    return new HpcsError('identity', 'workload-api-unreachable', `no SPIRE agent answers at ${socket}`, {
+    const [code = error.details] = /\bE[A-Z]{3,}\b/.exec(error.details) ?? [];
+    return new HpcsError('identity', 'workload-api-unreachable', `no SPIRE agent answers at ${socket} (${code})`, {
       cause: error,
       suggestion: 'check SPIFFE_ENDPOINT_SOCKET and that the agent runs; without that variable an agent is started',
     });
