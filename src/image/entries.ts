@@ -1,3 +1,4 @@
+import { HpcsError } from '../errors.ts';
 import type { ImageConfig } from '../record.ts';
 import { quote } from '../shell.ts';
 import { tarHeader, tarPadding, type TarType } from '../pack/tar.ts';
@@ -51,7 +52,7 @@ type Watched = Map<string, TarType>;
 export class ImageTree {
   readonly #watched: Watched = new Map();
   readonly #interesting: ReadonlySet<string>;
-  readonly #dropped = new Set<string>();
+  readonly #devices = new Set<string>();
   readonly #config: ImageConfig;
   readonly #labels: Readonly<Record<string, string>>;
   /** Paths of the image itself that are left out because they are ours: worth a word to the user. */
@@ -64,24 +65,23 @@ export class ImageTree {
   }
 
   /**
-   * Whether an entry of the image goes into the SIF. Left out: device nodes (Apptainer mounts without them, and a hard link to
-   * one), what Docker itself adds to a container, and what lies where our own trees go.
+   * Whether an entry of the image goes into the SIF. Left out: device nodes, on which Apptainer's mounts would give nothing, what
+   * Docker itself adds to a container, and what lies where our own trees go.
+   *
+   * @throws HpcsError `local` for a hard link to a file that is left out
    */
   keep(entry: FlatEntry): boolean {
     const { path, type, target } = entry;
     const root = path.split('/', 1)[0] ?? '';
-    const leaveOut =
-      type === 'character' ||
-      type === 'block' ||
-      path === '.dockerenv' ||
-      (dockersOwn.includes(path) && type === 'file' && entry.size === 0) ||
-      ownTrees.includes(root) ||
-      (type === 'hardlink' && this.#dropped.has(target));
-    if (ownTrees.includes(root)) this.replaced.add(`/${root}`);
-    if (leaveOut) {
-      this.#dropped.add(path);
+    if (ownTrees.includes(root)) {
+      this.replaced.add(`/${root}`);
       return false;
     }
+    if (type === 'hardlink' && ownTrees.includes(target.split('/', 1)[0] ?? '')) throw lostLink(path, target);
+    const device = type === 'character' || type === 'block' || (type === 'hardlink' && this.#devices.has(target));
+    if (device) this.#devices.add(path);
+    const dockers = path === '.dockerenv' || (dockersOwn.includes(path) && type === 'file' && entry.size === 0);
+    if (device || dockers) return false;
     if (this.#interesting.has(path)) this.#watched.set(path, type);
     return true;
   }
@@ -111,6 +111,12 @@ export class ImageTree {
     }
     return [...missing, ...ours];
   }
+}
+
+function lostLink(path: string, target: string): HpcsError {
+  return new HpcsError('local', 'image-link', `/${path} of the image is a hard link to /${target}, where our own files go`, {
+    suggestion: 'copy the file in the image instead of linking it',
+  });
 }
 
 /** What a plain `apptainer run` reads in an image. @see Apptainer user guide, "Environment and metadata" */

@@ -73,11 +73,10 @@ export async function resolveSource(docker: Docker, options: SourceOptions): Pro
  * @see Docker distribution reference, grammar
  */
 export function parseReference(image: string): ImageReference {
-  const match =
-    /^(?<repository>[A-Za-z0-9][A-Za-z0-9._:/[\]-]*?)(?::(?<tag>\w[\w.-]{0,127}))?(?:@(?<digest>[a-z0-9+._-]+:[0-9a-f]{32,}))?$/.exec(
-      image,
-    );
-  const { repository, tag, digest } = match?.groups ?? {};
+  const host = /(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d+)?\//;
+  const path = /[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*/;
+  const whole = new RegExp(`^((?:${host.source})?${path.source})(?::(\\w[\\w.-]{0,127}))?(?:@([a-z0-9+._-]+:[0-9a-f]{32,}))?$`);
+  const [, repository, tag, digest] = whole.exec(image) ?? [];
   if (repository === undefined) {
     throw new HpcsError('usage', 'image-name', `not the name of an image: ${image}`, {
       suggestion: 'write it as docker run takes it, for example debian:bookworm-slim',
