@@ -37,7 +37,7 @@ export async function writePlainTree(root: string): Promise<void> {
     await writeFile(join(root, 'sizes', String(size)), pattern(size, `size ${size}`), { mode: 0o640 });
   await mkdir(join(root, 'names'));
   for (const [name, content] of Object.entries(names)) await writeFile(join(root, 'names', name), content);
-  const deep = join(root, ...Array.from({ length: 6 }, (_, i) => `level ${i} ${'x'.repeat(i * 60)}`));
+  const deep = join(root, ...Array.from({ length: 6 }, (_, i) => `level ${i} ${'x'.repeat(i * 40)}`));
   await mkdir(deep, { recursive: true });
   await writeFile(join(deep, 'bottom'), 'bottom');
   await mkdir(join(root, 'empty directory'));
