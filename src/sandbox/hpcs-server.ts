@@ -21,6 +21,8 @@ export function hpcsServerPlan(
     entrypoint: ['node', '/app/bin/dev.js', 'server'],
     command: ['--config', '/etc/hpcs/hpcs-server.conf', '--allow-legacy-registration'],
     user: `${serverUid}:${serverUid}`,
+    // A user without an entry in the image's passwd: oclif asks for its shell and home.
+    environment: { HOME: '/tmp', SHELL: '/bin/sh' },
     // The agent looks its callers up by process id.
     host: { PidMode: `container:${parts.spireAgent}` },
     volumes: { '/run/spire-admin': volumes.admin, '/run/spire-agent': volumes.agent },
