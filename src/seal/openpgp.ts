@@ -64,13 +64,13 @@ export async function* sealOpenpgp(input: Bytes, recipients: readonly string[]):
  */
 export async function* openOpenpgp(reader: ByteReader, armoredKeys: readonly string[]): AsyncGenerator<Buffer, void, undefined> {
   const keys = await Promise.all(armoredKeys.map((armoredKey) => parseSecretKey(armoredKey)));
-  const keyPackets: Buffer[] = [];
+  const keyPackets: KeyPacket[] = [];
   for (let size = 0; ;) {
     const header = await readPacketHeader(reader);
     if (header === undefined) throw truncated();
     if (header.type === packetType.encrypted) {
       const body = packetBody(reader, header);
-      yield* openEncrypted(body, () => findSessionKey(Buffer.concat(keyPackets), keys));
+      yield* openEncrypted(body, () => findSessionKey(keyPackets, keys));
       if (!(await reader.atEnd())) throw trailingData();
       return;
     }
@@ -85,7 +85,7 @@ export async function* openOpenpgp(reader: ByteReader, armoredKeys: readonly str
     if (header.partial || size > longestKeyPackets) throw corrupt('its key packets are too long');
     const body = await reader.read(header.length);
     if (body.length < header.length) throw truncated();
-    if (header.type === packetType.publicKeySessionKey) keyPackets.push(header.raw, body);
+    if (header.type === packetType.publicKeySessionKey) keyPackets.push({ header: header.raw, body });
   }
 }
 
@@ -138,20 +138,39 @@ async function parseSecretKey(armoredKey: string): Promise<PrivateKey> {
   }
 }
 
-async function findSessionKey(keyPackets: Buffer, keys: readonly PrivateKey[]): Promise<Uint8Array> {
-  if (keyPackets.length === 0 || keys.length === 0) throw wrongKey();
-  let meant = false;
+/** A public-key encrypted session key packet. */
+interface KeyPacket {
+  header: Buffer;
+  body: Buffer;
+}
+
+async function findSessionKey(packets: readonly KeyPacket[], keys: readonly PrivateKey[]): Promise<Uint8Array> {
+  const own = keys.flatMap((key) => key.getKeys().map((part) => part.getFingerprint()));
+  const fitting = packets.filter(({ body }) => addressee(body) === undefined || own.includes(addressee(body) ?? ''));
+  if (fitting.length === 0) throw wrongKey();
   try {
-    const message = await readMessage({ binaryMessage: keyPackets });
-    const wanted = new Set(message.getEncryptionKeyIDs().map((id) => id.toHex()));
-    meant = keys.some((key) => key.getKeyIDs().some((id) => wanted.has(id.toHex())));
+    const binaryMessage = Buffer.concat(fitting.flatMap(({ header, body }) => [header, body]));
+    const message = await readMessage({ binaryMessage });
     const [sessionKey] = await decryptSessionKeys({ message, decryptionKeys: [...keys] });
     if (sessionKey !== undefined) return sessionKey.data;
   } catch (error) {
-    if (meant) throw corrupt('the session key for this very key does not open', error);
+    if (fitting.some(({ body }) => addressee(body) !== undefined)) throw corrupt('its session key does not open', error);
     throw wrongKey(error);
   }
   throw wrongKey();
+}
+
+/**
+ * Fingerprint, in hex, of the key that a version 6 key packet is for; undefined for other versions and hidden recipients.
+ * The openpgp package looks at a part of it only, and lets the rest be altered.
+ *
+ * @see RFC 9580, section 5.1.2
+ */
+function addressee(body: Buffer): string | undefined {
+  const [version, length = 0, keyVersion] = body;
+  if (version !== 6 || length === 0) return undefined;
+  const fits = (keyVersion === 4 && length === 21) || (keyVersion === 6 && length === 33);
+  return fits ? body.toString('hex', 3, 2 + length) : '';
 }
 
 /** The stream as one literal packet: parts of 1 MiB, each after its length. */
