@@ -28,22 +28,40 @@ const body = `
 set -euo pipefail
 umask 077
 ulimit -c 0
+
+# Of the login environment only these go further: any other could load code, or turn the checks of certificates off.
+for name in $(compgen -A function); do unset -f "$name"; done
+for name in $(compgen -e); do
+  case $name in
+    SLURM_JOB_ID | SLURM_RESTART_COUNT | SLURMD_NODENAME) ;;
+    HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | https_proxy | no_proxy) ;;
+    *) export -n "\${name?}" ;;
+  esac
+done
+export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8
-PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-unset NODE_OPTIONS NODE_EXTRA_CA_CERTS LD_PRELOAD LD_LIBRARY_PATH BASH_ENV
+
+fail() { # EXIT-CODE MESSAGE
+  echo "hpcs: error: $2" >&2
+  exit "$1"
+}
 
 # The tool kit is copied to private storage of this node first, checked there, and only then run.
-private=$(mktemp -d "$node_directory/hpcs.$(id -u).$SLURM_JOB_ID.XXXXXX")
+private=$(mktemp -d "$node_directory/hpcs.$(id -u).$SLURM_JOB_ID.XXXXXX") ||
+  fail 5 "node-directory-unwritable: cannot write to $node_directory on this node"
 trap 'rm -rf "$private"' EXIT
-cp -- "$tool_kit" "$private/kit.tar.gz" || { echo "hpcs: error: cannot read the tool kit $tool_kit" >&2; exit 5; }
-echo "$tool_kit_sha256  $private/kit.tar.gz" | sha256sum --check --status ||
-  { echo "hpcs: error: tool-kit-altered: the tool kit $tool_kit is not the one this job was submitted with" >&2; exit 7; }
-tar -C "$private" -xzf "$private/kit.tar.gz"
+cp -- "$tool_kit" "$private/kit.tar.gz" ||
+  fail 5 "tool-kit-unreadable: cannot copy the tool kit $tool_kit to this node"
+[ "$(sha256sum <"$private/kit.tar.gz")" = "$tool_kit_sha256  -" ] ||
+  fail 7 "tool-kit-altered: the tool kit $tool_kit is not the one this job was submitted with"
+tar -C "$private" --no-same-owner --no-same-permissions -xzf "$private/kit.tar.gz" ||
+  fail 5 "tool-kit-unpacking: cannot unpack the tool kit in $node_directory on this node"
 rm -f "$private/kit.tar.gz"
+[ -x "$private/bin/node" ] ||
+  fail 5 "node-directory-noexec: programs cannot be run from $node_directory on this node"
 
 # From here one program does the rest: identity, keys, mounts, scripts, application, results, clean-up.
 # It replaces this shell, so that Slurm's signals reach it, and removes the private directory itself.
-trap - EXIT
 export HPCS_PRIVATE="$private"
 exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
 `;
@@ -57,15 +75,16 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
  * @throws HpcsError `usage` for a value that a `#SBATCH` line cannot carry
  */
 export function renderScript(request: SlurmRequest, toolKit: ShippedToolKit, plan: JobPlan): string {
+  const workdir = path('workdir', request.workdir, '--workdir');
   const directives: [string, string][] = [
-    ['job-name', word('job name', request.jobName)],
-    ['nodes', String(request.nodes)],
+    ['job-name', jobName(request.jobName)],
+    ['nodes', count('number of nodes', request.nodes)],
     ['partition', word('partition', request.partition)],
     ['time', word('time', request.time)],
     ['account', word('account', request.account)],
     ...(request.nodelist === undefined ? [] : [['nodelist', word('nodelist', request.nodelist)] satisfies [string, string]]),
-    ['chdir', path('workdir', request.workdir)],
-    ['output', `${path('workdir', request.workdir)}/%x-%j.out`],
+    ['chdir', workdir],
+    ['output', `${workdir}/%x-%j.out`],
     ['open-mode', 'append'],
     ['export', 'NONE'],
     ['signal', `B:TERM@${graceBeforeLimit}`],
@@ -76,7 +95,11 @@ export function renderScript(request: SlurmRequest, toolKit: ShippedToolKit, pla
     ...directives.map(([name, value]) => `#SBATCH --${name}=${value}\n`),
     ...flags.map((name) => `#SBATCH --${name}\n`),
     '\n',
-    assignments({ tool_kit: toolKit.path, tool_kit_sha256: toolKit.sha256, node_directory: plan.scratch ?? '/tmp' }),
+    assignments({
+      tool_kit: path('tool kit', toolKit.path, 'tool-kit-directory in the configuration'),
+      tool_kit_sha256: toolKit.sha256,
+      node_directory: path('node-scratch', plan.scratch ?? '/tmp', 'node-scratch in the configuration'),
+    }),
     body,
     JSON.stringify(plan, null, 1),
     '\nHPCS_PLAN\n',
@@ -93,17 +116,37 @@ export function resultDirectory(workdir: string, jobName: string, jobId: string,
   return `${workdir}/${jobName}-${jobId}${restart === 0 ? '' : `.${restart}`}`;
 }
 
-function word(what: string, value: string): string {
-  if (/^[A-Za-z0-9][A-Za-z0-9_.:,@[\]+-]*$/.test(value)) return value;
-  throw new HpcsError('usage', 'bad-value', `the ${what} ${JSON.stringify(value)} holds characters that a Slurm directive cannot carry`, {
-    suggestion: 'use letters, digits and _ . : , @ [ ] + -',
-  });
+// It is part of file names on the site, too.
+function jobName(value: string): string {
+  if (/^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$/.test(value)) return value;
+  throw badValue(
+    `the job name ${JSON.stringify(value)} is not a name of at most 100 plain characters`,
+    'use letters, digits and _ . + -',
+  );
 }
 
-// A percent sign would be a pattern in --output; quotes and white space are syntax in a directive.
-function path(what: string, value: string): string {
-  if (/^\/[^\s"'\\%#\0]*$/.test(value)) return value.replace(/\/+$/, '') || '/';
-  throw new HpcsError('usage', 'bad-value', `the ${what} ${JSON.stringify(value)} is not an absolute path without spaces, quotes, % or #`, {
-    suggestion: 'name another directory with --workdir',
-  });
+function word(what: string, value: string): string {
+  if (/^[A-Za-z0-9][A-Za-z0-9_.:,@[\]+-]*$/.test(value)) return value;
+  throw badValue(
+    `the ${what} ${JSON.stringify(value)} holds characters that a Slurm directive cannot carry`,
+    'use letters, digits and _ . : , @ [ ] + -',
+  );
+}
+
+function count(what: string, value: number): string {
+  if (Number.isSafeInteger(value) && value >= 1) return String(value);
+  throw badValue(`the ${what} is not a whole number from 1`, 'give it as --nodes 1');
+}
+
+// A percent sign would be a pattern in --output; quotes, white space and number signs are syntax in a directive.
+function path(what: string, value: string, source: string): string {
+  if (/^\/[^\s"'\\%#\p{Cc}]*$/u.test(value)) return value.replace(/\/+$/, '') || '/';
+  throw badValue(
+    `the ${what} ${JSON.stringify(value)} is not an absolute path without spaces, quotes, backslashes, % or #`,
+    `name another directory as ${source}`,
+  );
+}
+
+function badValue(message: string, suggestion: string): HpcsError {
+  return new HpcsError('usage', 'bad-value', message, { suggestion });
 }

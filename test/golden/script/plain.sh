@@ -47,12 +47,12 @@ cp -- "$tool_kit" "$private/kit.tar.gz" ||
 tar -C "$private" --no-same-owner --no-same-permissions -xzf "$private/kit.tar.gz" ||
   fail 5 "tool-kit-unpacking: cannot unpack the tool kit in $node_directory on this node"
 rm -f "$private/kit.tar.gz"
+[ -x "$private/bin/node" ] ||
+  fail 5 "node-directory-noexec: programs cannot be run from $node_directory on this node"
 
 # From here one program does the rest: identity, keys, mounts, scripts, application, results, clean-up.
 # It replaces this shell, so that Slurm's signals reach it, and removes the private directory itself.
 export HPCS_PRIVATE="$private"
-set +e
-shopt -s execfail
 exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
 {
  "version": 1,
@@ -111,4 +111,3 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
  }
 }
 HPCS_PLAN
-fail 5 "node-directory-noexec: programs cannot be run from $node_directory on this node"

@@ -155,11 +155,12 @@ describe('batch script', () => {
     }
 
     async function submit(script: string, env: Record<string, string> = {}) {
-      const child = spawn('bash', ['-s'], {
+      await writeFile(join(directory, 'slurm_script'), script, { mode: 0o700 });
+      const child = spawn(join(directory, 'slurm_script'), {
         cwd: join(directory, 'cwd'),
         env: { PATH: '/usr/bin:/bin', SLURM_JOB_ID: '77', SLURMD_NODENAME: 'c1', ...env },
       });
-      child.stdin.end(script);
+      child.stdin.end();
       const [stdout, stderr, code] = await Promise.all([
         text(child.stdout),
         text(child.stderr),
