@@ -52,7 +52,7 @@ base_image() { # TAG SUITE
   as_root rm -rf "$root" "$root.log"
 }
 
-install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck
+install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client sshd openssh-server tcsh tcsh pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck
 start_engine
 base_image debian:bookworm-slim bookworm
 base_image debian:sid-slim sid

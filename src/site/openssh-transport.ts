@@ -18,6 +18,7 @@ import {
   hostNotFound,
   keyEncrypted,
   named,
+  noRemoteShell,
   sessionRefused,
   unreachable,
 } from './ssh-errors.ts';
@@ -174,6 +175,7 @@ async function startMaster(settings: SshSettings, args: readonly string[], signa
     signal?.removeEventListener('abort', onAbort);
   }
   signal?.throwIfAborted();
+  if (said().includes('Authenticated to ')) throw noRemoteShell(child.exitCode, `${output}\n${plainLines(said()).join('\n')}`);
   const error = translateStderr(said(), settings);
   if (error.code !== 'ssh-authentication-failed') throw error;
   // Without a terminal ssh passes over protected keys silently.
@@ -245,7 +247,8 @@ export function translateStderr(text: string, settings: SshSettings): HpcsError 
 }
 
 function plainLines(text: string): string[] {
-  return text.split(/\r?\n/).map((line) => line.trim()).filter((line) => line !== '' && !line.startsWith('debug1:')); // prettier-ignore
+  const chatter = /^(debug1:|Authenticated to |Transferred: |Bytes per second: |$)/;
+  return text.split(/\r?\n/).map((line) => line.trim()).filter((line) => !chatter.test(line)); // prettier-ignore
 }
 
 function lastLine(lines: readonly string[]): string {

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Readable, Writable } from 'node:stream';
 import { HpcsError } from '../errors.ts';
+import { noRemoteShell } from './ssh-errors.ts';
 import type { ExecOptions, RemoteExit, RemoteProcess } from './transport.ts';
 
 /** Longest standard error that is kept, in bytes. */
@@ -139,7 +140,7 @@ export class FramedProcess implements RemoteProcess {
 
   #exit(code: number | null, started: boolean): RemoteExit {
     const marked = this.#stderr.text().split(`\n${this.#mark}`);
-    if (!started) throw noShell(code, `${marked[0] ?? ''}\n${this.#noise.text()}`);
+    if (!started) throw noRemoteShell(code, `${marked[0] ?? ''}\n${this.#noise.text()}`);
     const trailer = marked.length > 1 ? /^ (\d+)\n/.exec(marked.at(-1) ?? '') : null;
     const body = trailer === null ? marked : marked.slice(0, -1);
     const stderr = (body.length > 1 ? body.slice(1) : body).join('').replace(/^\n/, '');
@@ -264,14 +265,15 @@ function iterate(source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Asyn
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
 }
 
-// Every session of sshd leads a process group of its own, so that the group is the command and all it started.
+// Every session of sshd leads a process group of its own, so that the group is the command and all it started. No `--`: dash's kill
+// does not know it.
 const killScript = `pid=PID
-kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null
+kill -TERM "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-  kill -0 -- "-$pid" 2>/dev/null || exit 0
+  kill -0 "-$pid" 2>/dev/null || exit 0
   sleep 0.1 2>/dev/null || sleep 1
 done
-kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
+kill -KILL "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
 :`;
 
 /**
@@ -288,16 +290,6 @@ export function encodeLine(script: string): string {
     else line += `\\0${byte.toString(8).padStart(3, '0')}`;
   }
   return `${line}\n`;
-}
-
-function noShell(code: number | null, output: string): HpcsError {
-  const said = output.trim().split('\n')[0]?.slice(0, 200);
-  return new HpcsError(
-    'site',
-    'no-remote-shell',
-    `the site ran no command for this account${said ? `: ${said}` : code === null ? '' : ` (exit code ${code})`}`,
-    { suggestion: 'check that the account may log in there and run commands: ssh HOST true' },
-  );
 }
 
 /** The last bytes of a stream. */

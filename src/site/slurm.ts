@@ -307,13 +307,11 @@ function isPassing(error: unknown): boolean {
   return error instanceof HpcsError && codes.includes(error.code);
 }
 
-async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  try {
-    await sleep(milliseconds, undefined, signal === undefined ? {} : { signal });
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  }
+/** Waits; `signal` ends that with an error, `early` without. */
+async function pause(milliseconds: number, signal: AbortSignal | undefined, early?: AbortSignal): Promise<void> {
+  const signals = [signal, early].filter((one) => one !== undefined);
+  await sleep(milliseconds, undefined, { signal: AbortSignal.any(signals) }).catch(() => undefined);
+  signal?.throwIfAborted();
 }
 
 /** Options of {@link followLog}. */
@@ -334,17 +332,15 @@ export interface FollowOptions {
  */
 export async function followLog(transport: Transport, path: string, options: FollowOptions): Promise<void> {
   const { first, longest } = options.interval ?? { first: 1000, longest: 5000 };
-  const over = options.until.then(
-    () => true,
-    () => true,
-  );
+  const over = new AbortController();
+  const end = (): void => over.abort();
+  options.until.then(end, end);
   let offset = 0;
   let interval = first;
   let failingSince: number | undefined;
   // A shared file system may show the last bytes a moment after the scheduler shows the end.
-  let quietLooks = 0;
-  let ended = false;
-  while (quietLooks < 2) {
+  for (let quietLooks = 0; quietLooks < 2;) {
+    const ended = over.signal.aborted;
     let grown = false;
     try {
       for await (const bytes of tail(transport, path, offset, options.signal)) {
@@ -353,15 +349,14 @@ export async function followLog(transport: Transport, path: string, options: Fol
         options.onBytes(bytes);
       }
       failingSince = undefined;
+      quietLooks = ended && !grown ? quietLooks + 1 : 0;
     } catch (error) {
       failingSince ??= Date.now();
       if (!isPassing(error) || Date.now() - failingSince > patience) throw error;
     }
-    if (ended && failingSince === undefined) quietLooks = grown ? 0 : quietLooks + 1;
     if (quietLooks >= 2) break;
     interval = grown || ended ? first : Math.min(longest, interval * 1.5);
-    ended = (await Promise.race([over, pause(interval, options.signal)])) === true || ended;
-    if (ended && quietLooks > 0) await pause(first, options.signal);
+    await pause(interval, options.signal, ended ? undefined : over.signal);
   }
   await options.until;
 }

@@ -87,6 +87,15 @@ export function connectionLost(host: string, why: string | undefined, cause?: un
   });
 }
 
+/** The account may log in, but no shell of it runs commands. `output` is what it said instead. */
+export function noRemoteShell(code: number | null, output: string): HpcsError {
+  const said = output.trim().split('\n')[0]?.slice(0, 200);
+  const why = said ? `: ${said}` : code === null ? '' : ` (exit code ${code})`;
+  return new HpcsError('site', 'no-remote-shell', `the site runs no command for this account${why}`, {
+    suggestion: 'check that the account may log in there and run commands: ssh HOST true',
+  });
+}
+
 /** The site's limit of sessions on one connection. */
 export function sessionRefused(host: string, cause?: unknown): HpcsError {
   return new HpcsError('site', 'session-refused', `${host} opens no further session on this connection`, {

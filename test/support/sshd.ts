@@ -24,14 +24,14 @@ export const accounts = {
 export class Sshd implements AsyncDisposable {
   readonly directory: string;
   readonly port: number;
-  readonly #child: ChildProcess;
+  readonly #options: string[];
   readonly #log: string[] = [];
+  #child: ChildProcess | undefined;
 
-  private constructor(directory: string, port: number, child: ChildProcess) {
+  private constructor(directory: string, port: number, options: string[]) {
     this.directory = directory;
     this.port = port;
-    this.#child = child;
-    child.stderr?.on('data', (chunk: Buffer) => this.#log.push(chunk.toString('utf8')));
+    this.#options = options;
   }
 
   /** @param hostKeys types of host keys, in the server's order of preference */
@@ -39,40 +39,37 @@ export class Sshd implements AsyncDisposable {
     const directory = await mkdtemp(join(tmpdir(), 'hpcs-sshd-'));
     await chmod(directory, 0o755);
     for (const type of hostKeys) makeKey(join(directory, `host_${type}`), type);
-    for (const name of ['ed25519', 'ecdsa', 'rsa', 'protected', 'stranger']) {
-      const type = ['ecdsa', 'rsa'].includes(name) ? name : 'ed25519';
-      makeKey(join(directory, name), type, name === 'protected' ? 'correct horse' : '');
-    }
+    for (const type of ['ed25519', 'ecdsa', 'rsa']) makeKey(join(directory, type), type);
+    makeKey(join(directory, 'protected'), 'ed25519', 'correct horse');
+    makeKey(join(directory, 'stranger'), 'ed25519');
     const allowed = ['ed25519', 'ecdsa', 'rsa', 'protected'].map((name) => readFile(join(directory, `${name}.pub`), 'utf8'));
     await writeFile(join(directory, 'authorized_keys'), (await Promise.all(allowed)).join(''));
     await makeAccounts(directory);
     await mkdir(join(directory, 'small'));
     await mkdir('/run/sshd', { recursive: true });
     const port = await freePort();
-    await writeFile(
-      join(directory, 'sshd_config'),
-      [
-        `ListenAddress 127.0.0.1:${port}`,
-        ...hostKeys.map((type) => `HostKey ${join(directory, `host_${type}`)}`),
-        `AuthorizedKeysFile ${join(directory, 'authorized_keys')}`,
-        'UsePAM no',
-        'StrictModes no',
-        'PasswordAuthentication no',
-        'KbdInteractiveAuthentication no',
-        'PidFile none',
-        'PrintMotd no',
-        'LogLevel INFO',
-        'MaxStartups 100',
-        'Subsystem sftp internal-sftp',
-        '',
-      ].join('\n'),
-    );
-    const script = `mount --bind "$0/passwd" /etc/passwd && mount -t tmpfs -o size=1m,mode=1777 tmpfs "$0/small" &&
-      exec /usr/sbin/sshd -D -e -f "$0/sshd_config"`;
-    const child = spawn('unshare', ['-m', 'sh', '-c', script, directory], { stdio: ['ignore', 'ignore', 'pipe'] });
-    const sshd = new Sshd(directory, port, child);
-    await sshd.#ready();
+    const options = [
+      `ListenAddress 127.0.0.1:${port}`,
+      ...hostKeys.map((type) => `HostKey ${join(directory, `host_${type}`)}`),
+      `AuthorizedKeysFile ${join(directory, 'authorized_keys')}`,
+      'UsePAM no',
+      'StrictModes no',
+      'PasswordAuthentication no',
+      'KbdInteractiveAuthentication no',
+      'PidFile none',
+      'PrintMotd no',
+      'MaxStartups 100',
+    ];
+    const sshd = new Sshd(directory, port, options);
+    await sshd.#start();
     return sshd;
+  }
+
+  /** Starts it again with further lines of sshd_config. */
+  async restart(options: readonly string[]): Promise<void> {
+    await this.#stop();
+    this.#options.push(...options);
+    await this.#start();
   }
 
   /** What the server wrote to its log. */
@@ -92,29 +89,47 @@ export class Sshd implements AsyncDisposable {
 
   /** Ends the connections, as a reset network would, but not the server. */
   dropConnections(): void {
-    for (const pid of childrenOf(this.#child.pid ?? 0)) process.kill(pid, 'SIGKILL');
+    const [server = 0] = childrenOf(this.#child?.pid ?? 0);
+    for (const session of childrenOf(server)) {
+      // The monitor and the process that holds the socket; the account's commands live on.
+      for (const pid of [...childrenOf(session, 'sshd'), session]) end(pid);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.dropConnections();
-    const ended = this.#child.exitCode === null && this.#child.signalCode === null ? once(this.#child, 'exit') : undefined;
-    this.#child.kill();
-    await ended;
+    await this.#stop();
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  async #ready(): Promise<void> {
-    for (let tries = 0; tries < 100; tries++) {
-      if (this.#child.exitCode !== null) break;
+  async #start(): Promise<void> {
+    await writeFile(this.file('sshd_config'), `${this.#options.join('\n')}\n`);
+    const script = `mount -t proc proc /proc && mount --bind "$0/passwd" /etc/passwd && mount -t tmpfs -o size=1m,mode=1777 tmpfs "$0/small" &&
+      exec /usr/sbin/sshd -D -e -f "$0/sshd_config"`;
+    const child = spawn('unshare', ['-m', '-p', '--fork', '--kill-child', 'sh', '-c', script, this.directory], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    child.stderr.on('data', (chunk: Buffer) => this.#log.push(chunk.toString('utf8')));
+    this.#child = child;
+    for (let tries = 0; tries < 200 && child.exitCode === null; tries++) {
       if (await answers(this.port)) return;
       await sleep(50);
     }
     throw new Error(`sshd did not start: ${this.log}`);
   }
+
+  async #stop(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    // With the first process of its namespace all others end.
+    child.kill('SIGKILL');
+    await ended;
+  }
 }
 
 /** Makes a key pair with ssh-keygen. */
 export function makeKey(file: string, type: string, passphrase = ''): void {
+  // Small, because a large one takes seconds and proves no more.
   const size = type === 'rsa' ? ['-b', '2048'] : [];
   execFileSync('ssh-keygen', ['-q', '-t', type, ...size, '-N', passphrase, '-C', '', '-f', file]);
 }
@@ -134,13 +149,20 @@ async function makeAccounts(directory: string): Promise<void> {
   await writeFile(join(directory, 'passwd'), lines.join(''));
 }
 
-function childrenOf(pid: number): number[] {
-  const listed = execFileSync('ps', ['-eo', 'pid=,ppid='], { encoding: 'utf8' });
-  return listed
-    .trim()
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/).map(Number))
-    .flatMap(([child = 0, parent]) => (parent === pid ? [child, ...childrenOf(child)] : []));
+function end(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It ended with its sibling.
+  }
+}
+
+function childrenOf(pid: number, program?: string): number[] {
+  const listed = execFileSync('ps', ['-eo', 'pid=,ppid=,comm='], { encoding: 'utf8' });
+  const rows = listed.trim().split('\n').map((line) => line.trim().split(/\s+/)); // prettier-ignore
+  return rows.flatMap(([child, parent, name]) =>
+    Number(parent) === pid && (program === undefined || name === program) ? [Number(child)] : [],
+  );
 }
 
 async function freePort(): Promise<number> {
