@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, open, rename, stat } from 'node:fs/promises';
+import { chmod, mkdir, open, rename, stat, statfs } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -36,6 +36,9 @@ export async function stateDirectory(
   return directory;
 }
 
+// Magic numbers of overlayfs and of FUSE, upon one of which container engines build a container's root: linux/magic.h.
+const overlays = new Set([0x794c7630, 0x65735546]);
+
 /**
  * Refuses a state directory that dies with a container: in the container's own layer, which `docker compose run --rm` removes.
  *
@@ -43,7 +46,7 @@ export async function stateDirectory(
  */
 export async function assertDurable(directory: string): Promise<void> {
   const contained = existsSync('/.dockerenv') || existsSync('/run/.containerenv');
-  if (!contained || (await stat(directory)).dev !== (await stat('/')).dev) return;
+  if (!contained || !overlays.has((await statfs('/')).type) || (await stat(directory)).dev !== (await stat('/')).dev) return;
   throw new HpcsError(
     'local',
     'state-not-durable',

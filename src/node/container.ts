@@ -32,6 +32,8 @@ export function containerArguments(run: ContainerRun): string[] {
     '--containall',
     '--cleanenv',
     '--no-eval',
+    '--no-mount',
+    'tmp',
     '--pwd',
     workdir,
     '--home',
@@ -67,6 +69,7 @@ export function applicationCommand(image: Pick<ImageConfig, 'entrypoint' | 'cmd'
 
 /** Flags that undo containment, which are allowed but said aloud. Pure. */
 export function looseningFlags(flags: readonly string[]): string[] {
-  const loosening = /^(-B|--bind|--mount|-H|--home|--no-home=false|-W|--workdir|--writable.*|--fakeroot|-f|--add-caps|--allow-setuid|--keep-privs|--overlay|-o|--fusemount|--security|--net.*|--cleanenv=false|--containall=false|--contain=false)(=|$)/u;
+  const loosening =
+    /^(-B|--bind|--mount|-H|--home|--no-home=false|-W|--workdir|--writable.*|--fakeroot|-f|--add-caps|--allow-setuid|--keep-privs|--overlay|-o|--fusemount|--security|--net.*|--cleanenv=false|--containall=false|--contain=false)(=|$)/u;
   return flags.filter((flag) => loosening.test(flag));
 }

@@ -29,7 +29,11 @@ export async function fetchKeys(
   const { services } = plan;
   const { signal } = options;
   const allowInsecureHttp = services.allowInsecureHttp;
-  await using server = new HpcsServer({ url: services.hpcsServer.url, ca: services.hpcsServer.ca ?? undefined, allowInsecureHttp });
+  await using server = new HpcsServer({
+    url: services.hpcsServer.url,
+    ca: services.hpcsServer.ca ?? undefined,
+    allowInsecureHttp,
+  });
   const { joinToken } = await server.nodeToken(options.node, signal);
   options.progress(`identity: attesting node ${options.node}`);
   await using agent = await startAgent({
@@ -44,12 +48,22 @@ export async function fetchKeys(
   });
   await using vault = new Vault({ url: services.vault.url, ca: services.vault.ca ?? undefined, allowInsecureHttp });
   const read = async (what: string, secret: { secretPath: string; role: string; spiffeId: string }): Promise<VaultRecord> => {
-    const svids = await fetchJwtSvids({ socket: agent.socket, audience: [services.vault.audience], spiffeId: secret.spiffeId, signal });
+    const svids = await fetchJwtSvids({
+      socket: agent.socket,
+      audience: [services.vault.audience],
+      spiffeId: secret.spiffeId,
+      signal,
+    });
     const svid = svids.find((candidate) => candidate.spiffeId === secret.spiffeId);
     if (svid === undefined) {
-      throw new HpcsError('identity', 'no-identity', `this job is not a reader of the ${what}: SPIRE gave no ${secret.spiffeId} on ${options.node}`, {
-        suggestion: 'grant it to this user and node when preparing the artefact (-u, -g, -c)',
-      });
+      throw new HpcsError(
+        'identity',
+        'no-identity',
+        `this job is not a reader of the ${what}: SPIRE gave no ${secret.spiffeId} on ${options.node}`,
+        {
+          suggestion: 'grant it to this user and node when preparing the artefact (-u, -g, -c)',
+        },
+      );
     }
     await using session = await vault.login(secret.role, svid.token, signal);
     options.progress(`keys: read the record of the ${what}`);
@@ -79,7 +93,8 @@ export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, re
   if (record.kind !== kind) throw mismatch(kind, 'kind', kind, record.kind);
   if (record.format !== planned.format) throw mismatch(kind, 'format', planned.format, record.format);
   if (record.sha512 !== planned.sha512) throw mismatch(kind, 'sha512', short(planned.sha512), short(record.sha512 ?? 'none'));
-  if (planned.size !== undefined && record.size !== planned.size) throw mismatch(kind, 'size', String(planned.size), String(record.size));
+  if (planned.size !== undefined && record.size !== planned.size)
+    throw mismatch(kind, 'size', String(planned.size), String(record.size));
 }
 
 function mismatch(kind: string, field: string, planned: string, recorded: string): HpcsError {
@@ -87,7 +102,9 @@ function mismatch(kind: string, field: string, planned: string, recorded: string
     'integrity',
     'record-mismatch',
     `the ${kind} is not the one in the vault's record: its ${field} was ${planned} at submission, the vault says ${recorded}`,
-    { suggestion: `the info record was altered, or names another artefact: prepare the ${kind} again, or submit with its right info record` },
+    {
+      suggestion: `the info record was altered, or names another artefact: prepare the ${kind} again, or submit with its right info record`,
+    },
   );
 }
 

@@ -1,3 +1,4 @@
+import { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createReadStream } from 'node:fs';
 import { HpcsError, messageOf } from '../errors.ts';
@@ -15,9 +16,11 @@ const progress = (line: string): void => {
 };
 
 const abort = new AbortController();
-for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
-  process.on(name, () => abort.abort(new HpcsError('interrupted', 'ended-early', 'the job was ended before the application was done (time limit or cancel)')));
-}
+const endEarly = (): void =>
+  abort.abort(
+    new HpcsError('interrupted', 'ended-early', 'the job was ended before the application was done (time limit or cancel)'),
+  );
+for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(name, endEarly);
 
 async function main(step: string | undefined): Promise<number> {
   if (step === 'run') {
@@ -25,6 +28,11 @@ async function main(step: string | undefined): Promise<number> {
     return outside(plan, { signal: abort.signal, progress });
   }
   if (step === 'inside') {
+    const control = new Socket({ fd: 4, readable: true, writable: false });
+    control
+      .on('data', endEarly)
+      .on('error', () => {})
+      .unref();
     const handed = insideSchema.parse(JSON.parse(await text(createReadStream('', { fd: 3, encoding: 'utf8' }))));
     return inside(
       {

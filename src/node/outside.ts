@@ -1,5 +1,6 @@
 import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { HpcsError, systemCode } from '../errors.ts';
 import { resultDirectory } from '../job/script.ts';
 import type { Inside, JobPlan } from '../job/plan.ts';
@@ -48,29 +49,52 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
   }
 }
 
-// The user stays who it is; the capabilities to mount are kept over exec and reach no further than the namespace.
-const namespace = ['--user', '--map-current-user', '--keep-caps', '--mount', '--propagation', 'private'];
+// The user stays who it is; the capabilities to mount are kept over exec and reach no further than the namespace. When the first
+// process of the process namespace ends, however it ends, the kernel ends the others, and with the last one the mounts are gone.
+const namespaces = [
+  '--user',
+  '--map-current-user',
+  '--keep-caps',
+  '--mount',
+  '--propagation',
+  'private',
+  '--pid',
+  '--fork',
+  '--kill-child',
+  '--mount-proc',
+];
 
-/** A user namespace and a mount namespace of this job's own: its mounts are seen by no other user and end with its last process. */
+/** Runs the inner half in user, mount and process namespaces of this job's own, which no other user can look into. */
 async function runInside(directory: string, handed: string, signal: AbortSignal): Promise<number> {
   signal.throwIfAborted();
   const program = new Program(
     'unshare',
-    [...namespace, '--', join(directory, 'bin/node'), join(directory, 'hpcs-node.mjs'), 'inside'],
-    { stdio: ['ignore', 'inherit', 'inherit', 'pipe'], env: bareEnvironment },
+    [...namespaces, '--', join(directory, 'bin/node'), join(directory, 'hpcs-node.mjs'), 'inside'],
+    {
+      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
+      env: bareEnvironment,
+    },
   );
-  const pipe = program.child.stdio[3];
-  if (pipe === null || pipe === undefined || !('end' in pipe)) throw new HpcsError('bug', 'bug', 'no pipe to the inner half');
-  pipe.on('error', () => {});
-  pipe.end(handed);
-  // The inner half seals what there is when it is asked to end; this one waits for it.
-  const relay = (): void => void program.child.kill('SIGTERM');
+  const keys = writableOf(program, 3);
+  const control = writableOf(program, 4);
+  keys.end(handed);
+  // unshare ignores signals while it waits: the inner half learns by a pipe that it is to end. It seals what there is first.
+  const relay = (): void => void control.end('end');
   signal.addEventListener('abort', relay, { once: true });
   try {
     return (await program.ended).code;
   } finally {
     signal.removeEventListener('abort', relay);
+    control.destroy();
   }
+}
+
+function writableOf(program: Program, fd: number): Writable {
+  const pipe = program.child.stdio[fd];
+  if (!(pipe instanceof Writable)) throw new HpcsError('bug', 'bug', `no pipe ${fd} to the inner half`);
+  // Whatever is wrong with the inner half shows in how it ends.
+  pipe.on('error', () => {});
+  return pipe;
 }
 
 async function makeResultDirectory(path: string): Promise<void> {
@@ -78,15 +102,26 @@ async function makeResultDirectory(path: string): Promise<void> {
     await mkdir(path, { mode: 0o700 });
   } catch (error) {
     const exists = systemCode(error) === 'EEXIST';
-    throw new HpcsError('site', exists ? 'results-exist' : 'workdir-unwritable', `cannot make the result directory ${path}: ${systemCode(error)}`, {
-      cause: error,
-      suggestion: exists ? 'earlier results are never overwritten: submit with another --job-name' : 'check --workdir: it must exist and be writable on the compute node',
-    });
+    throw new HpcsError(
+      'site',
+      exists ? 'results-exist' : 'workdir-unwritable',
+      `cannot make the result directory ${path}: ${systemCode(error)}`,
+      {
+        cause: error,
+        suggestion: exists
+          ? 'earlier results are never overwritten: submit with another --job-name'
+          : 'check --workdir: it must exist and be writable on the compute node',
+      },
+    );
   }
 }
 
 async function checkArtefacts(plan: JobPlan): Promise<void> {
-  for (const [kind, artefact] of [['image', plan.image], ['data', plan.data]] as const) { // prettier-ignore
+  for (const [kind, artefact] of [
+    ['image', plan.image],
+    ['data', plan.data],
+  ] as const) {
+    // prettier-ignore
     const found = await stat(artefact.path).catch((error: unknown) => {
       throw new HpcsError('site', 'artefact-missing', `the ${kind} ${artefact.path} cannot be read on this node: ${systemCode(error)}`, {
         cause: error,
@@ -94,7 +129,11 @@ async function checkArtefacts(plan: JobPlan): Promise<void> {
       });
     });
     if (artefact.size !== undefined && found.size !== artefact.size) {
-      throw new HpcsError('integrity', 'artefact-altered', `the ${kind} ${artefact.path} has ${found.size} bytes, not the ${artefact.size} of its record`);
+      throw new HpcsError(
+        'integrity',
+        'artefact-altered',
+        `the ${kind} ${artefact.path} has ${found.size} bytes, not the ${artefact.size} of its record`,
+      );
     }
   }
 }

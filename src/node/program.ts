@@ -26,7 +26,16 @@ export interface ProgramExit {
   stderr: string;
 }
 
-const signalNumbers: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGABRT: 6, SIGFPE: 8, SIGKILL: 9, SIGSEGV: 11, SIGPIPE: 13, SIGTERM: 15 };
+const signalNumbers: Readonly<Record<string, number>> = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGABRT: 6,
+  SIGFPE: 8,
+  SIGKILL: 9,
+  SIGSEGV: 11,
+  SIGPIPE: 13,
+  SIGTERM: 15,
+};
 
 /** A started program. */
 export class Program {
@@ -96,5 +105,9 @@ export class Program {
 export async function runProgram(path: string, args: readonly string[], options: ProgramOptions = {}): Promise<void> {
   const exit = await new Program(path, args, options).ended;
   if (exit.code === 0) return;
-  throw new HpcsError('site', 'program-failed', `${path.split('/').at(-1)} failed on this node (exit ${exit.code}): ${exit.stderr.trim() || 'no message'}`);
+  throw new HpcsError(
+    'site',
+    'program-failed',
+    `${path.split('/').at(-1)} failed on this node (exit ${exit.code}): ${exit.stderr.trim() || 'no message'}`,
+  );
 }

@@ -32,7 +32,10 @@ export async function copyScripts(scripts: PlannedScripts, copy: string): Promis
     await writeFile(target, content, { flag: 'wx' });
     await chmod(target, 0o500);
   }
-  return scripts.files.map((file) => file.path).filter(isRun).toSorted();
+  return scripts.files
+    .map((file) => file.path)
+    .filter(isRun)
+    .toSorted();
 }
 
 /** Which files of a script directory are run; others lie there for them to read. As in the original: `*.sh`. */
@@ -41,8 +44,13 @@ export function isRun(path: string): boolean {
 }
 
 function altered(source: string, what: string, cause?: unknown): HpcsError {
-  return new HpcsError('integrity', 'script-altered', `the supplementary script ${source} is not the one that was submitted: ${what}`, {
-    cause,
-    suggestion: 'submit the job again if the change was meant',
-  });
+  return new HpcsError(
+    'integrity',
+    'script-altered',
+    `the supplementary script ${source} is not the one that was submitted: ${what}`,
+    {
+      cause,
+      suggestion: 'submit the job again if the change was meant',
+    },
+  );
 }

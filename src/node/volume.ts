@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { HpcsError } from '../errors.ts';
+import { HpcsError, systemCode } from '../errors.ts';
 import { Secret } from '../secret.ts';
 import { bareEnvironment, Program, runProgram } from './program.ts';
 
@@ -78,14 +78,29 @@ export class Volume implements AsyncDisposable {
     this.#server.ended.then((exit) => (ended = exit.stderr.trim() || `exit ${exit.code}`), (error: Error) => (ended = error.message)); // prettier-ignore
     while (!(await isGocryptfs(this.path))) {
       if (ended !== undefined || Date.now() > limit) {
-        throw new HpcsError('site', 'volume-not-mounted', `the encrypted volume did not mount on this node: ${ended ?? 'time limit'}`, {
-          suggestion: 'compute nodes need /dev/fuse and unprivileged user namespaces: ask the site',
-        });
+        throw new HpcsError(
+          'site',
+          'volume-not-mounted',
+          `the encrypted volume did not mount on this node: ${ended ?? 'time limit'}`,
+          {
+            suggestion: 'compute nodes need /dev/fuse and unprivileged user namespaces: ask the site',
+          },
+        );
       }
       await sleep(20);
     }
-    // gocryptfs denies the first create in a root that nobody has looked at.
-    await stat(this.path);
+  }
+
+  /** The kernel denies the first create in a FUSE root whose owner it has not asked for yet: it is looked at, and tried again. */
+  async #write(file: string, content: string): Promise<void> {
+    for (const limit = Date.now() + 5000; ; await sleep(50)) {
+      await stat(this.path);
+      try {
+        return await writeFile(file, content, { flag: 'wx', mode: 0o600 });
+      } catch (error) {
+        if (systemCode(error) !== 'EACCES' || Date.now() > limit) throw error;
+      }
+    }
   }
 
   /** A canary: what is written to the plain view must appear, in another form, in the ciphertext. */
@@ -93,13 +108,17 @@ export class Volume implements AsyncDisposable {
     const canary = randomBytes(32).toString('hex');
     const file = join(this.path, canary);
     const before = new Set(await readdir(this.cipher));
-    await writeFile(file, canary, { flag: 'wx', mode: 0o600 });
+    await this.#write(file, canary);
     const added = (await readdir(this.cipher)).filter((name) => !before.has(name));
     const sealed = added.length === 1 && added[0] !== canary ? await readFile(join(this.cipher, added[0] as string)) : undefined;
     const real = sealed !== undefined && !sealed.includes(canary) && (await readFile(file, 'utf8')) === canary;
     await unlink(file);
     if (!real) {
-      throw new HpcsError('site', 'volume-not-encrypted', `${this.path} does not encrypt into ${this.cipher}: no key will be used on this node`);
+      throw new HpcsError(
+        'site',
+        'volume-not-encrypted',
+        `${this.path} does not encrypt into ${this.cipher}: no key will be used on this node`,
+      );
     }
   }
 

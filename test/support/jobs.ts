@@ -26,7 +26,11 @@ export interface Prepared {
 }
 
 /** Seals an image of the local engine for alice on the sandbox's node. */
-export async function prepareImage(site: Site, image: string, options: { name?: string; format?: string } = {}): Promise<Prepared> {
+export async function prepareImage(
+  site: Site,
+  image: string,
+  options: { name?: string; format?: string } = {},
+): Promise<Prepared> {
   const name = options.name ?? `${image.replaceAll(/[^a-z0-9]+/g, '-')}.sif`;
   await site.hpcsOk(['container-prep', '-b', image, '-e', '-u', 'alice', '-c', 'nid000001', '--pull', 'never', '--data-path', name, '--data-path-at-rest', site.scratch, '--format', options.format ?? 'openpgp']); // prettier-ignore
   return { info: `${site.scratch}/${name}.info.yaml` };

@@ -64,7 +64,9 @@ export class Site implements AsyncDisposable {
 
   /** Runs shell text on the site. */
   async run(script: string, user = 'alice', container: string = parts.site): Promise<Ran> {
-    const exec = await this.docker.getContainer(container).exec({ Cmd: ['sh', '-c', script], User: user, AttachStdout: true, AttachStderr: true });
+    const exec = await this.docker
+      .getContainer(container)
+      .exec({ Cmd: ['sh', '-c', script], User: user, AttachStdout: true, AttachStderr: true });
     const stream = await exec.start({});
     const raw = await buffer(stream);
     const [stdout, stderr] = split(raw);
@@ -77,7 +79,9 @@ export class Site implements AsyncDisposable {
     const context = tarOf(Object.entries(files).map(([path, content]) => ({ name: path, content, mode: 0o755 })));
     const stream = await this.docker.buildImage(Readable.from([Buffer.from(context)]), { t: name });
     const log: unknown[] = await new Promise((resolve, reject) => {
-      this.docker.modem.followProgress(stream, (error: Error | null, output: unknown[]) => (error === null ? resolve(output) : reject(error)));
+      this.docker.modem.followProgress(stream, (error: Error | null, output: unknown[]) =>
+        error === null ? resolve(output) : reject(error),
+      );
     });
     if (JSON.stringify(log).includes('"error"')) throw new Error(JSON.stringify(log.slice(-3)));
     return name;
@@ -92,11 +96,10 @@ export class Site implements AsyncDisposable {
 // Frames of the attach stream: stream number, three zero bytes, length, content.
 function split(raw: Buffer): [stdout: string, stderr: string] {
   const parts: [Buffer[], Buffer[]] = [[], []];
-  for (let at = 0; at + 8 <= raw.length; ) {
+  for (let at = 0; at + 8 <= raw.length;) {
     const length = raw.readUInt32BE(at + 4);
     parts[raw[at] === 2 ? 1 : 0].push(raw.subarray(at + 8, at + 8 + length));
     at += 8 + length;
   }
   return [Buffer.concat(parts[0]).toString('utf8'), Buffer.concat(parts[1]).toString('utf8')];
 }
-
