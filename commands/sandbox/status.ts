@@ -1,6 +1,6 @@
 import { BaseCommand } from '../../src/base-command.ts';
 import { connectDocker } from '../../src/image/docker.ts';
-import { sandboxDirectory, directoryFlag } from '../../src/sandbox/directory.ts';
+import { directoryFlag, nameFlag, sandboxDirectory } from '../../src/sandbox/directory.ts';
 import { sandboxStatus, type SandboxStatus } from '../../src/sandbox/sandbox.ts';
 
 /** Shows the sandbox. */
@@ -9,12 +9,17 @@ export default class SandboxStatusCommand extends BaseCommand {
   static override description = 'Exit code 3 when a part is missing or not healthy.';
   static override examples = ['<%= config.bin %> sandbox status', '<%= config.bin %> sandbox status --json'];
 
-  static override flags = { directory: directoryFlag };
+  static override flags = { directory: directoryFlag, name: nameFlag };
 
   async run(): Promise<SandboxStatus> {
     const { flags } = await this.parse(SandboxStatusCommand);
-    const directory = await sandboxDirectory(flags.directory);
-    const status = await sandboxStatus({ docker: await connectDocker({ signal: this.signal }), directory, signal: this.signal });
+    const directory = await sandboxDirectory(flags);
+    const status = await sandboxStatus({
+      docker: await connectDocker({ signal: this.signal }),
+      directory,
+      name: flags.name,
+      signal: this.signal,
+    });
     for (const { name, state, detail } of status.parts)
       this.log(`${name.padEnd(28)} ${state}${detail === undefined ? '' : `: ${detail}`}`);
     if (status.healthy) this.log(`configuration: ${status.configuration}`);

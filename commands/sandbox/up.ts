@@ -1,7 +1,7 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../src/base-command.ts';
 import { connectDocker } from '../../src/image/docker.ts';
-import { sandboxDirectory, directoryFlag } from '../../src/sandbox/directory.ts';
+import { directoryFlag, nameFlag, sandboxDirectory } from '../../src/sandbox/directory.ts';
 import { sandboxUp, type SandboxStatus } from '../../src/sandbox/sandbox.ts';
 
 /** Starts the sandbox. */
@@ -16,6 +16,7 @@ mode 0600): for trying and testing, never for real data.`;
 
   static override flags = {
     directory: directoryFlag,
+    name: nameFlag,
     nodes: Flags.integer({
       summary: 'compute nodes in containers of their own (0: one container is login node and compute node)',
       min: 0,
@@ -26,9 +27,16 @@ mode 0600): for trying and testing, never for real data.`;
 
   async run(): Promise<SandboxStatus> {
     const { flags } = await this.parse(SandboxUp);
-    const directory = await sandboxDirectory(flags.directory);
+    const directory = await sandboxDirectory(flags);
     const docker = await connectDocker({ signal: this.signal });
-    const status = await sandboxUp({ docker, directory, nodes: flags.nodes, signal: this.signal, progress: this.progress });
+    const status = await sandboxUp({
+      docker,
+      directory,
+      name: flags.name,
+      nodes: flags.nodes,
+      signal: this.signal,
+      progress: this.progress,
+    });
     this.warning('the HPCS server of the sandbox runs with --allow-legacy-registration: anyone who reaches it becomes a client');
     this.log(`the sandbox is up\n  export HPCS_CONFIG=${status.configuration}`);
     return status;

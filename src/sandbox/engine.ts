@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
 import { dockerError, engineStatus, readFrames } from '../image/docker.ts';
+import { engineName } from './names.ts';
 import { tarEnd, tarEntry, type TarFile } from './archive.ts';
 
 /** What ended: exit code and both outputs as text. */
@@ -112,6 +113,7 @@ export function lastLines(text: string, count: number): string {
 
 /** How one container of the sandbox is made. */
 export interface ContainerPlan {
+  /** Host name in the sandbox's network. */
   name: string;
   image: string;
   entrypoint: string[];
@@ -121,39 +123,50 @@ export interface ContainerPlan {
   hostname?: string;
   /** Files put in before it starts: nothing of this machine is mounted, so that a remote engine works too. */
   files?: TarFile[];
-  /** Named volumes by mount point. */
+  /** Volumes by mount point, as they are called in the default sandbox. */
   volumes?: Record<string, string>;
   /** Ports published on 127.0.0.1, each under a free number. */
   ports?: number[];
-  network: string;
-  labels: Record<string, string>;
+  /** The part whose process ids it shares. */
+  processesOf?: string;
   host?: Docker.HostConfig;
 }
 
-/** Makes and starts a container. */
-export async function startContainer(docker: Docker, plan: ContainerPlan): Promise<Docker.Container> {
+/** Makes and starts a container of the sandbox `name`. */
+export async function startPart(
+  docker: Docker,
+  name: string,
+  labels: Record<string, string>,
+  plan: ContainerPlan,
+): Promise<Docker.Container> {
   try {
     const ports = (plan.ports ?? []).map((port) => `${port}/tcp`);
     const container = await docker.createContainer({
-      name: plan.name,
+      name: engineName(name, plan.name),
       Image: plan.image,
       Entrypoint: plan.entrypoint,
       Cmd: plan.command ?? [],
       User: plan.user ?? '0:0',
       Env: Object.entries(plan.environment ?? {}).map(([name, value]) => `${name}=${value}`),
-      Labels: plan.labels,
+      Labels: labels,
       ExposedPorts: Object.fromEntries(ports.map((port) => [port, {}])),
       ...(plan.hostname === undefined ? {} : { Hostname: plan.hostname }),
       HostConfig: {
-        NetworkMode: plan.network,
+        NetworkMode: name,
+        ...(plan.processesOf === undefined ? {} : { PidMode: `container:${engineName(name, plan.processesOf)}` }),
         Init: true,
         CapDrop: ['ALL'],
         SecurityOpt: ['no-new-privileges'],
         LogConfig: { Type: 'json-file', Config: { 'max-size': '10m' } },
         PortBindings: Object.fromEntries(ports.map((port) => [port, [{ HostIp: '127.0.0.1', HostPort: '' }]])),
-        Mounts: Object.entries(plan.volumes ?? {}).map(([Target, Source]) => ({ Type: 'volume', Source, Target })),
+        Mounts: Object.entries(plan.volumes ?? {}).map(([Target, Source]) => ({
+          Type: 'volume',
+          Source: engineName(name, Source),
+          Target,
+        })),
         ...plan.host,
       },
+      NetworkingConfig: { EndpointsConfig: { [name]: { Aliases: [plan.name] } } },
     });
     if (plan.files !== undefined) await putFiles(container, plan.files);
     await container.start();

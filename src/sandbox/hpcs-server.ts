@@ -4,18 +4,11 @@ import type { ServerCertificate } from './certificates.ts';
 import type { ContainerPlan } from './engine.ts';
 import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
-import type { Common } from './spire.ts';
 
 /** The HPCS server, open to any client: `--allow-legacy-registration`. */
-export function hpcsServerPlan(
-  image: string,
-  common: Common,
-  authority: string,
-  { certificate, key }: ServerCertificate,
-): ContainerPlan {
+export function hpcsServerPlan(image: string, authority: string, { certificate, key }: ServerCertificate): ContainerPlan {
   const own = { uid: serverUid, gid: serverUid };
   return {
-    ...common,
     name: parts.hpcsServer,
     image,
     entrypoint: ['node', '/app/bin/dev.js', 'server'],
@@ -24,7 +17,7 @@ export function hpcsServerPlan(
     // A user without an entry in the image's passwd: oclif asks for its shell and home.
     environment: { HOME: '/tmp', SHELL: '/bin/sh' },
     // The agent looks its callers up by process id.
-    host: { PidMode: `container:${parts.spireAgent}` },
+    processesOf: parts.spireAgent,
     volumes: { '/run/spire-admin': volumes.admin, '/run/spire-agent': volumes.agent },
     ports: [ports.hpcsServer],
     files: [

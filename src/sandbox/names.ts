@@ -1,13 +1,16 @@
 /** The SPIFFE trust domain of the sandbox. */
 export const trustDomain = 'sandbox.hpcs';
 
-/** Every container, volume and network of the sandbox carries this label; its value is the run of `up` that made it. */
+/** Every container, volume and network of a sandbox carries this label; its value is the sandbox's name. */
 export const sandboxLabel = 'io.github.hpcs-client.sandbox';
 
-/** The one network: clients in containers join it too. */
-export const network = 'hpcs-sandbox';
+/** The value of this label is the run of `up` that made a container. */
+export const runLabel = 'io.github.hpcs-client.sandbox.run';
 
-/** The parts, by container name. */
+/** Name of the sandbox where no other is given: of its network, and the beginning of those of its containers and volumes. */
+export const defaultName = 'hpcs-sandbox';
+
+/** The parts, by their host names in the network, which are the same in every sandbox. */
 export const parts = {
   spireServer: 'hpcs-sandbox-spire-server',
   spireAgent: 'hpcs-sandbox-spire-agent',
@@ -18,6 +21,16 @@ export const parts = {
 } as const;
 /** A part of the sandbox. */
 export type Part = keyof typeof parts;
+
+/**
+ * What the engine calls a container or volume of a sandbox, so that several can be up at once.
+ *
+ * @param name the sandbox's
+ * @param host host name or volume as it is called in the default sandbox
+ */
+export function engineName(name: string, host: string): string {
+  return name + host.slice(defaultName.length);
+}
 
 /** Ports inside the network. */
 export const ports = { spireServer: 8081, oidc: 8443, openbao: 8200, hpcsServer: 10080, site: 22 } as const;

@@ -9,7 +9,6 @@ import type { ServerCertificate } from './certificates.ts';
 import type { ContainerPlan } from './engine.ts';
 import { packageRoot } from './modules.ts';
 import { issuer, parts, ports, trustDomain } from './names.ts';
-import type { Common } from './spire.ts';
 
 /** Audience of the tokens with which the vault is logged in to. */
 export const vaultAudience = 'vault';
@@ -21,9 +20,8 @@ export interface VaultOwner {
 }
 
 /** OpenBao over TLS, with raft storage and an audit log at `/openbao/audit.log`. */
-export function openbaoPlan(image: string, common: Common, { certificate, key }: ServerCertificate): ContainerPlan {
+export function openbaoPlan(image: string, { certificate, key }: ServerCertificate): ContainerPlan {
   return {
-    ...common,
     name: parts.openbao,
     image,
     entrypoint: ['bao', 'server', '-config', '/openbao/config.hcl'],

@@ -11,13 +11,13 @@ import { dockerError, engineStatus } from '../image/docker.ts';
 import { writeDurably } from '../state.ts';
 import { makeCertificates } from './certificates.ts';
 import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
-import { lastLines, lastLog, publishedPort, removeContainer, startContainer, type ContainerPlan } from './engine.ts';
+import { lastLines, lastLog, publishedPort, removeContainer, startPart, type ContainerPlan } from './engine.ts';
 import { checkHpcsServer, hpcsServerPlan } from './hpcs-server.ts';
 import { ensureImages, type SandboxImages } from './images.ts';
-import { network, parts, ports, sandboxLabel, volumes, type Part } from './names.ts';
+import { defaultName, engineName, parts, ports, runLabel, sandboxLabel, volumes, type Part } from './names.ts';
 import { checkVault, openbaoPlan, setUpVault } from './openbao.ts';
 import { checkSite, hostKeys, nodeContainer, nodeName, sitePlans } from './site.ts';
-import { checkSpire, oidcPlan, registerServer, spireAgentPlan, spireServerPlan, type Common } from './spire.ts';
+import { checkSpire, oidcPlan, registerServer, spireAgentPlan, spireServerPlan } from './spire.ts';
 
 /** Longest wait for one part to become healthy, in milliseconds. */
 const patience = 60_000;
@@ -27,6 +27,8 @@ export interface SandboxOptions {
   docker: Docker;
   /** Absolute path of the sandbox's directory: configuration, keys, tool kit. Private to its owner. */
   directory: string;
+  /** Name of its network and beginning of its containers' names (default `hpcs-sandbox`): several can be up at once. */
+  name?: string;
   signal?: AbortSignal | undefined;
 }
 
@@ -83,7 +85,7 @@ export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
     await create(options, images, nodes);
   } catch (error) {
     // Not with the caller's signal, which may be why we are here.
-    await sandboxDown({ docker, directory, keepDirectory: true });
+    await sandboxDown({ ...options, signal: undefined, keepDirectory: true });
     throw error;
   }
   return sandboxStatus(options);
@@ -91,8 +93,8 @@ export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
 
 /** Removes containers, network and volumes, and the sandbox's files; images stay. */
 export async function sandboxDown(options: SandboxOptions & { keepDirectory?: boolean }): Promise<void> {
-  const { docker, directory } = options;
-  const filters = { label: [sandboxLabel] };
+  const { docker, directory, name = defaultName } = options;
+  const filters = { label: [`${sandboxLabel}=${name}`] };
   try {
     const containers = await docker.listContainers({ all: true, filters });
     await Promise.all(containers.map(({ Id }) => removeContainer(docker, Id)));
@@ -108,9 +110,10 @@ export async function sandboxDown(options: SandboxOptions & { keepDirectory?: bo
 }
 
 /** Looks at every part. */
-export async function sandboxStatus({ docker, directory, signal }: SandboxOptions): Promise<SandboxStatus> {
+export async function sandboxStatus(options: SandboxOptions): Promise<SandboxStatus> {
+  const { docker, directory, signal } = options;
   const state = await readState(directory);
-  const checks = await partChecks(docker, directory, state);
+  const checks = await partChecks(options, state);
   await using _clients = checks.clients;
   const found = await Promise.all(checks.all.map(({ name, check }) => partStatus(docker, name, state, check)));
   signal?.throwIfAborted();
@@ -128,7 +131,7 @@ async function partStatus(
   try {
     const { State, Config } = await docker.getContainer(name).inspect();
     if (!State.Running) return { name, state: 'stopped', detail: `ended with ${State.ExitCode}` };
-    if (Config.Labels[sandboxLabel] !== state?.id)
+    if (Config.Labels[runLabel] !== state?.id)
       return { name, state: 'unhealthy', detail: 'belongs to another sandbox directory' };
     await check();
     return { name, state: 'healthy' };
@@ -144,13 +147,11 @@ interface PartCheck {
 }
 
 async function partChecks(
-  docker: Docker,
-  directory: string,
+  { docker, directory, name: sandbox = defaultName }: SandboxOptions,
   state: State | undefined,
 ): Promise<{ all: PartCheck[]; clients: AsyncDisposableStack }> {
-  // prettier-ignore
   const clients = new AsyncDisposableStack();
-  const container = (part: Part): Docker.Container => docker.getContainer(parts[part]);
+  const container = (part: Part): Docker.Container => docker.getContainer(engineName(sandbox, parts[part]));
   const ca = state === undefined ? undefined : await readCa(join(directory, fileNames.authority));
   const http = (part: 'oidc' | 'openbao' | 'hpcsServer'): HttpClient =>
     clients.use(serviceClient(part, state?.ports[part] ?? 0, ca, 5000));
@@ -163,10 +164,10 @@ async function partChecks(
     hpcsServer: () => checkHpcsServer(hpcsServer),
     site: () => checkSite(container('site')),
   };
-  const all = Object.entries(parts).map(([part, name]) => ({ name, check: checks[part as Part] }));
+  const all = Object.entries(parts).map(([part, host]) => ({ name: engineName(sandbox, host), check: checks[part as Part] }));
   for (let index = 1; index <= (state?.nodes ?? 0); index += 1) {
-    const name = nodeContainer(nodeName(index));
-    all.push({ name: name as typeof parts.site, check: () => checkSite(docker.getContainer(name)) });
+    const name = engineName(sandbox, nodeContainer(nodeName(index)));
+    all.push({ name, check: () => checkSite(docker.getContainer(name)) });
   }
   return { all, clients };
 }
@@ -188,12 +189,12 @@ async function checkOidc(oidc: HttpClient): Promise<void> {
 }
 
 async function create(options: UpOptions, images: SandboxImages, nodes: number): Promise<void> {
-  const { docker, directory, signal, progress } = options;
+  const { docker, directory, name = defaultName, signal, progress } = options;
   const id = randomBytes(8).toString('hex');
-  const common: Common = { labels: { [sandboxLabel]: id }, network };
+  const labels = { [sandboxLabel]: name, [runLabel]: id };
   const start = async (plan: ContainerPlan): Promise<Docker.Container> => {
     signal?.throwIfAborted();
-    return startContainer(docker, plan);
+    return startPart(docker, name, labels, plan);
   };
 
   progress('making certificates and keys');
@@ -201,25 +202,25 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   const [{ authority, servers: certificates }, publicKey] = await Promise.all([
     makeCertificates(docker, images.site, servers, signal),
     makeIdentity(directory),
-    docker.createNetwork({ Name: network, Labels: common.labels }),
-    ...Object.values(volumes).map((Name) => docker.createVolume({ Name, Labels: common.labels })),
+    docker.createNetwork({ Name: name, Labels: labels }),
+    ...Object.values(volumes).map((volume) => docker.createVolume({ Name: engineName(name, volume), Labels: labels })),
   ]);
   await writeDurably(join(directory, fileNames.authority), authority);
 
   progress('starting the site, the SPIRE server and the vault');
   const [spire, bao, login, ...compute] = await Promise.all([
-    start(spireServerPlan(images.spireServer, common)),
-    start(openbaoPlan(images.openbao, common, certificates[parts.openbao])),
-    ...sitePlans(images.site, common, nodes, publicKey).map(start),
+    start(spireServerPlan(images.spireServer)),
+    start(openbaoPlan(images.openbao, certificates[parts.openbao])),
+    ...sitePlans(images.site, nodes, publicKey).map(start),
   ]);
   if (login === undefined) throw new HpcsError('bug', 'sandbox-failed', 'no login node was planned');
   await healthy(spire, parts.spireServer, () => checkSpire(spire, 'server'), signal);
 
   progress('starting the OIDC provider and the SPIRE agent');
   const registering = registerServer(spire, signal);
-  const oidc = await start(oidcPlan(images.oidc, common, certificates[parts.oidc]));
+  const oidc = await start(oidcPlan(images.oidc, certificates[parts.oidc]));
   const { joinToken, bundle } = await registering;
-  const agent = await start(spireAgentPlan(images.spireAgent, common, joinToken, bundle));
+  const agent = await start(spireAgentPlan(images.spireAgent, joinToken, bundle));
   await writeDurably(join(directory, fileNames.bundle), bundle);
 
   await using clients = new AsyncDisposableStack();
@@ -240,7 +241,7 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   );
 
   progress('starting the HPCS server (with --allow-legacy-registration: anyone who reaches it becomes a client)');
-  const server = await start(hpcsServerPlan(images.hpcsServer, common, authority, certificates[parts.hpcsServer]));
+  const server = await start(hpcsServerPlan(images.hpcsServer, authority, certificates[parts.hpcsServer]));
   const hpcs = await connect('hpcsServer', server);
   await Promise.all([
     healthy(server, parts.hpcsServer, () => checkHpcsServer(hpcs), signal),

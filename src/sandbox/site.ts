@@ -1,7 +1,6 @@
 import type Docker from 'dockerode';
 import { must, type ContainerPlan } from './engine.ts';
 import { parts, ports, volumes } from './names.ts';
-import type { Common } from './spire.ts';
 
 // Found by elimination: user namespaces, Apptainer's mount of /proc, FUSE, and slurmd's own mounts.
 const siteHost: Docker.HostConfig = {
@@ -20,9 +19,8 @@ const siteHost: Docker.HostConfig = {
  * @param nodes 0: login node, controller and compute node in one container; more: that many compute nodes of their own
  * @param publicKey what opens the accounts, as a line of `authorized_keys`
  */
-export function sitePlans(image: string, common: Common, nodes: number, publicKey: string): ContainerPlan[] {
+export function sitePlans(image: string, nodes: number, publicKey: string): ContainerPlan[] {
   const shared = {
-    ...common,
     image,
     entrypoint: ['/usr/local/sbin/site'],
     host: siteHost,

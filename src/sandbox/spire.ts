@@ -5,13 +5,9 @@ import type { ServerCertificate } from './certificates.ts';
 
 const bin = '/opt/spire/bin';
 
-/** What all plans of one run share. */
-export type Common = Pick<ContainerPlan, 'labels' | 'network'>;
-
 /** The SPIRE server: identities of everything in the sandbox. */
-export function spireServerPlan(image: string, common: Common): ContainerPlan {
+export function spireServerPlan(image: string): ContainerPlan {
   return {
-    ...common,
     name: parts.spireServer,
     image,
     entrypoint: [`${bin}/spire-server`, 'run', '-config', '/etc/spire/server.conf'],
@@ -47,9 +43,8 @@ plugins {
 }
 
 /** The provider that lets the vault check JWT-SVIDs. */
-export function oidcPlan(image: string, common: Common, { certificate, key }: ServerCertificate): ContainerPlan {
+export function oidcPlan(image: string, { certificate, key }: ServerCertificate): ContainerPlan {
   return {
-    ...common,
     name: parts.oidc,
     image,
     entrypoint: [`${bin}/oidc-discovery-provider`, '-config', '/etc/spire/oidc.conf'],
@@ -76,9 +71,8 @@ server_api { address = "unix://${sockets.admin}" poll_interval = "2s" }
 }
 
 /** The agent that gives the HPCS server its identity. */
-export function spireAgentPlan(image: string, common: Common, joinToken: string, bundle: string): ContainerPlan {
+export function spireAgentPlan(image: string, joinToken: string, bundle: string): ContainerPlan {
   return {
-    ...common,
     name: parts.spireAgent,
     image,
     entrypoint: [`${bin}/spire-agent`, 'run', '-config', '/etc/spire/agent.conf'],
