@@ -28,19 +28,41 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
     'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
-    'docker-path': Flags.string({ char: 'd', summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)', helpValue: 'SOCKET' }),
+    'docker-path': Flags.string({
+      char: 'd',
+      summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)',
+      helpValue: 'SOCKET',
+    }),
     'docker-host-path': Flags.string({ summary: 'accepted for compatibility; not needed', helpValue: 'SOCKET' }),
     platform: Flags.string({ summary: 'platform of the image', helpValue: 'OS/ARCH', default: 'linux/amd64' }),
-    pull: Flags.option({ options: ['always', 'missing', 'never'] as const, summary: 'when to pull the image', default: 'missing' as const })(),
-    compression: Flags.option({ options: ['zstd', 'gzip'] as const, summary: 'SquashFS compression', default: 'zstd' as const })(),
-    format: Flags.option({ options: sealFormats, summary: 'age for jobs of the original HPCS', default: 'openpgp' as SealFormat })(),
+    pull: Flags.option({
+      options: ['always', 'missing', 'never'] as const,
+      summary: 'when to pull the image',
+      default: 'missing' as const,
+    })(),
+    compression: Flags.option({
+      options: ['zstd', 'gzip'] as const,
+      summary: 'SquashFS compression',
+      default: 'zstd' as const,
+    })(),
+    format: Flags.option({
+      options: sealFormats,
+      summary: 'age for jobs of the original HPCS',
+      default: 'openpgp' as SealFormat,
+    })(),
   };
 
   async run(): Promise<Published | { sif: string }> {
     const { flags } = await this.parse(ContainerPrep);
     const name = basename(flags['data-path'] ?? `prepared_${flags['base-oci-image'].replaceAll(/[^A-Za-z0-9._-]+/g, '_')}.sif`);
     // What can be wrong with the command line is said before the image is made.
-    const plan = flags.encrypted ? { config: await loadConfig(flags.config), readers: readersOf(flags), directory: required(flags['data-path-at-rest'], 'data-path-at-rest') } : undefined;
+    const plan = flags.encrypted
+      ? {
+          config: await loadConfig(flags.config),
+          readers: readersOf(flags),
+          directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
+        }
+      : undefined;
     const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
     await using image = await openImage({
       image: flags['base-oci-image'],

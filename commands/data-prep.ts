@@ -16,15 +16,30 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
   ];
   static override flags = {
     config: configFlag,
-    'input-path': Flags.string({ char: 'i', aliases: ['input-data'], summary: 'directory or file to seal', helpValue: 'PATH', required: true }),
-    'output-path': Flags.string({ char: 'o', aliases: ['output-data'], summary: 'keep a copy of the sealed file in this directory', helpValue: 'DIR' }),
+    'input-path': Flags.string({
+      char: 'i',
+      aliases: ['input-data'],
+      summary: 'directory or file to seal',
+      helpValue: 'PATH',
+      required: true,
+    }),
+    'output-path': Flags.string({
+      char: 'o',
+      aliases: ['output-data'],
+      summary: 'keep a copy of the sealed file in this directory',
+      helpValue: 'DIR',
+    }),
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
     'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR', required: true }),
     username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
     users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
     'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
-    format: Flags.option({ options: sealFormats, summary: 'age for jobs of the original HPCS', default: 'openpgp' as SealFormat })(),
+    format: Flags.option({
+      options: sealFormats,
+      summary: 'age for jobs of the original HPCS',
+      default: 'openpgp' as SealFormat,
+    })(),
   };
 
   async run(): Promise<Published> {

@@ -27,14 +27,41 @@ changes of state. The exit code is the application's. Results are opened with: h
     partition: quoted({ char: 'p', summary: 'partition', helpValue: 'NAME', required: true }),
     time: quoted({ char: 't', summary: 'time limit', helpValue: 'HH:MM:SS', required: true }),
     account: quoted({ char: 'A', summary: 'account to bill', helpValue: 'NAME', required: true }),
-    nodelist: quoted({ char: 'w', summary: 'nodes to run on (default: one that both artefacts are granted to)', helpValue: 'A,B' }),
+    nodelist: quoted({
+      char: 'w',
+      summary: 'nodes to run on (default: one that both artefacts are granted to)',
+      helpValue: 'A,B',
+    }),
     workdir: quoted({ char: 's', summary: 'directory on the site for log and results', helpValue: 'DIR', required: true }),
-    'application-info': quoted({ summary: 'info record of the image on the site (also -ai)', helpValue: 'PATH[#sha512:…]', required: true }),
-    'data-info': quoted({ summary: 'info record of the data on the site (also -di)', helpValue: 'PATH[#sha512:…]', required: true }),
-    'supplementary-input-scripts': quoted({ char: 'i', summary: 'directory on the site with scripts to run before the application', helpValue: 'DIR' }),
-    'supplementary-output-scripts': quoted({ char: 'o', summary: 'directory on the site with scripts to run after it', helpValue: 'DIR' }),
-    'singularity-supplementary-flags': quoted({ summary: 'more flags for Apptainer (also -flags)', helpValue: 'STRING', default: '' }),
-    arguments: quoted({ summary: 'arguments of the application, as one string (also -args); or give them behind --', helpValue: 'STRING' }),
+    'application-info': quoted({
+      summary: 'info record of the image on the site (also -ai)',
+      helpValue: 'PATH[#sha512:…]',
+      required: true,
+    }),
+    'data-info': quoted({
+      summary: 'info record of the data on the site (also -di)',
+      helpValue: 'PATH[#sha512:…]',
+      required: true,
+    }),
+    'supplementary-input-scripts': quoted({
+      char: 'i',
+      summary: 'directory on the site with scripts to run before the application',
+      helpValue: 'DIR',
+    }),
+    'supplementary-output-scripts': quoted({
+      char: 'o',
+      summary: 'directory on the site with scripts to run after it',
+      helpValue: 'DIR',
+    }),
+    'singularity-supplementary-flags': quoted({
+      summary: 'more flags for Apptainer (also -flags)',
+      helpValue: 'STRING',
+      default: '',
+    }),
+    arguments: quoted({
+      summary: 'arguments of the application, as one string (also -args); or give them behind --',
+      helpValue: 'STRING',
+    }),
     exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
     format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
@@ -68,11 +95,15 @@ changes of state. The exit code is the application's. Results are opened with: h
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
     );
     this.log(`submitted job ${jobId}`);
-    const end = await followJob(transport, { jobId, name: record.name, workdir: record.workdir }, {
-      ...(flags.follow ? { log: (bytes: Uint8Array) => void process.stderr.write(bytes) } : {}),
-      progress: this.progress,
-      signal: this.signal,
-    });
+    const end = await followJob(
+      transport,
+      { jobId, name: record.name, workdir: record.workdir },
+      {
+        ...(flags.follow ? { log: (bytes: Uint8Array) => void process.stderr.write(bytes) } : {}),
+        progress: this.progress,
+        signal: this.signal,
+      },
+    );
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
     return { jobId, ...end };

@@ -36,7 +36,9 @@ export class Catalogue {
       content = await readFile(this.#file, 'utf8');
     } catch (error) {
       if (systemCode(error) === 'ENOENT') return [];
-      throw new HpcsError('local', 'catalogue-unreadable', `cannot read ${this.#file}: ${systemCode(error) ?? 'unknown error'}`, { cause: error });
+      throw new HpcsError('local', 'catalogue-unreadable', `cannot read ${this.#file}: ${systemCode(error) ?? 'unknown error'}`, {
+        cause: error,
+      });
     }
     const parsed = schema.safeParse(JSON.parse(content));
     if (parsed.success) return parsed.data;

@@ -15,7 +15,9 @@ export async function* keepCopy(bytes: AsyncIterable<Uint8Array>, file: string |
   }
   const temporary = `${file}.${process.pid}.part`;
   const failed = (error: unknown): HpcsError =>
-    new HpcsError('local', 'write-failed', `cannot keep a copy in ${file}: ${systemCode(error) ?? 'unknown error'}`, { cause: error });
+    new HpcsError('local', 'write-failed', `cannot keep a copy in ${file}: ${systemCode(error) ?? 'unknown error'}`, {
+      cause: error,
+    });
   await mkdir(dirname(file), { recursive: true }).catch((error: unknown) => { throw failed(error); }); // prettier-ignore
   const handle = await open(temporary, 'wx', 0o600).catch((error: unknown) => { throw failed(error); }); // prettier-ignore
   try {

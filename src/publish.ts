@@ -116,23 +116,38 @@ export async function publish(
 }
 
 /** Users or groups, and nodes, from comma-separated flags. @throws HpcsError `usage` when nobody could read the artefact */
-export function readersOf(flags: { users?: string | undefined; groups?: string | undefined; 'compute-nodes'?: string | undefined }): Readers {
+export function readersOf(flags: {
+  users?: string | undefined;
+  groups?: string | undefined;
+  'compute-nodes'?: string | undefined;
+}): Readers {
   const list = (value: string | undefined): string[] => (value ?? '').split(',').map((part) => part.trim()).filter(Boolean); // prettier-ignore
   const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
   if (readers.users.length + readers.groups.length === 0) {
-    throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', { suggestion: 'name users with -u or groups with -g' });
+    throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', {
+      suggestion: 'name users with -u or groups with -g',
+    });
   }
   if (readers.nodes.length === 0) {
-    throw new HpcsError('usage', 'no-nodes', 'no compute node is named on which the artefact may be read', { suggestion: 'name nodes with -c' });
+    throw new HpcsError('usage', 'no-nodes', 'no compute node is named on which the artefact may be read', {
+      suggestion: 'name nodes with -c',
+    });
   }
   for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
     if (/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name)) continue;
-    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, { suggestion: 'separate names with commas' });
+    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, {
+      suggestion: 'separate names with commas',
+    });
   }
   return readers;
 }
 
-async function grantReaders(publication: Publication, services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<Workloads> {
+async function grantReaders(
+  publication: Publication,
+  services: Services,
+  identity: ClientIdentity,
+  signal: AbortSignal,
+): Promise<Workloads> {
   return services.server.createWorkloads({
     jwt: await identity.jwt(services.audiences.hpcsServer),
     secret: secretName(publication.fileName),
@@ -143,7 +158,13 @@ async function grantReaders(publication: Publication, services: Services, identi
   });
 }
 
-async function storeKey(grant: Workloads, record: VaultRecord, services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<void> {
+async function storeKey(
+  grant: Workloads,
+  record: VaultRecord,
+  services: Services,
+  identity: ClientIdentity,
+  signal: AbortSignal,
+): Promise<void> {
   const jwt = await identity.jwt(services.audiences.vault);
   await using session = await services.vault.login(`client_${identity.clientId}`, jwt, signal);
   await session.writeNew(grant.secretPath, record, signal);

@@ -19,5 +19,10 @@ export async function openServices(config: Config): Promise<Services> {
   const server = cleanup.use(new HpcsServer({ url, ca: await readCa(caFile), allowInsecureHttp }));
   const vault = cleanup.use(new Vault({ url: config.vault.url, ca: await readCa(config.vault['ca-file']), allowInsecureHttp }));
   const owned = cleanup.move();
-  return { server, vault, audiences: { hpcsServer: audience, vault: config.vault.audience }, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return {
+    server,
+    vault,
+    audiences: { hpcsServer: audience, vault: config.vault.audience },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
 }

@@ -34,10 +34,15 @@ export async function localToolKit(config: Config): Promise<ToolKit> {
     for await (const part of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(part as Buffer);
     return { path, sha256: hash.digest('hex') };
   } catch (error) {
-    throw new HpcsError('usage', 'tool-kit-missing', `cannot read the tool kit ${path}: ${systemCode(error) ?? 'unknown error'}`, {
-      cause: error,
-      suggestion: 'set tool-kit in section [client], or make one: hpcs tool-kit build --help',
-    });
+    throw new HpcsError(
+      'usage',
+      'tool-kit-missing',
+      `cannot read the tool kit ${path}: ${systemCode(error) ?? 'unknown error'}`,
+      {
+        cause: error,
+        suggestion: 'set tool-kit in section [client], or make one: hpcs tool-kit build --help',
+      },
+    );
   }
 }
 
@@ -50,7 +55,11 @@ export async function shipToolKit(transport: Transport, kit: ToolKit, directory:
   const path = `${directory.replace(/\/+$/, '')}/hpcs-tool-kit-${kit.sha256.slice(0, 16)}.tar.gz`;
   if ((await sha256(transport, path)) === kit.sha256) return path;
   await makeDirectory(transport, directory);
-  await uploadFile(transport, createReadStream(kit.path, { highWaterMark: 256 * 1024 }), path, { mode: 0o644, replace: true, signal });
+  await uploadFile(transport, createReadStream(kit.path, { highWaterMark: 256 * 1024 }), path, {
+    mode: 0o644,
+    replace: true,
+    signal,
+  });
   return path;
 }
 
@@ -65,7 +74,8 @@ export async function buildToolKit(programs: string, target: string): Promise<vo
     { name: 'bin/node', mode: 0o755, content: await readFile(process.execPath) },
     { name: 'hpcs-node.mjs', mode: 0o644, content: await bundle() },
   ];
-  for (const name of toolKitPrograms) entries.push({ name: `bin/${name}`, mode: 0o755, content: await readFile(join(programs, name)) });
+  for (const name of toolKitPrograms)
+    entries.push({ name: `bin/${name}`, mode: 0o755, content: await readFile(join(programs, name)) });
   await mkdir(dirname(target), { recursive: true });
   await pipeline([tarOf(entries)], createGzip({ level: constants.Z_BEST_SPEED }), createWriteStream(`${target}.part`));
   await rename(`${target}.part`, target);
@@ -84,7 +94,11 @@ async function bundle(): Promise<Uint8Array> {
   const extension = extname(fileURLToPath(import.meta.url));
   if (extension === '.js') return readFile(new URL('../hpcs-node.mjs', import.meta.url));
   const { build } = await import('esbuild');
-  const result = await build({ ...bundleOptions, entryPoints: [fileURLToPath(new URL('./node/main.ts', import.meta.url))], write: false });
+  const result = await build({
+    ...bundleOptions,
+    entryPoints: [fileURLToPath(new URL('./node/main.ts', import.meta.url))],
+    write: false,
+  });
   return result.outputFiles[0]?.contents ?? new Uint8Array();
 }
 

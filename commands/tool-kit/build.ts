@@ -8,7 +8,11 @@ export default class ToolKitBuild extends BaseCommand {
   static override description = `It holds Node, hpcs-node and ${toolKitPrograms.join(', ')}. The stage images and the sandbox carry one; make your own to name other programs.`;
   static override examples = ['<%= config.bin %> tool-kit build --programs ./programs --output tool-kit.tar.gz'];
   static override flags = {
-    programs: Flags.string({ summary: `directory with ${toolKitPrograms.join(' and ')} for the site`, helpValue: 'DIR', required: true }),
+    programs: Flags.string({
+      summary: `directory with ${toolKitPrograms.join(' and ')} for the site`,
+      helpValue: 'DIR',
+      required: true,
+    }),
     output: Flags.string({ char: 'o', summary: 'archive to write', helpValue: 'FILE', required: true }),
   };
 

@@ -28,14 +28,26 @@ export async function readArtefact(
   options: { catalogue: Catalogue; site: string; signal: AbortSignal },
 ): Promise<NamedArtefact> {
   const { path, pin } = parsePin(named);
-  const info = parseInfoRecord(Buffer.from(await readFile(transport, path, { maxBytes: 65_536, signal: options.signal })).toString('utf8'), path);
+  const info = parseInfoRecord(
+    Buffer.from(await readFile(transport, path, { maxBytes: 65_536, signal: options.signal })).toString('utf8'),
+    path,
+  );
   if (info.kind !== undefined && info.kind !== kind) {
-    throw new HpcsError('integrity', 'artefact-swapped', `${path} is the info record of ${info.kind === 'image' ? 'an image' : 'data'}, not of ${kind === 'image' ? 'an image' : 'data'}`, {
-      suggestion: '-ai takes the info record of the image, -di that of the data',
-    });
+    throw new HpcsError(
+      'integrity',
+      'artefact-swapped',
+      `${path} is the info record of ${info.kind === 'image' ? 'an image' : 'data'}, not of ${kind === 'image' ? 'an image' : 'data'}`,
+      {
+        suggestion: '-ai takes the info record of the image, -di that of the data',
+      },
+    );
   }
   if (pin !== undefined && pin !== info.checksum) {
-    throw new HpcsError('integrity', 'pin-mismatch', `${path} names an artefact with another SHA-512 than the one given behind #sha512:`);
+    throw new HpcsError(
+      'integrity',
+      'pin-mismatch',
+      `${path} names an artefact with another SHA-512 than the one given behind #sha512:`,
+    );
   }
   const known = await options.catalogue.newest(options.site, path);
   if (pin === undefined && known !== undefined && (known.sha512 !== info.checksum || known.secretPath !== info.secret_path)) {
@@ -68,7 +80,11 @@ export function parsePin(named: string): { path: string; pin: string | undefined
   if (split < 0) return { path: named, pin: undefined };
   const pin = named.slice(split + '#sha512:'.length).toLowerCase();
   if (!/^[0-9a-f]{128}$/.test(pin)) {
-    throw new HpcsError('usage', 'bad-pin', `what stands behind #sha512: in ${named.slice(0, split)}#… is not a SHA-512 digest in hex`);
+    throw new HpcsError(
+      'usage',
+      'bad-pin',
+      `what stands behind #sha512: in ${named.slice(0, split)}#… is not a SHA-512 digest in hex`,
+    );
   }
   return { path: named.slice(0, split), pin };
 }
@@ -81,9 +97,14 @@ async function checkFile(transport: Transport, kind: string, info: InfoRecord, s
     });
   }
   const altered = (what: string): HpcsError =>
-    new HpcsError('integrity', 'artefact-altered', `the ${kind} ${info.path_at_rest} is not the one in its info record: ${what}`, {
-      suggestion: 'prepare it again, and tell the site',
-    });
+    new HpcsError(
+      'integrity',
+      'artefact-altered',
+      `the ${kind} ${info.path_at_rest} is not the one in its info record: ${what}`,
+      {
+        suggestion: 'prepare it again, and tell the site',
+      },
+    );
   if (info.size !== undefined && found.size !== info.size) throw altered(`it has ${found.size} bytes, not ${info.size}`);
   if (found.size > digestAtSubmission) return;
   if ((await sha512(transport, info.path_at_rest, { signal })) !== info.checksum) throw altered('its SHA-512 differs');

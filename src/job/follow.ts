@@ -24,16 +24,19 @@ export async function followJob(
   const ended = waitForEnd(transport, job.jobId, {
     signal,
     onState: (state) => {
-      if (options.log === undefined) progress(`job ${job.jobId} is ${state.state}${state.reason && state.reason !== 'None' ? ` (${state.reason})` : ''}`);
+      if (options.log === undefined)
+        progress(`job ${job.jobId} is ${state.state}${state.reason && state.reason !== 'None' ? ` (${state.reason})` : ''}`);
     },
   });
-  if (options.log !== undefined) await followLog(transport, logPath(job.workdir, job.name, job.jobId), { until: ended, onBytes: options.log, signal });
+  if (options.log !== undefined)
+    await followLog(transport, logPath(job.workdir, job.name, job.jobId), { until: ended, onBytes: options.log, signal });
   return endOf(await ended);
 }
 
 function endOf(state: JobState): JobEnd {
   // A job that a signal or the scheduler ended has exit code 0 in Slurm's eyes.
-  const exitCode = state.exitCode !== 0 ? state.exitCode : state.signal !== 0 ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
+  const exitCode =
+    state.exitCode !== 0 ? state.exitCode : state.signal !== 0 ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
   return { state: state.state, exitCode };
 }
 

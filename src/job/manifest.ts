@@ -60,9 +60,14 @@ export function parseManifest(content: string, key: Secret): ResultManifest {
   if (!outer.success) throw invalid('it is not a result manifest', outer.error);
   const expected = mac(key, outer.data.payload);
   if (!timingSafeEqual(expected, Buffer.from(outer.data.hmac, 'hex'))) {
-    throw new HpcsError('integrity', 'manifest-forged', 'the result manifest was not made by the job: its authentication code is wrong', {
-      suggestion: 'do not use these results; tell the site, and submit the job again',
-    });
+    throw new HpcsError(
+      'integrity',
+      'manifest-forged',
+      'the result manifest was not made by the job: its authentication code is wrong',
+      {
+        suggestion: 'do not use these results; tell the site, and submit the job again',
+      },
+    );
   }
   const inner = schema.safeParse(parseJson(outer.data.payload));
   if (!inner.success) throw invalid('its content has an unknown form', inner.error);

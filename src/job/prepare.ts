@@ -53,7 +53,8 @@ export interface SubmittedJob {
 export async function submitJob(request: JobRequest, context: JobContext): Promise<SubmittedJob> {
   const { config, transport, signal, progress, warn } = context;
   if (request.slurm.nodes > 1) warn(`${request.slurm.nodes} nodes are asked for, but the application runs on the first one only`);
-  for (const flag of looseningFlags(request.flags)) warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
+  for (const flag of looseningFlags(request.flags))
+    warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
   const state = await stateDirectory(config);
   await assertDurable(state);
   const site = config.supercomputer.address;
@@ -117,7 +118,11 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
 }
 
 /** Reads both info records side by side. */
-async function readArtefacts(request: JobRequest, context: JobContext, catalogue: Catalogue): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
+async function readArtefacts(
+  request: JobRequest,
+  context: JobContext,
+  catalogue: Catalogue,
+): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
   const { transport, signal, progress } = context;
   const options = { catalogue, site: context.config.supercomputer.address, signal };
   progress('reading and checking the info records');
@@ -140,29 +145,40 @@ async function grantedNodes(
     for (const artefact of [image, data]) {
       const missing = asked.filter((node) => artefact.info.nodes?.includes(node) === false);
       if (missing.length === 0) continue;
-      throw new HpcsError('identity', 'node-not-granted', `the ${artefact.kind} is not granted to ${missing.join(', ')}, only to ${artefact.info.nodes?.join(', ')}`, {
-        suggestion: 'choose another --nodelist, or prepare it again with -c for these nodes',
-      });
+      throw new HpcsError(
+        'identity',
+        'node-not-granted',
+        `the ${artefact.kind} is not granted to ${missing.join(', ')}, only to ${artefact.info.nodes?.join(', ')}`,
+        {
+          suggestion: 'choose another --nodelist, or prepare it again with -c for these nodes',
+        },
+      );
     }
     return asked;
   }
   const common = granted.length === 0 ? [] : granted.reduce((left, right) => left.filter((node) => right.includes(node)));
   if (common.length > 0) return common;
-  throw new HpcsError('usage', 'no-common-node', 'image and data are granted to no common node', { suggestion: 'name the nodes with --nodelist, or prepare them for the same nodes' });
+  throw new HpcsError('usage', 'no-common-node', 'image and data are granted to no common node', {
+    suggestion: 'name the nodes with --nodelist, or prepare them for the same nodes',
+  });
 }
 
 /** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
-async function grantJob(record: JobRecord, nodes: string[], services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<JobPlan['job']> {
-  const grant = await services.server.createWorkloads(
-    {
-      jwt: await identity.jwt(services.audiences.hpcsServer),
-      secret: secretName(`job-${record.name}`),
-      users: [record.username],
-      groups: [],
-      computeNodes: nodes,
-      signal,
-    },
-  );
+async function grantJob(
+  record: JobRecord,
+  nodes: string[],
+  services: Services,
+  identity: ClientIdentity,
+  signal: AbortSignal,
+): Promise<JobPlan['job']> {
+  const grant = await services.server.createWorkloads({
+    jwt: await identity.jwt(services.audiences.hpcsServer),
+    secret: secretName(`job-${record.name}`),
+    users: [record.username],
+    groups: [],
+    computeNodes: nodes,
+    signal,
+  });
   const content: VaultRecord = {
     artefact: record.local,
     kind: 'job',
@@ -171,7 +187,11 @@ async function grantJob(record: JobRecord, nodes: string[], services: Services, 
     created: record.created,
     key: record.authenticationKey,
   };
-  await using session = await services.vault.login(`client_${identity.clientId}`, await identity.jwt(services.audiences.vault), signal);
+  await using session = await services.vault.login(
+    `client_${identity.clientId}`,
+    await identity.jwt(services.audiences.vault),
+    signal,
+  );
   await session.writeNew(grant.secretPath, content, signal);
   return { secretPath: grant.secretPath, role: grant.role, spiffeId: grant.spiffeId };
 }

@@ -15,14 +15,24 @@ find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum -z --
  *
  * @throws HpcsError `site` when the directory is not there, `usage` when it holds no script
  */
-export async function pinScripts(transport: Transport, directory: string, what: 'input' | 'output', signal: AbortSignal): Promise<PlannedScripts> {
+export async function pinScripts(
+  transport: Transport,
+  directory: string,
+  what: 'input' | 'output',
+  signal: AbortSignal,
+): Promise<PlannedScripts> {
   const process = transport.exec(assignments({ directory }) + listing, { signal });
   const text = Buffer.from(await collect(process.stdout)).toString('utf8');
   const exit = await process.finished;
   if (exit.code !== 0) {
-    throw new HpcsError('site', 'scripts-unreadable', `the ${what} script directory ${directory} cannot be read on the site: ${exit.stderr.trim()}`, {
-      suggestion: `correct --supplementary-${what}-scripts`,
-    });
+    throw new HpcsError(
+      'site',
+      'scripts-unreadable',
+      `the ${what} script directory ${directory} cannot be read on the site: ${exit.stderr.trim()}`,
+      {
+        suggestion: `correct --supplementary-${what}-scripts`,
+      },
+    );
   }
   const files = text
     .split('\0')

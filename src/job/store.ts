@@ -60,8 +60,13 @@ export class JobStore {
   async find(jobId: string, site: string): Promise<JobRecord> {
     const record = (await this.list()).find((candidate) => candidate.jobId === jobId && candidate.site === site);
     if (record !== undefined) return record;
-    throw new HpcsError('usage', 'job-unknown', `job ${jobId} on ${site} was not submitted from this state directory (${this.#directory})`, {
-      suggestion: 'set HPCS_STATE_DIR to that of the machine or container which submitted it',
-    });
+    throw new HpcsError(
+      'usage',
+      'job-unknown',
+      `job ${jobId} on ${site} was not submitted from this state directory (${this.#directory})`,
+      {
+        suggestion: 'set HPCS_STATE_DIR to that of the machine or container which submitted it',
+      },
+    );
   }
 }
