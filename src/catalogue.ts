@@ -1,59 +1,48 @@
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, posix } from 'node:path';
 import { z } from 'zod';
-import { HpcsError, systemCode } from './errors.ts';
-import { writeDurably } from './state.ts';
+import { readRecords, writeDurably } from './state.ts';
 
-const schema = z.array(
-  z.object({
-    site: z.string(),
-    /** Absolute path of the info record on the site. */
-    info: z.string(),
-    artefact: z.string(),
-    secretPath: z.string(),
-    sha512: z.string(),
-    created: z.string(),
-  }),
-);
+const schema = z.object({
+  site: z.string(),
+  /** Absolute path of the info record on the site. */
+  info: z.string(),
+  /** Artefact id: 32 hex characters. */
+  artefact: z.string().regex(/^[0-9a-f]{32}$/),
+  secretPath: z.string(),
+  sha512: z.string(),
+  /** RFC 3339 time in UTC. */
+  created: z.string(),
+});
 
 /** One artefact that this client published. */
-export type CatalogueEntry = z.output<typeof schema>[number];
+export type CatalogueEntry = z.output<typeof schema>;
 
 /**
  * The client's own memory of what it published: what the site shows later is compared with it, so that the site cannot
  * roll an artefact back to an earlier one, whose vault record is as true as the new one's.
+ *
+ * One file an artefact below the state directory, so that two stages at once forget nothing.
  */
 export class Catalogue {
-  readonly #file: string;
+  readonly #directory: string;
 
   constructor(stateDirectory: string) {
-    this.#file = join(stateDirectory, 'catalogue.json');
+    this.#directory = join(stateDirectory, 'artefacts');
   }
 
-  async #read(): Promise<CatalogueEntry[]> {
-    let content: string;
-    try {
-      content = await readFile(this.#file, 'utf8');
-    } catch (error) {
-      if (systemCode(error) === 'ENOENT') return [];
-      throw new HpcsError('local', 'catalogue-unreadable', `cannot read ${this.#file}: ${systemCode(error) ?? 'unknown error'}`, {
-        cause: error,
-      });
-    }
-    const parsed = schema.safeParse(JSON.parse(content));
-    if (parsed.success) return parsed.data;
-    throw new HpcsError('local', 'catalogue-unreadable', `${this.#file} is not a catalogue`, {
-      suggestion: 'move it away; the next submission will rely on the vault alone',
-    });
-  }
-
-  /** Remembers an artefact as the newest under its info record. */
+  /** Remembers an artefact as the newest under its info record. @throws HpcsError `local` */
   async add(entry: CatalogueEntry): Promise<void> {
-    await writeDurably(this.#file, JSON.stringify([...(await this.#read()), entry], null, 1));
+    const { artefact } = schema.parse(entry);
+    await writeDurably(
+      join(this.#directory, `${artefact}.json`),
+      JSON.stringify({ ...entry, info: posix.normalize(entry.info) }),
+    );
   }
 
-  /** The newest artefact this client published under an info record, if any. */
+  /** The newest artefact this client published under an info record, if any. @throws HpcsError `local` when it cannot tell */
   async newest(site: string, info: string): Promise<CatalogueEntry | undefined> {
-    return (await this.#read()).findLast((entry) => entry.site === site && entry.info === info);
+    const path = posix.normalize(info);
+    const entries = (await readRecords(this.#directory, schema)).filter((entry) => entry.site === site && entry.info === path);
+    return entries.toSorted((a, b) => a.created.localeCompare(b.created)).at(-1);
   }
 }

@@ -1,9 +1,8 @@
-import { readFile, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import { sealFormats } from '../record.ts';
-import { writeDurably } from '../state.ts';
+import { readRecords, writeDurably } from '../state.ts';
 
 const schema = z.object({
   version: z.literal(1),
@@ -22,7 +21,7 @@ const schema = z.object({
   /** Secret key that opens the results. */
   resultKey: z.string(),
   /** Key of the result manifest's HMAC, 32 bytes in hex. */
-  authenticationKey: z.string(),
+  authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
 });
 
 /** What the submitter keeps of a job: without it the results are lost, so it is on disk before anything is submitted. */
@@ -41,15 +40,9 @@ export class JobStore {
     await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify(record));
   }
 
-  /** All records, newest first. */
+  /** All records, newest first. @throws HpcsError `local` naming one that cannot be read */
   async list(): Promise<JobRecord[]> {
-    const names = await readdir(this.#directory).catch(() => [] as string[]);
-    const records: JobRecord[] = [];
-    for (const name of names.filter((candidate) => candidate.endsWith('.json'))) {
-      const parsed = schema.safeParse(JSON.parse(await readFile(join(this.#directory, name), 'utf8')));
-      if (parsed.success) records.push(parsed.data);
-    }
-    return records.toSorted((a, b) => b.created.localeCompare(a.created));
+    return (await readRecords(this.#directory, schema)).toSorted((a, b) => b.created.localeCompare(a.created));
   }
 
   /**
