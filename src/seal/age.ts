@@ -5,7 +5,7 @@
  * @see https://age-encryption.org/v1
  */
 import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto';
-import { Decrypter, Encrypter } from 'age-encryption';
+import { Decrypter, Encrypter, type Stanza } from 'age-encryption';
 import { HpcsError, messageOf } from '../errors.ts';
 import { blockSize, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
 import { corrupt, trailingData, truncated, unknownFormat, wrongKey } from './faults.ts';
@@ -56,8 +56,10 @@ export async function* openAge(reader: ByteReader, identities: readonly string[]
   for (let first = true, last = false; !last; first = false) {
     const block = await reader.read(chunksPerBlock * sealedChunkSize);
     last = await reader.atEnd();
+    if (block.length === 0) throw truncated();
     // An empty chunk is allowed only as the whole of an empty payload.
-    if (block.length === 0 || (block.length === tagSize && !first)) throw truncated();
+    if (block.length % sealedChunkSize === tagSize && !(first && block.length === tagSize))
+      throw corrupt('its last part is empty');
     yield payload.open(block, last);
   }
 }
@@ -106,6 +108,14 @@ async function takeHeader(reader: ByteReader): Promise<Buffer> {
 async function readHeader(header: Buffer, identities: readonly string[]): Promise<Uint8Array> {
   const decrypter = new Decrypter();
   let matched = true;
+  // The package does not look at the stanzas beside the one that it needs.
+  decrypter.addIdentity({
+    unwrapFileKey: (stanzas: Stanza[]) => {
+      if (stanzas.length > 1 && stanzas.some(({ args: [type] }) => type === 'scrypt'))
+        throw new Error('a passphrase beside keys');
+      return null;
+    },
+  });
   try {
     for (const identity of identities) decrypter.addIdentity(identity);
   } catch (error) {

@@ -16,7 +16,7 @@ const damage = ['corrupt', 'truncated', 'trailing-data', 'wrong-key', 'unknown-f
 /** Opens damaged bytes: that must fail, by name, and what came out before must be the true beginning. */
 async function refuse(sealed: Uint8Array, key: ArtefactKey, what: string): Promise<HpcsError> {
   const { bytes, error } = await collectUntilError(open(inPieces(sealed), key.secretKey));
-  assert.ok(error instanceof HpcsError, `${what}: ${String(error ?? 'was accepted')}`);
+  assert.ok(error instanceof HpcsError, `${what}: ${error instanceof Error ? error.message : 'was accepted'}`);
   assert.equal(error.kind, 'integrity', `${what}: ${error.message}`);
   assert.ok(damage.includes(error.code), `${what}: ${error.code}`);
   assert.ok(bytes.equals(plain.subarray(0, bytes.length)), `${what}: released bytes that were not sealed`);
@@ -42,7 +42,10 @@ for (const format of sealFormats) {
         const altered = Buffer.from(small);
         altered[at] = (altered[at] ?? 0) ^ 0x01;
         const { bytes, error } = await collectUntilError(open(inPieces(altered), key.secretKey));
-        assert.ok(error instanceof HpcsError && error.kind === 'integrity', `byte ${at}: ${String(error)}`);
+        assert.ok(
+          error instanceof HpcsError && error.kind === 'integrity',
+          `byte ${at}: ${error instanceof Error ? error.message : 'was accepted'}`,
+        );
         assert.ok(bytes.equals(plain.subarray(0, bytes.length)), `byte ${at}`);
       }
     });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { HpcsError } from '../../../src/errors.ts';
 import { sealFormats } from '../../../src/record.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';

@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import * as openpgp from 'openpgp';
+import { Secret } from '../../../src/secret.ts';
+import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
+import { open } from '../../../src/seal/open.ts';
+import { openEncrypted } from '../../../src/seal/openpgp.ts';
+import { seal } from '../../../src/seal/seal.ts';
+import { collect, failsWith, inPieces } from '../../support/streams.ts';
+
+// RFC 9580, A.4: sample version 6 secret key.
+const sampleKey = `-----BEGIN PGP PRIVATE KEY BLOCK-----
+
+xUsGY4d/4xsAAAAg+U2nu0jWCmHlZ3BqZYfQMxmZu52JGggkLq2EVD34laMAGXKB
+exK+cH6NX1hs5hNhIB00TrJmosgv3mg1ditlsLfCsQYfGwoAAABCBYJjh3/jAwsJ
+BwUVCg4IDAIWAAKbAwIeCSIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
+2azJBScJAgcCAAAAAK0oIBA+LX0ifsDm185Ecds2v8lwgyU2kCcUmKfvBXbAf6rh
+RYWzuQOwEn7E/aLwIwRaLsdry0+VcallHhSu4RN6HWaEQsiPlR4zxP/TP7mhfVEe
+7XWPxtnMUMtf15OyA51YBMdLBmOHf+MZAAAAIIaTJINn+eUBXbki+PSAld2nhJh/
+LVmFsS+60WyvXkQ1AE1gCk95TUR3XFeibg/u/tVY6a//1q0NWC1X+yui3O24wpsG
+GBsKAAAALAWCY4d/4wKbDCIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
+2azJAAAAAAQBIKbpGG2dWTX8j+VjFM21J0hqWlEg+bdiojWnKfA5AQpWUWtnNwDE
+M0g12vYxoWM8Y81W+bHBw805I8kWVkXU6vFOi+HWvv/ira7ofJu16NnoUkhclkUr
+k0mXubZvyl4GBg==
+-----END PGP PRIVATE KEY BLOCK-----`;
+
+// RFC 9580, A.8: sample X25519-AEAD-OCB encrypted packet sequence, "Hello, world!" and a padding packet.
+const sampleMessage = Buffer.from(
+  'wV0GIQYSyD8ecG9jCP4VGkF3Q6HwM3kOk+mXhIjR2zeNqZMIhRmHzxjV8bU/gXzO' +
+    'WgBM85PMiVi93AZfJfhK9QmxfdNnZBjeo1VDeVZheQHgaVf7yopqR6W1FT6NOrfS' +
+    'aQIHAgZhZBZTW+CwcW1g4FKlbExAf56zaw76/prQoN+bAzxpohup69LA7JW/Vp0l' +
+    'yZnuSj3hcFj0DfqLTGgr4/u717J+sPWbtQBfgMfG9AOIwwrUBqsFE9zW+f1zdlYo' +
+    'bhF30A+IitsxxA==',
+  'base64',
+);
+
+// RFC 9580, A.10 (OCB) and A.11 (GCM): session keys, and bodies of the encrypted packets.
+const samples = {
+  OCB: {
+    sessionKey: '28e79ab82397d3c63de24ac217d7b791',
+    body:
+      '0207020620a661f731fc9a3032b5623326027e3a5d8db5748ebeff0b0c5910d09ecdd641ff9fd38562758035bc49754ce1bf3fff' +
+      'a7dad0a3b8104f5133cf42a4100a83eef4ca1b4801a8846bf42bcda7c8ce9d65e212f301cbcd98fdcade694a877ad4247323f6e857',
+  },
+  GCM: {
+    sessionKey: '1936fc8568980274bb900d8319360c77',
+    body:
+      '02070306fcb94490bcb98bbdc9d106c6090266940f72e89edc21b5596b1576b101ed0f9ffc6fc6d65bbfd24dcd0790966e6d1e85' +
+      'a30053784cb1d8b6a0699ef12155a7b2ad6258531b57651fd7777912fa95e35d9b40216f69a4c248db28ff4331f1632907399e6ff9',
+  },
+};
+
+describe("RFC 9580's samples", () => {
+  it('opens A.8, X25519 and OCB', async () => {
+    const plain = await collect(open(inPieces(sampleMessage), new Secret(sampleKey)));
+    assert.equal(plain.toString(), 'Hello, world!');
+  });
+
+  it('refuses A.8 with any byte changed', async () => {
+    for (let at = 0; at < sampleMessage.length; at++) {
+      const altered = Buffer.from(sampleMessage);
+      altered[at] = (altered[at] ?? 0) ^ 0x02;
+      await assert.rejects(
+        collect(open(inPieces(altered), new Secret(sampleKey))),
+        failsWith('integrity', 'corrupt', 'truncated', 'trailing-data', 'wrong-key', 'unknown-format'),
+        `byte ${at}`,
+      );
+    }
+  });
+
+  for (const [name, { sessionKey, body }] of Object.entries(samples)) {
+    const packet = Buffer.from(body, 'hex');
+    const key = Buffer.from(sessionKey, 'hex');
+
+    it(`opens the encrypted packet of the ${name} sample`, async () => {
+      const plain = await collect(openEncrypted(inPieces(packet), () => Promise.resolve(key)));
+      assert.equal(plain.toString(), 'Hello, world!');
+    });
+
+    it(`refuses the ${name} sample with another session key`, async () => {
+      const wrong = Buffer.from(key);
+      wrong[3] = 0;
+      await assert.rejects(
+        collect(openEncrypted(inPieces(packet), () => Promise.resolve(wrong))),
+        failsWith('integrity', 'corrupt'),
+      );
+      await assert.rejects(
+        collect(openEncrypted(inPieces(packet), () => Promise.resolve(randomBytes(32)))),
+        failsWith('integrity', 'corrupt'),
+      );
+    });
+  }
+});
+
+describe('openpgp.js', () => {
+  const plain = randomBytes(600_000);
+  let key: ArtefactKey;
+  let publicKey: openpgp.Key;
+  let privateKey: openpgp.PrivateKey;
+
+  before(async () => {
+    key = await generateKey('openpgp');
+    publicKey = await openpgp.readKey({ armoredKey: key.publicKey });
+    privateKey = await openpgp.readPrivateKey({ armoredKey: key.secretKey.reveal() });
+  });
+
+  it('reads our keys: version 6, curve25519, unprotected', () => {
+    assert.equal(privateKey.keyPacket.version, 6);
+    assert.equal(privateKey.isDecrypted(), true);
+    assert.equal(publicKey.isPrivate(), false);
+    assert.equal(publicKey.getAlgorithmInfo().algorithm, 'ed25519');
+    assert.deepEqual(publicKey.getSubkeys().map((part) => part.getAlgorithmInfo().algorithm), ['x25519']); // prettier-ignore
+    assert.equal(privateKey.getFingerprint(), publicKey.getFingerprint());
+  });
+
+  for (const size of [0, 1, 262_143, 262_144, 600_000]) {
+    it(`opens what we sealed, ${size} bytes`, async () => {
+      const part = plain.subarray(0, size);
+      const sealed = await collect(
+        seal(inPieces(part), { format: 'openpgp', recipients: [key.publicKey], compress: 'none' }).bytes,
+      );
+      const message = await openpgp.readMessage({ binaryMessage: sealed });
+      const { data } = await openpgp.decrypt({ message, decryptionKeys: privateKey, format: 'binary' });
+      assert.ok(Buffer.from(data as Uint8Array).equals(part));
+    }).timeout(60_000);
+  }
+
+  for (const [name, preferredAEADAlgorithm] of [
+    ['OCB', openpgp.enums.aead.ocb],
+    ['GCM', openpgp.enums.aead.gcm],
+  ] as const) {
+    for (const aeadChunkSizeByte of [0, 6, 12]) {
+      it(`seals what we open, ${name}, chunks of ${2 ** (aeadChunkSizeByte + 6)} bytes`, async () => {
+        const part = plain.subarray(0, 20_000);
+        // Its own choice among what the key prefers: only the first is asked for.
+        const sealed = await openpgp.encrypt({
+          message: await openpgp.createMessage({ binary: part }),
+          encryptionKeys: publicKey,
+          sessionKey: {
+            data: randomBytes(32),
+            algorithm: 'aes256',
+            aeadAlgorithm: name === 'OCB' ? 'ocb' : 'gcm',
+          },
+          format: 'binary',
+          config: { preferredAEADAlgorithm, aeadChunkSizeByte, aeadProtect: true },
+        });
+        assert.ok((await collect(open(inPieces(sealed as Uint8Array, [777]), key.secretKey))).equals(part));
+      });
+    }
+  }
+
+  it('seals with the older, unauthenticated packet what we refuse by name', async () => {
+    const old = await openpgp.generateKey({ userIDs: [{ name: 'old' }], format: 'armored' });
+    const sealed = await openpgp.encrypt({
+      message: await openpgp.createMessage({ binary: plain }),
+      encryptionKeys: await openpgp.readKey({ armoredKey: old.publicKey }),
+      format: 'binary',
+    });
+    const stream = open(inPieces(sealed as Uint8Array), new Secret(old.privateKey));
+    await assert.rejects(collect(stream), failsWith('integrity', 'unknown-format'));
+  });
+
+  it('makes version 4 keys for owners, to which we seal as well', async () => {
+    const owner = await openpgp.generateKey({ userIDs: [{ name: 'owner' }], format: 'armored' });
+    const sealed = await collect(
+      seal(inPieces(plain), { format: 'openpgp', recipients: [key.publicKey, owner.publicKey], compress: 'none' }).bytes,
+    );
+    for (const secret of [key.secretKey, new Secret(owner.privateKey)])
+      assert.ok((await collect(open(inPieces(sealed), secret))).equals(plain));
+  });
+});
