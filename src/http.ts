@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
 import { HpcsError, systemCode } from './errors.ts';
@@ -42,7 +43,7 @@ export class HttpClient implements AsyncDisposable {
 
   /** @throws HpcsError `usage` for `http://` without `allowInsecureHttp` */
   constructor(options: HttpOptions) {
-    if (options.url.startsWith('http://') && options.allowInsecureHttp !== true) {
+    if (new URL(options.url).protocol !== 'https:' && options.allowInsecureHttp !== true) {
       throw new HpcsError('usage', 'insecure-http', `the URL of the ${options.name} is not https: ${options.url}`, {
         suggestion:
           'use https:// (with ca-file for an authority of your own), or --allow-insecure-http where nobody else is on the network',
@@ -67,7 +68,7 @@ export class HttpClient implements AsyncDisposable {
     if (options.body !== undefined) headers['content-type'] = 'application/json';
     const limit = AbortSignal.timeout(this.#timeout);
     let answer: Dispatcher.ResponseData;
-    let content: string;
+    let content: string | undefined;
     try {
       answer = await request(this.url + path, {
         method: method as Dispatcher.HttpMethod,
@@ -81,18 +82,12 @@ export class HttpClient implements AsyncDisposable {
       options.signal?.throwIfAborted();
       throw this.#unreachable(error);
     }
+    if (content === undefined) throw this.#badAnswer(`${answer.statusCode} with more than ${longestAnswer} bytes`);
     if (content === '') return { status: answer.statusCode, body: undefined };
     try {
       return { status: answer.statusCode, body: JSON.parse(content) as unknown };
     } catch {
-      throw new HpcsError(
-        'identity',
-        'bad-answer',
-        `the ${this.name} at ${this.url} answered ${answer.statusCode} with something that is not JSON`,
-        {
-          suggestion: `check that the URL is that of the ${this.name} and not of a proxy or a web page`,
-        },
-      );
+      throw this.#badAnswer(`${answer.statusCode} with something that is not JSON`);
     }
   }
 
@@ -100,53 +95,80 @@ export class HttpClient implements AsyncDisposable {
     await this.#dispatcher.destroy();
   }
 
+  #badAnswer(what: string): HpcsError {
+    return new HpcsError('identity', 'bad-answer', `the ${this.name} at ${this.url} answered ${what}`, {
+      suggestion: `check that the URL is that of the ${this.name} and not of a proxy or a web page`,
+    });
+  }
+
   #unreachable(error: unknown): HpcsError {
     const code = systemCode(error) ?? (error instanceof Error ? error.name : 'unknown error');
-    const tls = /CERT|SELF_SIGNED|ISSUER|ALTNAME|SSL|TLS/.test(code);
-    return new HpcsError(
-      'identity',
-      tls ? 'untrusted-server' : 'unreachable',
-      tls
-        ? `the certificate of the ${this.name} at ${this.url} is not trusted (${code})`
-        : `cannot reach the ${this.name} at ${this.url} (${code})`,
-      {
+    const where = `the ${this.name} at ${this.url}`;
+    if (/^(ERR_SSL_|EPROTO)/.test(code)) {
+      return new HpcsError('identity', 'unreachable', `${where} does not speak TLS as it should (${code})`, {
         cause: error,
-        suggestion: tls
-          ? 'name the authority that issued it as ca-file in the configuration'
-          : 'check the url in the configuration, and that the service runs',
-      },
-    );
+        suggestion: 'check the port of the url in the configuration, and that the service has TLS',
+      });
+    }
+    if (/CERT|SELF_SIGNED|ISSUER|ALTNAME|VERIFY|HOSTNAME_MISMATCH/.test(code)) {
+      return new HpcsError('identity', 'untrusted-server', `the certificate of ${where} is not trusted (${code})`, {
+        cause: error,
+        suggestion: 'name the authority that issued it as ca-file in the configuration',
+      });
+    }
+    return new HpcsError('identity', 'unreachable', `cannot reach ${where} (${reasons[code] ?? code})`, {
+      cause: error,
+      suggestion: 'check the url in the configuration, and that the service runs',
+    });
   }
 }
 
-/** The PEM text of a `ca-file`, or undefined where none is configured. */
+/** What undici and Node say, for people. */
+const reasons: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'connection refused',
+  ENOTFOUND: 'no such host',
+  EAI_AGAIN: 'the name service does not answer',
+  ECONNRESET: 'connection lost',
+  UND_ERR_SOCKET: 'connection lost',
+  UND_ERR_CONNECT_TIMEOUT: 'no connection in time',
+  TimeoutError: 'no answer in time',
+};
+
+/** The PEM text of a `ca-file`, or undefined where none is configured. @throws HpcsError `usage` when it holds no certificate */
 export async function readCa(file: string | undefined): Promise<string | undefined> {
   if (file === undefined) return undefined;
+  let content: string;
   try {
-    return await readFile(file, 'utf8');
+    content = await readFile(file, 'utf8');
   } catch (error) {
-    throw new HpcsError(
-      'usage',
-      'ca-file-unreadable',
-      `cannot read the ca-file ${file}: ${systemCode(error) ?? 'unknown error'}`,
-      {
-        cause: error,
-        suggestion: 'correct ca-file in the configuration',
-      },
-    );
+    throw badCa(`cannot read the ca-file ${file}: ${systemCode(error) ?? 'unknown error'}`, error);
   }
+  // TLS would pass over anything else in silence, and then trust nobody; and a key that lies beside the certificates must not go
+  // where they go.
+  const blocks = content.match(/-----BEGIN [^-]*-----[^-]*-----END [^-]*-----/g) ?? [''];
+  try {
+    for (const block of blocks) void new X509Certificate(block);
+  } catch (error) {
+    throw badCa(`the ca-file ${file} does not hold just certificates in PEM form`, error);
+  }
+  return `${blocks.join('\n')}\n`;
+}
+
+function badCa(message: string, cause: unknown): HpcsError {
+  return new HpcsError('usage', 'ca-file-unreadable', message, { cause, suggestion: 'correct ca-file in the configuration' });
 }
 
 function proxied(): boolean {
   return ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some((name) => Boolean(process.env[name]));
 }
 
-async function readLimited(body: AsyncIterable<Uint8Array>): Promise<string> {
+/** The text of a body, or undefined for one that is too long. */
+async function readLimited(body: AsyncIterable<Uint8Array>): Promise<string | undefined> {
   const parts: Uint8Array[] = [];
   let size = 0;
   for await (const part of body) {
     size += part.length;
-    if (size > longestAnswer) throw new Error(`answer longer than ${longestAnswer} bytes`);
+    if (size > longestAnswer) return undefined;
     parts.push(part);
   }
   return Buffer.concat(parts).toString('utf8');
