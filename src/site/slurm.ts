@@ -48,8 +48,7 @@ export function isFinal(state: string): boolean {
 const patience = 10 * 60 * 1000;
 
 // Many sites set the path of Slurm for login shells only. What such a shell prints beside it is not looked at.
-const findSlurm = `LC_ALL=C
-if ! command -v sbatch >/dev/null 2>&1; then
+const findSlurm = `if ! command -v sbatch >/dev/null 2>&1; then
   found=$(exec </dev/null; bash -lc 'command -v sbatch' 2>/dev/null | tail -n 1)
   case $found in /*) PATH=\${found%/*}:$PATH; export PATH ;; esac
 fi
@@ -117,13 +116,13 @@ function submitError(stderr: string): HpcsError {
   const hints: Array<[RegExp, string, string]> = [
     [/partition/i, 'sbatch-partition', 'choose another --partition; sinfo on the site lists them'],
     [/account/i, 'sbatch-account', 'choose another --account; ask the site which ones are yours'],
-    [/time limit/i, 'sbatch-time', 'choose a shorter --time, written as HH:MM:SS; sinfo on the site shows the limits'],
+    [/memory/i, 'sbatch-memory', 'ask for less memory, or for another partition'],
+    [/time limit|--time/i, 'sbatch-time', 'choose a shorter --time, written as HH:MM:SS; sinfo on the site shows the limits'],
     [
       /node (?:name|configuration|count)|nodelist/i,
       'sbatch-nodes',
       'choose other --nodes or --nodelist; sinfo on the site lists them',
     ],
-    [/memory/i, 'sbatch-memory', 'ask for less memory, or for another partition'],
     [/qos/i, 'sbatch-qos', 'ask the site which QOS your account may use'],
   ];
   const text = said(stderr);
@@ -145,7 +144,8 @@ export async function jobState(
   id: string,
   options: { signal?: AbortSignal | undefined } = {},
 ): Promise<JobState | undefined> {
-  const script = `${assignments({ id: checkId(id) })}
+  const script = `${assignments({ id: checkId(id) })}SLURM_TIME_FORMAT=%s
+export SLURM_TIME_FORMAT
 if answer=$(scontrol -o show job "$id" 2>&1); then printf 'scontrol\\n%s\\n' "$answer"; exit 0; fi
 case $answer in *'nvalid job id'*) ;; *) printf '%s\\n' "$answer" >&2; exit 1 ;; esac
 command -v sacct >/dev/null 2>&1 || exit 0
@@ -154,7 +154,7 @@ printf 'sacct\\n%s\\n' "$answer"`;
   const { code, stdout, stderr } = await runSlurm(transport, script, options);
   if (code !== 0) throw new HpcsError('job', 'slurm-failed', `the scheduler tells nothing about job ${id}: ${said(stderr)}`);
   const [source, ...lines] = stdout.trim().split('\n');
-  const line = lines.find((text) => text !== '');
+  const [line] = source === 'scontrol' ? lines.filter((text) => text.startsWith('JobId=')) : lines;
   if (line === undefined) return undefined;
   return source === 'scontrol' ? parseScontrol(line) : parseSacct(line);
 }
@@ -206,9 +206,9 @@ function stateAndCode(state: string, exit: string): Pick<JobState, 'state' | 'ex
   return { state: state.split(' ')[0] ?? state, exitCode, signal };
 }
 
-// Without a zone: the site's local time, which is read as ours.
+// Seconds since 1970 where SLURM_TIME_FORMAT is heeded; else the site's local time without a zone, which is read as ours.
 function startOf(text: string | undefined): { startTime?: Date } {
-  const time = new Date(text ?? '');
+  const time = new Date(/^\d+$/.test(text ?? '') ? Number(text) * 1000 : (text ?? ''));
   return Number.isNaN(time.getTime()) ? {} : { startTime: time };
 }
 
@@ -355,8 +355,8 @@ export async function followLog(transport: Transport, path: string, options: Fol
       if (!isPassing(error) || Date.now() - failingSince > patience) throw error;
     }
     if (quietLooks >= 2) break;
-    interval = grown || ended ? first : Math.min(longest, interval * 1.5);
-    await pause(interval, options.signal, ended ? undefined : over.signal);
+    interval = grown ? first : Math.min(longest, interval * 1.5);
+    await pause(ended ? Math.min(first, 500) : interval, options.signal, ended ? undefined : over.signal);
   }
   await options.until;
 }
