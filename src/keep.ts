@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { HpcsError, systemCode } from './errors.ts';
@@ -13,20 +14,26 @@ export async function* keepCopy(bytes: AsyncIterable<Uint8Array>, file: string |
     yield* bytes;
     return;
   }
-  const temporary = `${file}.${process.pid}.part`;
-  const failed = (error: unknown): HpcsError =>
-    new HpcsError('local', 'write-failed', `cannot keep a copy in ${file}: ${systemCode(error) ?? 'unknown error'}`, {
-      cause: error,
-    });
-  await mkdir(dirname(file), { recursive: true }).catch((error: unknown) => { throw failed(error); }); // prettier-ignore
-  const handle = await open(temporary, 'wx', 0o600).catch((error: unknown) => { throw failed(error); }); // prettier-ignore
+  const write = async <Result>(step: Promise<Result>): Promise<Result> => {
+    try {
+      return await step;
+    } catch (error) {
+      throw new HpcsError('local', 'write-failed', `cannot write ${file}: ${systemCode(error) ?? 'unknown error'}`, {
+        cause: error,
+        suggestion: 'make room there, make it writable, or name another directory',
+      });
+    }
+  };
+  const temporary = `${file}.${randomBytes(6).toString('hex')}.part`;
+  await write(mkdir(dirname(file), { recursive: true }));
+  const handle = await write(open(temporary, 'wx', 0o600));
   try {
     for await (const part of bytes) {
-      await handle.writeFile(part).catch((error: unknown) => { throw failed(error); }); // prettier-ignore
+      await write(handle.writeFile(part));
       yield part;
     }
-    await handle.sync();
-    await rename(temporary, file);
+    await write(handle.sync());
+    await write(rename(temporary, file));
   } finally {
     await handle.close();
     await rm(temporary, { force: true });

@@ -1,14 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { parse, stringify } from 'yaml';
 import { z } from 'zod';
-import { HpcsError, messageOf } from './errors.ts';
+import { HpcsError } from './errors.ts';
 
 /** How an artefact is sealed. The original knows only `age`. */
 export const sealFormats = ['openpgp', 'age'] as const;
 export type SealFormat = (typeof sealFormats)[number];
 
-const sha512 = z.string().regex(/^[0-9a-f]{128}$/, 'a SHA-512 digest in hex');
-const name = z.string().regex(/^[A-Za-z0-9._-]+$/, 'a name of letters, digits, dots, dashes');
+const sha512 = z.string({ error: 'a SHA-512 digest in hex' }).regex(/^[0-9a-f]{128}$/, 'a SHA-512 digest in hex');
+const name = z.string({ error: 'a name' }).regex(/^[A-Za-z0-9._-]+$/, 'a name of letters, digits, dots, dashes');
+/** Artefact id: 32 hex characters, random. */
+const artefactId = z.string({ error: 'an artefact id' }).regex(/^[0-9a-f]{32}$/, 'an artefact id');
+const secretPathForm = 'client_<id>/<secret>';
+const roleForm = 'client_<id>-<secret>';
 
 /** What the image says about running it, kept from the OCI image configuration. @see OCI image-spec, config.md */
 export const imageConfigSchema = z.object({
@@ -29,8 +33,7 @@ export type ImageConfig = z.output<typeof imageConfigSchema>;
  * site can neither swap nor roll back nor repoint artefacts.
  */
 export const vaultRecordSchema = z.object({
-  /** Artefact id: 32 hex characters, random. */
-  artefact: z.string().regex(/^[0-9a-f]{32}$/),
+  artefact: artefactId,
   kind: z.enum(['image', 'data', 'job']),
   format: z.enum([...sealFormats, 'hmac-sha256']),
   sha512: sha512.optional(),
@@ -46,33 +49,50 @@ export const vaultRecordSchema = z.object({
 });
 export type VaultRecord = z.output<typeof vaultRecordSchema>;
 
-const infoSchema = z.object({
-  path_at_rest: z.string().startsWith('/'),
-  secret_path: z.string().regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9._-]+$/, 'client_<id>/<secret>'),
-  access_role: z.string().regex(/^client_[0-9a-f]{9}-[A-Za-z0-9._-]+$/, 'client_<id>-<secret>'),
-  checksum: sha512,
-  spiffeID: z.string().startsWith('spiffe://'),
-  format: z.enum(sealFormats).default('age'),
-  kind: z.enum(['image', 'data']).optional(),
-  artefact: z.string().optional(),
-  size: z.number().int().nonnegative().optional(),
-  nodes: z.array(name).optional(),
-});
+// All three are made from a client id and the name of a secret: where they differ, somebody has altered one.
+function belongTogether(info: { secret_path: string; access_role: string; spiffeID: string }): boolean {
+  const [, client = '', secret = ''] = /^client_([^/]*)\/(.*)$/.exec(info.secret_path) ?? [];
+  return info.access_role === `client_${client}-${secret}` && info.spiffeID.endsWith(`/c/${client}/s/${secret}`);
+}
+
+// The site may have written it: what is shown or handed on from it holds no control characters.
+const infoSchema = z
+  .object(
+    {
+      path_at_rest: z.string({ error: 'an absolute path' }).regex(/^\/\P{Cc}*$/u, 'an absolute path'),
+      secret_path: z.string({ error: secretPathForm }).regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9._-]+$/, secretPathForm),
+      access_role: z.string({ error: roleForm }).regex(/^client_[0-9a-f]{9}-[A-Za-z0-9._-]+$/, roleForm),
+      checksum: sha512,
+      spiffeID: z.string({ error: 'a SPIFFE ID' }).regex(/^spiffe:\/\/[a-z0-9._-]+(\/[A-Za-z0-9._-]+)+$/, 'a SPIFFE ID'),
+      format: z.enum(sealFormats, { error: sealFormats.join(' or ') }).default('age'),
+      kind: z.enum(['image', 'data'], { error: 'image or data' }).optional(),
+      artefact: artefactId.optional(),
+      size: z.int({ error: 'a number of bytes' }).nonnegative('a number of bytes').optional(),
+      nodes: z.array(name, { error: 'a list of names' }).optional(),
+    },
+    { error: 'an info record' },
+  )
+  .refine((info) => belongTogether(info), 'a secret_path, access_role and spiffeID of one secret');
 /** The `.info.yaml` beside an artefact on the site: a hint, which the vault's record confirms or refutes. */
 export type InfoRecord = z.output<typeof infoSchema>;
 
-/** Reads an info record; one without `format` is the original's and means age. @throws HpcsError `integrity` */
+/**
+ * Reads an info record; one without `format` is the original's and means age.
+ *
+ * @param path where it lies, for messages
+ * @throws HpcsError `integrity` naming the first field that is wrong and what was expected
+ */
 export function parseInfoRecord(content: string, path: string): InfoRecord {
   let parsed: unknown;
   try {
-    parsed = parse(content);
+    parsed = parse(content, { logLevel: 'error' });
   } catch (error) {
-    throw invalid(path, messageOf(error).split('\n')[0] ?? 'not YAML', error);
+    throw invalid(path, 'it is not YAML', error);
   }
-  const result = z.object({ info: infoSchema }).safeParse(parsed);
+  const result = z.object({ info: infoSchema }, { error: 'an info record' }).safeParse(parsed);
   if (result.success) return result.data.info;
   const issue = result.error.issues[0];
-  throw invalid(path, `${issue?.path.join('.') ?? 'info'}: ${issue?.message ?? 'invalid'}`, result.error);
+  throw invalid(path, `${issue?.path.join('.') || 'it'}: expected ${issue?.message ?? 'something else'}`, result.error);
 }
 
 /** The text of an info record. */
@@ -85,7 +105,7 @@ export function renderInfoRecord(info: InfoRecord): string {
  * treat alike (the vault lower-cases role and policy names, so upper case would make twins of different names).
  */
 export function secretName(fileName: string): string {
-  const slug = fileName.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-').replaceAll(/^-+|-+$/g, '').slice(0, 60); // prettier-ignore
+  const slug = fileName.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-').slice(0, 60).replaceAll(/^-+|-+$/g, ''); // prettier-ignore
   return `${slug || 'artefact'}-${randomBytes(16).toString('hex')}`;
 }
 
