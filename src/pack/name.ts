@@ -6,7 +6,8 @@
  */
 
 const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-const escaped = /[\udc80-\udcff]/;
+// With the flag u, halves of pairs do not match.
+const escaped = /([\udc80-\udcff])/u;
 
 /** The text that stands for a name. */
 export function nameOf(bytes: Buffer): string {
@@ -25,7 +26,7 @@ export function nameOf(bytes: Buffer): string {
 /** The bytes of a name. */
 export function bytesOf(name: string): Buffer {
   if (!escaped.test(name)) return Buffer.from(name, 'utf8');
-  const parts = name.split(/([\udc80-\udcff])(?<![\ud800-\udbff][\udc80-\udcff])/);
+  const parts = name.split(escaped);
   return Buffer.concat(
     parts.map((part, index) => (index % 2 === 1 ? Buffer.of(part.charCodeAt(0) - 0xdc00) : Buffer.from(part, 'utf8'))),
   );

@@ -15,7 +15,7 @@ import { basename, resolve } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
 import { blockSize } from '../seal/bytes.ts';
 import { fsPath, nameOf } from './name.ts';
-import { tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
+import { tarBlock, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
 
 /** How to pack. */
 export interface PackOptions {
@@ -48,7 +48,7 @@ interface Found {
  * Packs a directory or a single file as a tar stream, in blocks of about 1 MiB.
  *
  * Symbolic links stay links (but for `path` itself, which is followed), hard links stay hard links, owners are numbers, times
- * are whole seconds. A socket, FIFO or device is an error: leaving it out would be silent loss.
+ * are whole seconds (exact for long and non-ASCII names). A socket, FIFO or device is an error: leaving it out would be silent loss.
  *
  * @throws HpcsError `local` (from the iterator), naming the file: `unreadable`, `source-changed` for one that vanished or changed
  * while it was read, `special-file`
@@ -71,7 +71,7 @@ export async function scan(path: string, options: Pick<PackOptions, 'name' | 'si
     if (type === 'file') atFile(found.path, () => accessSync(fsPath(found.path), constants.R_OK));
     sum.entries += 1;
     sum.bytes += size;
-    sum.archive += tarHeader(found.entry).length + size + tarPadding(size);
+    sum.archive += headerOf(found).length + size + tarPadding(size);
     // The event loop gets a turn now and then, for signals.
     if (sum.entries % 1000 === 0) await new Promise(setImmediate);
   }
@@ -86,7 +86,7 @@ function* packBlocks(path: string, { name, signal, onEntry }: PackOptions): Gene
     if (found.entry.type === 'file') {
       yield* packFile(found, output, signal);
     } else {
-      yield* output.write(tarHeader(found.entry));
+      yield* output.write(headerOf(found));
     }
   }
   yield* output.write(tarEnd);
@@ -106,7 +106,7 @@ function* packFile(found: Found, output: BlockWriter, signal?: AbortSignal): Gen
     const opened = fstatSync(file);
     if (opened.ino !== stats.ino || opened.dev !== stats.dev) throw changed('was replaced');
     if (opened.size !== stats.size) throw changed(opened.size > stats.size ? 'grew' : 'shrank');
-    yield* output.write(tarHeader(entry));
+    yield* output.write(headerOf(found));
     for (let left = entry.size; left > 0;) {
       signal?.throwIfAborted();
       const room = output.room(left);
@@ -186,6 +186,17 @@ function describe(path: string, name: string, stats: Stats, links: Map<string, s
     links.set(`${dev}:${ino}`, name);
   }
   return { path, stats, entry: { ...common, type: 'file', size: stats.size } };
+}
+
+/** The header. Where it takes pax records anyway, the exact time is one of them: GNU tar then compares it to the nanosecond. */
+function headerOf({ path, entry }: Found): Buffer {
+  const header = tarHeader(entry);
+  if (header.length === tarBlock) return header;
+  const { mtimeNs } = atFile(path, () => lstatSync(fsPath(path), { bigint: true }));
+  const [seconds, fraction] = [mtimeNs / 1_000_000_000n, mtimeNs % 1_000_000_000n];
+  // Before 1970 the whole seconds must do.
+  const mtime = Buffer.from(`${seconds}.${String(fraction).padStart(9, '0')}`);
+  return mtimeNs < 0n ? header : tarHeader({ ...entry, pax: new Map([['mtime', mtime]]) });
 }
 
 function kindOf(stats: Stats): string {
