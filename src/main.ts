@@ -12,6 +12,8 @@ import { fromLegacy } from './legacy-arguments.ts';
 export async function main(entry: string, options: { commands?: string } = {}): Promise<void> {
   // oclif's own transpiler does not know TypeScript 7 and would run a stale build instead.
   settings.enableAutoTranspile = false;
+  // Without it oclif looks for an account of this user id, and fails in a container that has none.
+  process.env['SHELL'] ??= '/bin/sh';
   const root = fileURLToPath(new URL('..', entry));
   const pjson = JSON.parse(await readFile(`${root}/package.json`, 'utf8')) as Interfaces.PJSON;
   if (options.commands !== undefined) pjson.oclif.commands = { strategy: 'pattern', target: options.commands };
