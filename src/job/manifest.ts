@@ -36,7 +36,10 @@ export type ResultManifest = z.output<typeof schema>;
 const envelope = z.object({ payload: z.string(), hmac: z.string().regex(/^[0-9a-f]{64}$/) });
 
 function mac(key: Secret, payload: string): Buffer {
-  return createHmac('sha256', Buffer.from(key.reveal(), 'hex')).update('hpcs result manifest 1\n').update(payload).digest();
+  const bytes = Buffer.from(key.reveal(), 'hex');
+  // What is no hex would be an empty key, with which anybody can make a manifest.
+  if (bytes.length !== 32) throw new HpcsError('bug', 'bug', 'the authentication key of the job does not have 32 bytes');
+  return createHmac('sha256', bytes).update('hpcs result manifest 1\n').update(payload).digest();
 }
 
 /**

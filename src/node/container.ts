@@ -57,7 +57,9 @@ export function containerEnvironment(run: ContainerRun, path: string): Record<st
   };
   for (const variable of run.image.env) {
     const split = variable.indexOf('=');
-    if (split > 0) env[`APPTAINERENV_${variable.slice(0, split)}`] = variable.slice(split + 1);
+    // Where the home is, the plan says; Apptainer warns of an image that does.
+    if (split > 0 && variable.slice(0, split) !== 'HOME')
+      env[`APPTAINERENV_${variable.slice(0, split)}`] = variable.slice(split + 1);
   }
   return env;
 }
@@ -67,9 +69,13 @@ export function applicationCommand(image: Pick<ImageConfig, 'entrypoint' | 'cmd'
   return [...image.entrypoint, ...(args.length > 0 ? args : image.cmd)];
 }
 
-/** Flags that undo containment, which are allowed but said aloud. Pure. */
+// Apptainer reads flags as pflag does: short ones may stand together, and B, H, W, o and S take what follows them as their value.
+const looseningShort = /^-[^-BHWoS=]*[BHWofw]|^-[^-BHWoS=]*[cCe]=(false|0|f|F)/;
+const looseningLong =
+  /^--(bind|mount|home|workdir|writable|writable-tmpfs|fakeroot|add-caps|allow-setuid|keep-privs|overlay|fusemount|security|net|network|network-args|netns-path|sharens)(=|$)/;
+const undone = /^--(contain|containall|cleanenv|no-eval|no-home|ipc|pid)=(false|0|f|F)/i;
+
+/** Flags that undo containment, which are allowed but said aloud. Pure. @see apptainer-exec(1) */
 export function looseningFlags(flags: readonly string[]): string[] {
-  const loosening =
-    /^(-B|--bind|--mount|-H|--home|--no-home=false|-W|--workdir|--writable.*|--fakeroot|-f|--add-caps|--allow-setuid|--keep-privs|--overlay|-o|--fusemount|--security|--net.*|--cleanenv=false|--containall=false|--contain=false)(=|$)/u;
-  return flags.filter((flag) => loosening.test(flag));
+  return flags.filter((flag) => [looseningShort, looseningLong, undone].some((form) => form.test(flag)));
 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, posix } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
 import type { PlannedScripts } from '../job/plan.ts';
 
@@ -19,6 +19,7 @@ export const scriptTargets = {
 export async function copyScripts(scripts: PlannedScripts, copy: string): Promise<string[]> {
   await mkdir(copy, { recursive: true, mode: 0o700 });
   for (const file of scripts.files) {
+    if (!isBelow(file.path)) throw altered(join(scripts.directory, file.path), 'it lies outside of the directory');
     const source = join(scripts.directory, file.path);
     let content: Buffer;
     try {
@@ -41,6 +42,15 @@ export async function copyScripts(scripts: PlannedScripts, copy: string): Promis
 /** Which files of a script directory are run; others lie there for them to read. As in the original: `*.sh`. */
 export function isRun(path: string): boolean {
   return path.endsWith('.sh');
+}
+
+function isBelow(path: string): boolean {
+  return (
+    path !== '' &&
+    !posix.isAbsolute(path) &&
+    !path.includes('\0') &&
+    path.split('/').every((part) => part !== '' && part !== '.' && part !== '..')
+  );
 }
 
 function altered(source: string, what: string, cause?: unknown): HpcsError {
