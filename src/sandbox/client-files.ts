@@ -1,14 +1,11 @@
-import { chmod, mkdir, rename, stat } from 'node:fs/promises';
-import { createWriteStream } from 'node:fs';
+import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import type Docker from 'dockerode';
 import { stringify } from 'ini';
 import { createContainer, dockerError } from '../image/docker.ts';
+import { unpack } from '../pack/unpack.ts';
 import { writeDurably } from '../state.ts';
 import { buildToolKit, toolKitIsCurrent } from '../tool-kit.ts';
-import { firstFile } from './archive.ts';
 import { modulesOf } from './modules.ts';
 import { parts, ports, site, trustDomain } from './names.ts';
 
@@ -82,24 +79,19 @@ function header(where: string): string {
 }
 
 /**
- * Takes the static programs out of the image that holds them.
+ * Takes the static programs out of the image that holds them, to `programs` in the sandbox's directory.
  *
  * @param image from `ensurePrograms`
- * @param directory comes into being; programs in it are replaced
  */
 export async function extractPrograms(docker: Docker, image: string, directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
+  // A tool kit made of earlier ones may look newer than these.
+  for (const name of [fileNames.programs, fileNames.toolKit]) await rm(join(directory, name), { recursive: true, force: true });
   await using holder = await createContainer(docker, { image, command: [] });
-  for (const name of ['age', 'gocryptfs', 'spire-agent']) {
-    const target = join(directory, name);
-    try {
-      const archive = await holder.container.getArchive({ path: `/programs/${name}` });
-      await pipeline(Readable.from(firstFile(archive as AsyncIterable<Buffer>)), createWriteStream(`${target}.part`));
-    } catch (error) {
-      throw dockerError(`cannot take ${name} out of the image ${image}`, error);
-    }
-    await chmod(`${target}.part`, 0o755);
-    await rename(`${target}.part`, target);
+  try {
+    const archive = await holder.container.getArchive({ path: '/programs' });
+    await unpack(archive as AsyncIterable<Buffer>, directory);
+  } catch (error) {
+    throw dockerError(`cannot take the programs out of the image ${image}`, error);
   }
 }
 

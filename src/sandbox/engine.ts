@@ -2,8 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
 import { dockerError, engineStatus, readFrames } from '../image/docker.ts';
+import { tarOf, type SmallTarEntry } from '../pack/tar.ts';
 import { engineName } from './names.ts';
-import { tarEnd, tarEntry, type TarFile } from './archive.ts';
 
 /** What ended: exit code and both outputs as text. */
 export interface Finished {
@@ -65,9 +65,9 @@ export async function must(
 }
 
 /** Puts files into a container, running or not, below `/`. Directories come into being. */
-export async function putFiles(container: Docker.Container, files: readonly TarFile[]): Promise<void> {
+export async function putFiles(container: Docker.Container, files: readonly SmallTarEntry[]): Promise<void> {
   try {
-    await container.putArchive(Buffer.concat([...files.flatMap(tarEntry), tarEnd]), { path: '/' });
+    await container.putArchive(Buffer.from(tarOf(files)), { path: '/' });
   } catch (error) {
     throw dockerError('cannot copy files into a container', error);
   }
@@ -122,7 +122,7 @@ export interface ContainerPlan {
   environment?: Record<string, string>;
   hostname?: string;
   /** Files put in before it starts: nothing of this machine is mounted, so that a remote engine works too. */
-  files?: TarFile[];
+  files?: SmallTarEntry[];
   /** Volumes by mount point, as they are called in the default sandbox. */
   volumes?: Record<string, string>;
   /** Ports published on 127.0.0.1, each under a free number. */

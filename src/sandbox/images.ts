@@ -6,7 +6,7 @@ import { Readable } from 'node:stream';
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
-import { tarEnd, tarEntry, type TarFile } from './archive.ts';
+import { tarEnd, tarHeader, tarPadding } from '../pack/tar.ts';
 import { lastLines } from './engine.ts';
 import { modulesOf, packageRoot } from './modules.ts';
 
@@ -234,10 +234,14 @@ async function filesBelow(base: string, entries: readonly string[]): Promise<str
   return names.flat().sort();
 }
 
+// Not a digest of the archive, whose form is no property of the image.
 async function referenceOf(recipe: Recipe): Promise<string> {
   const base = join(packageRoot(), recipe.root);
-  const hash = createHash('sha256').update(JSON.stringify([recipe.target, recipe.buildArguments]));
-  for await (const part of contextOf(base, await filesBelow(base, recipe.context))) hash.update(part);
+  const hash = createHash('sha256').update(JSON.stringify([recipe.target ?? '', recipe.buildArguments ?? {}]));
+  for (const name of await filesBelow(base, recipe.context)) {
+    const content = await readFile(join(base, name));
+    hash.update(JSON.stringify([name, content.length])).update(content);
+  }
   return `${recipe.name}:${hash.digest('hex').slice(0, 12)}`;
 }
 
@@ -245,9 +249,16 @@ async function* contextOf(base: string, names: Iterable<string>): AsyncGenerator
   for (const name of names) {
     const path = join(base, name);
     const info = await lstat(path);
-    const file: TarFile = info.isSymbolicLink() ? { name, link: await readlink(path) } : { name, content: await readFile(path) };
     // Of a mode only this counts here, and it must not depend on how the package was unpacked.
-    yield* tarEntry({ ...file, mode: info.mode & 0o100 ? 0o755 : 0o644 });
+    const mode = info.mode & 0o100 ? 0o755 : 0o644;
+    if (info.isSymbolicLink()) {
+      yield tarHeader({ name, type: 'symlink', linkname: await readlink(path), mode });
+      continue;
+    }
+    const content = await readFile(path);
+    yield tarHeader({ name, size: content.length, mode });
+    yield content;
+    yield Buffer.alloc(tarPadding(content.length));
   }
   yield tarEnd;
 }

@@ -27,7 +27,7 @@ export function openbaoPlan(image: string, { certificate, key }: ServerCertifica
     entrypoint: ['bao', 'server', '-config', '/openbao/config.hcl'],
     ports: [ports.openbao],
     files: [
-      { name: 'openbao/data/', mode: 0o700 },
+      { name: 'openbao/data/', type: 'directory', mode: 0o700 },
       { name: 'openbao/tls.crt', content: certificate },
       { name: 'openbao/tls.key', content: key.bytes(), mode: 0o600 },
       {

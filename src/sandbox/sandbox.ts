@@ -269,7 +269,7 @@ async function refreshFiles({ docker, directory, progress }: UpOptions, { images
   const marker = join(programs, 'image');
   const image = images['programs'] ?? '';
   if ((await readFile(marker, 'utf8').catch(() => '')) !== image) {
-    await extractPrograms(docker, image, programs);
+    await extractPrograms(docker, image, directory);
     await writeDurably(marker, image);
   }
   if (await refreshToolKit(directory)) progress('made the tool kit');

@@ -16,7 +16,7 @@ export function spireServerPlan(image: string): ContainerPlan {
     volumes: { '/run/spire-admin': volumes.admin },
     ports: [ports.spireServer],
     files: [
-      { name: 'var/lib/spire/' },
+      { name: 'var/lib/spire/', type: 'directory' },
       {
         name: 'etc/spire/server.conf',
         content: `server {
@@ -78,7 +78,7 @@ export function spireAgentPlan(image: string, joinToken: string, bundle: string)
     entrypoint: [`${bin}/spire-agent`, 'run', '-config', '/etc/spire/agent.conf'],
     volumes: { '/run/spire-agent': volumes.agent },
     files: [
-      { name: 'var/lib/spire/' },
+      { name: 'var/lib/spire/', type: 'directory' },
       { name: 'etc/spire/bundle.pem', content: bundle },
       { name: 'etc/spire/join-token', content: joinToken, mode: 0o600 },
       {
