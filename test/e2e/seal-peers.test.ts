@@ -1,0 +1,148 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { Secret } from '../../src/secret.ts';
+import { generateKey, type ArtefactKey } from '../../src/seal/keys.ts';
+import { open } from '../../src/seal/open.ts';
+import { seal } from '../../src/seal/seal.ts';
+import { buildPeers, inPeers } from '../support/peers.ts';
+import { collect, inPieces } from '../support/streams.ts';
+
+const kib = 1024;
+const mib = 1024 * kib;
+const random = randomBytes(9 * mib);
+const text = Buffer.from(Array.from({ length: 500_000 }, (_, index) => `${index},${(index * 7919) % 10007}\n`).join(''));
+const sizes = [0, 1, 64 * kib, 64 * kib + 1, 256 * kib - 1, 256 * kib, mib - 6, mib, mib + 1, 9 * mib];
+
+/** The commands of each peer, in a directory with `key`, `public` and the data. */
+const peers = {
+  age: {
+    format: 'age',
+    showVersion: 'age --version',
+    version: /^v?1\./,
+    decrypt: 'age -d -i key',
+    encrypt: 'age -R public',
+  },
+  sqop: {
+    format: 'openpgp',
+    showVersion: 'sqop version',
+    version: /^sequoia-sop 0\.(?:3[7-9]|[4-9]\d)\./,
+    decrypt: 'sqop decrypt key',
+    encrypt: 'sqop encrypt --no-armor --profile=rfc9580 public',
+  },
+  rsop: {
+    format: 'openpgp',
+    showVersion: 'rsop version',
+    version: /^rpgpie-sop /,
+    decrypt: 'rsop decrypt key',
+    encrypt: 'rsop encrypt --no-armor public',
+  },
+} as const;
+
+for (const [name, peer] of Object.entries(peers)) {
+  describe(`${name} and we`, () => {
+    let key: ArtefactKey;
+    const keyFiles = () => [
+      { name: 'key', content: `${key.secretKey.reveal()}\n`, mode: 0o600 },
+      { name: 'public', content: `${key.publicKey}\n` },
+    ];
+
+    before(async function () {
+      this.timeout(300_000);
+      await buildPeers();
+      const { stdout } = await inPeers(peer.showVersion);
+      assert.match(stdout.toString(), peer.version);
+      key = await generateKey(peer.format);
+    });
+
+    it('it opens what we sealed, at every size', async () => {
+      const sealed = await Promise.all(
+        sizes.map((size) =>
+          collect(
+            seal(inPieces(random.subarray(0, size)), { format: peer.format, recipients: [key.publicKey], compress: 'none' })
+              .bytes,
+          ),
+        ),
+      );
+      const files = sealed.map((content, index) => ({ name: `sealed${index}`, content }));
+      // Sizes and contents, one after the other.
+      const all = files.map((file) => `${peer.decrypt} < ${file.name}`).join(' && ');
+      const { code, stdout, stderr } = await inPeers(all, [...keyFiles(), ...files]);
+      assert.equal(code, 0, stderr);
+      assert.ok(stdout.equals(Buffer.concat(sizes.map((size) => random.subarray(0, size)))));
+    }).timeout(120_000);
+
+    it('it opens what we compressed and sealed, and zstd expands it', async () => {
+      const plain = Buffer.concat([text, random.subarray(0, 5 * mib), text]);
+      const sealed = await collect(seal(inPieces(plain), { format: peer.format, recipients: [key.publicKey] }).bytes);
+      const { code, stdout, stderr } = await inPeers(`${peer.decrypt} < sealed | zstd -d`, [...keyFiles(), { name: 'sealed', content: sealed }]); // prettier-ignore
+      assert.equal(code, 0, stderr);
+      assert.ok(stdout.equals(plain));
+    }).timeout(120_000);
+
+    it('it opens what we sealed to several recipients', async () => {
+      const others = await Promise.all([generateKey(peer.format), generateKey(peer.format)]);
+      const recipients = [others[0]?.publicKey ?? '', key.publicKey, others[1]?.publicKey ?? ''];
+      const sealed = await collect(seal(inPieces(text), { format: peer.format, recipients, compress: 'none' }).bytes);
+      const { code, stdout, stderr } = await inPeers(`${peer.decrypt} < sealed`, [
+        ...keyFiles(),
+        { name: 'sealed', content: sealed },
+      ]);
+      assert.equal(code, 0, stderr);
+      assert.ok(stdout.equals(text));
+    }).timeout(120_000);
+
+    it('it refuses what was altered', async () => {
+      const sealed = await collect(
+        seal(inPieces(text), { format: peer.format, recipients: [key.publicKey], compress: 'none' }).bytes,
+      );
+      sealed[sealed.length - 100] = (sealed[sealed.length - 100] ?? 0) ^ 1;
+      const { code } = await inPeers(`${peer.decrypt} < sealed`, [...keyFiles(), { name: 'sealed', content: sealed }]);
+      assert.notEqual(code, 0);
+    }).timeout(120_000);
+
+    it('we open what it sealed', async () => {
+      for (const size of [0, 1, 64 * kib, 700_001, 5 * mib]) {
+        const plain = random.subarray(0, size);
+        const files = [...keyFiles(), { name: 'plain', content: plain }];
+        const { code, stdout, stderr } = await inPeers(`${peer.encrypt} < plain`, files);
+        assert.equal(code, 0, stderr);
+        assert.ok((await collect(open(inPieces(stdout), key.secretKey))).equals(plain), `${size}`);
+      }
+    }).timeout(120_000);
+  });
+}
+
+describe("the peers' own keys", () => {
+  before(async function () {
+    this.timeout(300_000);
+    await buildPeers();
+  });
+
+  it("we seal to age-keygen's, and open with its file as it is", async () => {
+    const { stdout } = await inPeers('age-keygen');
+    const recipient = /public key: (age1\w+)/.exec(stdout.toString())?.[1] ?? '';
+    const sealed = await collect(seal(inPieces(text), { format: 'age', recipients: [recipient] }).bytes);
+    assert.ok((await collect(open(inPieces(sealed), new Secret(stdout)))).equals(text));
+  }).timeout(60_000);
+
+  for (const [program, profile] of [
+    ['sqop', 'rfc9580'],
+    ['sqop', 'draft-koch-eddsa-for-openpgp-00'],
+    ['rsop', 'performance'],
+    ['rsop', 'default'],
+  ] as const) {
+    it(`we seal to ${program}'s, profile ${profile}, and both open`, async () => {
+      const make = `${program} generate-key --profile=${profile} 'Owner <owner@example.org>'`;
+      const { stdout } = await inPeers(`${make} > key && cat key && ${program} extract-cert < key`);
+      const [secret = '', certificate = ''] = stdout.toString().split(/(?=-----BEGIN PGP PUBLIC KEY BLOCK-----)/);
+      const sealed = await collect(
+        seal(inPieces(text), { format: 'openpgp', recipients: [certificate], compress: 'none' }).bytes,
+      );
+      assert.ok((await collect(open(inPieces(sealed), new Secret(secret)))).equals(text));
+      const files = [{ name: 'key', content: secret }, { name: 'sealed', content: sealed }]; // prettier-ignore
+      const { code, stdout: opened, stderr } = await inPeers(`${program} decrypt key < sealed`, files);
+      assert.equal(code, 0, stderr);
+      assert.ok(opened.equals(text));
+    }).timeout(60_000);
+  }
+});

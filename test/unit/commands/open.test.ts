@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { tarOf } from '../../../src/pack/tar.ts';
+import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
+import { seal } from '../../../src/seal/seal.ts';
+import { hpcs } from '../../support/cli.ts';
+import { collect, inPieces } from '../../support/streams.ts';
+
+describe('hpcs open', function () {
+  this.timeout(60_000);
+  let directory: string;
+  let key: ArtefactKey;
+  let keyFile: string;
+  let output: string;
+  const content = 'confidential '.repeat(10_000);
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'open-'));
+    key = await generateKey('openpgp');
+    keyFile = join(directory, 'key');
+    output = join(directory, 'output');
+    await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
+  });
+  afterEach(async () => {
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  async function sealed(plain: Uint8Array, name = 'encrypted_data.tgz'): Promise<string> {
+    const bytes = await collect(seal(inPieces(plain), { format: key.format, recipients: [key.publicKey] }).bytes);
+    await writeFile(join(directory, name), bytes);
+    return join(directory, name);
+  }
+
+  it('unpacks an archive', async () => {
+    const file = await sealed(tarOf([{ name: 'data/a b', content }]));
+    const { code, stdout, stderr } = await hpcs(['open', file, '--key-file', keyFile, '--output', output]);
+    assert.equal(stderr, '');
+    assert.equal(stdout, `opened ${output}: 1 entries, ${content.length} bytes\n`);
+    assert.equal(code, 0);
+    assert.equal(await readFile(join(output, 'data/a b'), 'utf8'), content);
+    const again = await hpcs(['open', file, '--key-file', keyFile, '--output', output, '--json']);
+    assert.equal(again.code, 3);
+    assert.match(again.stdout, /"code": "file-exists"/);
+  });
+
+  it('writes what is no archive to a file, with the key from standard input', async () => {
+    const file = await sealed(Buffer.from(content), 'encrypted_prepared.sif');
+    const { code, stdout } = await hpcs(['open', file, '--key-file', '-', '--output', output, '--json'], {
+      input: key.secretKey.reveal(),
+    });
+    assert.equal(code, 0);
+    assert.deepEqual(JSON.parse(stdout), { output: join(output, 'prepared.sif'), entries: 1, bytes: content.length });
+    assert.equal(await readFile(join(output, 'prepared.sif'), 'utf8'), content);
+    assert.deepEqual(await readdir(output), ['prepared.sif']);
+  });
+
+  it('writes to standard output', async () => {
+    const archive = tarOf([{ name: 'a', content }]);
+    const file = await sealed(archive);
+    const { code, stdout } = await hpcs(['open', file, '--key-file', keyFile, '--output', '-']);
+    assert.equal(code, 0);
+    assert.ok(Buffer.from(stdout).equals(archive));
+  });
+
+  it('leaves nothing of what is damaged, and says so', async () => {
+    for (const [name, plain] of [
+      ['encrypted_a.tgz', tarOf([{ name: 'a', content }])],
+      ['encrypted_b.sif', Buffer.from(content)],
+    ] as const) {
+      const file = await sealed(plain, name);
+      const bytes = await readFile(file);
+      await writeFile(file, bytes.subarray(0, bytes.length - 10));
+      const { code, stdout, stderr } = await hpcs(['open', file, '--key-file', keyFile, '--output', output]);
+      assert.equal(stderr, 'hpcs: error: the sealed data ends too early\n  fetch it again; the transfer may have been cut\n');
+      assert.equal(stdout, '');
+      assert.equal(code, 7);
+      assert.deepEqual(await readdir(output).catch(() => []), []);
+    }
+  });
+
+  it('refuses a key file that others may read, and one that is none', async () => {
+    const file = await sealed(Buffer.from(content));
+    await chmod(keyFile, 0o640);
+    const open = await hpcs(['open', file, '--key-file', keyFile, '--output', output]);
+    assert.equal(open.code, 2);
+    assert.match(open.stderr, /is open to others \(mode 640\)\n {2}chmod 600 /);
+    for (const input of ['', 'hello', 'x'.repeat(100_000)])
+      assert.equal((await hpcs(['open', file, '--key-file', '-', '--output', output], { input })).code, 2);
+    assert.equal((await hpcs(['open', file, '--key-file', join(directory, 'none'), '--output', output])).code, 3);
+  });
+
+  it('tells a wrong key, a missing file and a directory', async () => {
+    const file = await sealed(Buffer.from(content));
+    const input = (await generateKey('openpgp')).secretKey.reveal();
+    assert.equal((await hpcs(['open', file, '--key-file', '-', '--output', output], { input })).code, 7);
+    await mkdir(join(directory, 'd'));
+    for (const name of ['none', 'd']) {
+      const { code, stderr } = await hpcs(['open', join(directory, name), '--key-file', keyFile, '--output', output]);
+      assert.match(stderr, /cannot read .*: E(?:NOENT|ISDIR)\n/);
+      assert.equal(code, 3);
+    }
+  });
+});
