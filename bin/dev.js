@@ -1,4 +1,4 @@
 #!/usr/bin/env node
 // Runs the commands from their TypeScript sources, with Node's own type stripping: no build, no transpiler.
 const { main } = await import('../src/main.ts');
-await main(import.meta.url, { commands: './commands' });
+void main(import.meta.url, { source: true });

@@ -6,4 +6,4 @@ if (major < 24 || (major === 24 && minor < 15)) {
   process.exit(2);
 }
 const { main } = await import('../dist/src/main.js');
-await main(import.meta.url);
+void main(import.meta.url);

@@ -1,5 +1,6 @@
 import { Command, Flags } from '@oclif/core';
-import { HpcsError, messageOf } from './errors.ts';
+import { HpcsError } from './errors.ts';
+import { asHpcsError, reportError } from './report.ts';
 
 /**
  * What every command shares: `--json`, one abort signal for Ctrl-C and its kin, one form of error.
@@ -37,15 +38,10 @@ export abstract class BaseCommand extends Command {
     process.stderr.write(`warning: ${message}\n`);
   };
 
-  protected override async catch(error: Error & { exitCode?: number; oclif?: { exit?: number } }): Promise<void> {
-    const known = asHpcsError(error, this.signal);
-    process.exitCode = known.exitCode;
-    if (this.jsonEnabled()) this.logJson(known.toJSON());
-    process.stderr.write(`hpcs: error: ${known.message}\n`);
-    if (known.suggestion !== undefined) process.stderr.write(`  ${known.suggestion}\n`);
-    if (known.kind === 'bug' || process.env['DEBUG']?.includes('hpcs')) process.stderr.write(`${known.stack}\n`);
-    if (known.cause !== undefined && process.env['DEBUG']?.includes('hpcs'))
-      process.stderr.write(`caused by: ${messageOf(known.cause)}\n`);
+  protected override async catch(error: Error): Promise<void> {
+    const interrupted = this.signal.aborted && this.signal.reason instanceof HpcsError && !(error instanceof HpcsError);
+    const command = `${this.config.bin} ${(this.id ?? '').replaceAll(':', ' ')}`;
+    reportError(asHpcsError(interrupted ? this.signal.reason : error, command), { json: this.jsonEnabled() });
   }
 
   protected override async finally(error: Error | undefined): Promise<void> {
@@ -59,21 +55,3 @@ export const configFlag = Flags.string({
   summary: 'configuration file (default: HPCS_CONFIG, ./hpcs-client.conf, XDG, /tmp/hpcs-client.conf)',
   helpValue: 'FILE',
 });
-
-// oclif's own parse errors carry an exit code of 2 in `oclif.exit`.
-function asHpcsError(error: Error & { oclif?: { exit?: number } }, signal: AbortSignal): HpcsError {
-  if (error instanceof HpcsError) return error;
-  if (signal.aborted && signal.reason instanceof HpcsError) return signal.reason;
-  if (error.oclif?.exit === 2) {
-    const [first = '', ...rest] = error.message.split('\n');
-    return new HpcsError(
-      'usage',
-      'usage',
-      [first, ...rest.filter((line) => line && !line.startsWith('See more help'))].join('\n  '),
-      {
-        suggestion: 'see --help',
-      },
-    );
-  }
-  return new HpcsError('bug', 'bug', messageOf(error), { cause: error });
-}

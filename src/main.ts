@@ -1,26 +1,34 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { flush, handle, run, settings, type Interfaces } from '@oclif/core';
+import { systemCode } from './errors.ts';
 import { fromLegacy } from './legacy-arguments.ts';
+import { asHpcsError, reportError } from './report.ts';
 
 /**
  * Runs the command line of this process.
  *
  * @param entry `import.meta.url` of the file in `bin`, from which the package is found
- * @param options.commands where the command modules lie, when not where package.json says (running from source)
+ * @param options.source whether to run the TypeScript sources rather than the build that package.json names
  */
-export async function main(entry: string, options: { commands?: string } = {}): Promise<void> {
+export async function main(entry: string, options: { source?: boolean } = {}): Promise<void> {
   // oclif's own transpiler does not know TypeScript 7 and would run a stale build instead.
   settings.enableAutoTranspile = false;
   // Without it oclif looks for an account of this user id, and fails in a container that has none.
   process.env['SHELL'] ??= '/bin/sh';
   const root = fileURLToPath(new URL('..', entry));
   const pjson = JSON.parse(await readFile(`${root}/package.json`, 'utf8')) as Interfaces.PJSON;
-  if (options.commands !== undefined) pjson.oclif.commands = { strategy: 'pattern', target: options.commands };
+  if (options.source === true) {
+    pjson.oclif.commands = { strategy: 'pattern', target: './commands' };
+    pjson.oclif.hooks = { command_not_found: './src/hooks/command-not-found.ts' };
+  }
   try {
-    await run(fromLegacy(process.argv.slice(2)), { root, pjson });
+    const argv = fromLegacy(process.argv.slice(2));
+    await run(argv[0] === 'help' ? [...argv.slice(1), '--help'] : argv, { root, pjson });
     await flush();
   } catch (error) {
-    await handle(error as Error);
+    // Not an error: oclif's way to end after a help text.
+    if (systemCode(error) === 'EEXIT') await handle(error as Error);
+    reportError(asHpcsError(error, pjson.oclif.bin ?? 'hpcs'), { json: process.argv.includes('--json') });
   }
 }

@@ -1,0 +1,51 @@
+import { HpcsError, messageOf } from './errors.ts';
+
+/** An error as oclif throws it. */
+interface OclifError extends Error {
+  oclif?: { exit?: number };
+}
+
+/**
+ * Whatever ended a command, as the one error type: parse errors of oclif are errors of usage, all else that nobody translated is
+ * a bug.
+ *
+ * @param command its name, for a suggestion
+ */
+export function asHpcsError(error: unknown, command: string): HpcsError {
+  if (error instanceof HpcsError) return error;
+  if (error instanceof Error && (error as OclifError).oclif?.exit === 2) {
+    return new HpcsError('usage', 'usage', parseErrorText(error.message), { suggestion: `see ${command} --help` });
+  }
+  return new HpcsError('bug', 'bug', messageOf(error), { cause: error });
+}
+
+// oclif writes sentences over several lines, under a heading where there are more than one.
+function parseErrorText(message: string): string {
+  const lines = message.split('\n').map((line) => line.trim().replaceAll(/ {2,}/g, ' '));
+  const heading = 'The following errors occurred:';
+  const text = lines.filter((line) => line !== '' && line !== heading && !line.startsWith('See more help'));
+  const facts = text.map((line) => line.replace(/^[A-Z](?=[a-z])/, (first) => first.toLowerCase()));
+  return facts.join(lines.includes(heading) ? '; ' : ' ');
+}
+
+/**
+ * Tells the user what went wrong and sets the exit code: message and next step on standard error, with `json` the same as a record
+ * on standard output. Stacks are shown for bugs, and with `DEBUG=hpcs`.
+ */
+export function reportError(error: HpcsError, options: { json: boolean }): void {
+  process.exitCode = error.exitCode;
+  const debug = process.env['DEBUG']?.includes('hpcs') === true;
+  if (options.json) process.stdout.write(`${JSON.stringify(error, null, 2)}\n`);
+  const lines = [`hpcs: error: ${error.message}`];
+  if (error.suggestion !== undefined) lines.push(`  ${error.suggestion}`);
+  const { cause } = error;
+  if (error.kind === 'bug' || debug)
+    lines.push((error.kind === 'bug' && cause instanceof Error ? cause.stack : error.stack) ?? '');
+  if (debug && cause !== undefined) lines.push(`caused by: ${messageOf(cause)}`);
+  process.stderr.write(`${printable(lines.join('\n'))}\n`);
+}
+
+// A message may quote what the site said, which must not steer the terminal it is shown on.
+function printable(text: string): string {
+  return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?');
+}
