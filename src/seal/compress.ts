@@ -35,6 +35,7 @@ const largestRawBlock = 128 * 1024;
 /** Level 1: the only one that keeps pace with the cipher. Data is authenticated outside, so no checksum here. */
 const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 }, chunkSize: frameSize + blockSize };
 
+/** The size is told so that it stands in the frame's header: readers then know what they need. */
 const compressFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
 const expandFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdDecompress);
 
@@ -61,7 +62,11 @@ async function* frames(input: Bytes, mode: 'auto' | 'zstd'): AsyncGenerator<Resu
   for await (const block of inBlocks(input, frameSize)) {
     empty = false;
     const stored = mode === 'auto' && !shrinks(block);
-    yield { bytes: stored ? Promise.resolve(storedFrame(block)) : compressFrame(block, compression) };
+    yield {
+      bytes: stored
+        ? Promise.resolve(storedFrame(block))
+        : compressFrame(block, { ...compression, pledgedSrcSize: block.length }),
+    };
   }
   if (empty) yield { bytes: Promise.resolve(storedFrame(Buffer.alloc(0))) };
 }
