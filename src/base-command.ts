@@ -44,9 +44,9 @@ export abstract class BaseCommand extends Command {
     reportError(asHpcsError(interrupted ? this.signal.reason : error, command), { json: this.jsonEnabled() });
   }
 
-  protected override async finally(error: Error | undefined): Promise<void> {
+  protected override async finally(failure: Error | undefined): Promise<void> {
     for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(name, this.#interrupt);
-    await super.finally(error);
+    await super.finally(failure);
   }
 }
 
