@@ -93,6 +93,9 @@ export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, re
   if (record.kind !== kind) throw mismatch(kind, 'kind', kind, record.kind);
   if (record.format !== planned.format) throw mismatch(kind, 'format', planned.format, record.format);
   if (record.sha512 !== planned.sha512) throw mismatch(kind, 'sha512', short(planned.sha512), short(record.sha512 ?? 'none'));
+  if (planned.artefact !== undefined && record.artefact !== planned.artefact) {
+    throw mismatch(kind, 'artefact id', planned.artefact, record.artefact);
+  }
   if (planned.size !== undefined && record.size !== planned.size)
     throw mismatch(kind, 'size', String(planned.size), String(record.size));
 }

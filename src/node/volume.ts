@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { HpcsError, systemCode } from '../errors.ts';
+import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
 import { bareEnvironment, Program, runProgram } from './program.ts';
 
@@ -57,7 +57,10 @@ export class Volume implements AsyncDisposable {
   }
 
   #serve(): Program {
-    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '--', this.cipher, this.path], {
+    // In a project directory files belong to the project's group, which this user namespace does not know: the kernel would deny every
+    // write to them. The plain view therefore shows the user as their owner; the ciphertext keeps the group, and counts for its quota.
+    const owner = `${process.getuid?.()}:${process.getgid?.()}`;
+    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '-force_owner', owner, '--', this.cipher, this.path], {
       input: `${this.password.reveal()}\n`,
       env: bareEnvironment,
     });
@@ -89,18 +92,8 @@ export class Volume implements AsyncDisposable {
       }
       await sleep(20);
     }
-  }
-
-  /** The kernel denies the first create in a FUSE root whose owner it has not asked for yet: it is looked at, and tried again. */
-  async #write(file: string, content: string): Promise<void> {
-    for (const limit = Date.now() + 5000; ; await sleep(50)) {
-      await stat(this.path);
-      try {
-        return await writeFile(file, content, { flag: 'wx', mode: 0o600 });
-      } catch (error) {
-        if (systemCode(error) !== 'EACCES' || Date.now() > limit) throw error;
-      }
-    }
+    // The kernel denies the first create in a root that nobody has looked at.
+    await stat(this.path);
   }
 
   /** A canary: what is written to the plain view must appear, in another form, in the ciphertext. */
@@ -108,7 +101,7 @@ export class Volume implements AsyncDisposable {
     const canary = randomBytes(32).toString('hex');
     const file = join(this.path, canary);
     const before = new Set(await readdir(this.cipher));
-    await this.#write(file, canary);
+    await writeFile(file, canary, { flag: 'wx', mode: 0o600 });
     const added = (await readdir(this.cipher)).filter((name) => !before.has(name));
     const sealed = added.length === 1 && added[0] !== canary ? await readFile(join(this.cipher, added[0] as string)) : undefined;
     const real = sealed !== undefined && !sealed.includes(canary) && (await readFile(file, 'utf8')) === canary;
