@@ -70,6 +70,7 @@ export async function readArtefact(
       format: info.format,
       sha512: info.checksum,
       ...(info.size === undefined ? {} : { size: info.size }),
+      ...(info.artefact === undefined ? {} : { artefact: info.artefact }),
     },
   };
 }

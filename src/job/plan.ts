@@ -13,6 +13,8 @@ const artefactSchema = z.object({
   format: z.enum(sealFormats),
   sha512,
   size: z.number().int().nonnegative().optional(),
+  /** Artefact id, where the info record has one. */
+  artefact: z.string().optional(),
 });
 export type PlannedArtefact = z.output<typeof artefactSchema>;
 
