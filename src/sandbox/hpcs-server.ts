@@ -1,6 +1,6 @@
 import { HpcsError } from '../errors.ts';
 import type { HttpClient } from '../http.ts';
-import type { ServerCertificate } from './certificates.ts';
+import type { ServerCertificate } from './keys.ts';
 import type { ContainerPlan } from './engine.ts';
 import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';

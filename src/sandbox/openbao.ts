@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, type HttpAnswer } from '../http.ts';
 import { Secret } from '../secret.ts';
-import type { ServerCertificate } from './certificates.ts';
+import type { ServerCertificate } from './keys.ts';
 import type { ContainerPlan } from './engine.ts';
 import { packageRoot } from './modules.ts';
 import { issuer, parts, ports, trustDomain } from './names.ts';

@@ -3,13 +3,12 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
-import ssh2 from 'ssh2';
 import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, readCa } from '../http.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
 import { writeDurably } from '../state.ts';
-import { makeCertificates } from './certificates.ts';
+import { makeKeys } from './keys.ts';
 import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
 import { lastLines, lastLog, publishedPort, removeContainer, startPart, type ContainerPlan } from './engine.ts';
 import { checkHpcsServer, hpcsServerPlan } from './hpcs-server.ts';
@@ -199,19 +198,20 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
 
   progress('making certificates and keys');
   const servers = [parts.oidc, parts.openbao, parts.hpcsServer] as const;
-  const [{ authority, servers: certificates }, publicKey] = await Promise.all([
-    makeCertificates(docker, images.site, servers, signal),
-    makeIdentity(directory),
+  const [{ authority, servers: certificates, identity }] = await Promise.all([
+    makeKeys(docker, images.site, servers, signal),
     docker.createNetwork({ Name: name, Labels: labels }),
     ...Object.values(volumes).map((volume) => docker.createVolume({ Name: engineName(name, volume), Labels: labels })),
   ]);
   await writeDurably(join(directory, fileNames.authority), authority);
+  await writeDurably(join(directory, fileNames.identity), identity.key.reveal());
+  await writeDurably(join(directory, `${fileNames.identity}.pub`), `${identity.line}\n`);
 
   progress('starting the site, the SPIRE server and the vault');
   const [spire, bao, login, ...compute] = await Promise.all([
     start(spireServerPlan(images.spireServer)),
     start(openbaoPlan(images.openbao, certificates[parts.openbao])),
-    ...sitePlans(images.site, nodes, publicKey).map(start),
+    ...sitePlans(images.site, nodes, identity.line).map(start),
   ]);
   if (login === undefined) throw new HpcsError('bug', 'sandbox-failed', 'no login node was planned');
   await healthy(spire, parts.spireServer, () => checkSpire(spire, 'server'), signal);
@@ -225,7 +225,14 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
 
   await using clients = new AsyncDisposableStack();
   const connect = async (part: 'oidc' | 'openbao' | 'hpcsServer', container: Docker.Container): Promise<HttpClient> =>
-    clients.use(serviceClient(part, await publishedPort(container, ports[part]), authority, 60_000));
+    clients.use(
+      serviceClient(
+        part,
+        await healthy(container, parts[part], () => publishedPort(container, ports[part]), signal),
+        authority,
+        60_000,
+      ),
+    );
   const [provider, vault] = [await connect('oidc', oidc), await connect('openbao', bao)];
   await Promise.all([
     healthy(oidc, parts.oidc, () => checkOidc(provider), signal),
@@ -275,20 +282,13 @@ async function refreshFiles({ docker, directory, progress }: UpOptions, { images
   if (await refreshToolKit(directory)) progress('made the tool kit');
 }
 
-async function makeIdentity(directory: string): Promise<string> {
-  const { private: secret, public: open } = ssh2.utils.generateKeyPairSync('ed25519', { comment: 'hpcs-sandbox' });
-  await writeDurably(join(directory, fileNames.identity), secret);
-  await writeDurably(join(directory, `${fileNames.identity}.pub`), `${open}\n`);
-  return open;
-}
-
 // Waits for a part, and no longer than it lives.
-async function healthy(
+async function healthy<Found>(
   container: Docker.Container,
   name: string,
-  check: () => Promise<void>,
+  check: () => Promise<Found>,
   signal: AbortSignal | undefined,
-): Promise<void> {
+): Promise<Found> {
   const deadline = Date.now() + patience;
   for (;;) {
     try {
@@ -306,7 +306,7 @@ async function healthy(
           `${name} ${why}; its last lines: ${lastLines(await lastLog(container), 6)}`,
           {
             cause: error,
-            suggestion: 'try again; if it stays, look at the images with docker images and free memory and disk',
+            suggestion: 'try again; if it stays, see whether the machine has memory and disk left',
           },
         );
       }

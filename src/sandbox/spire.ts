@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 import { must, type ContainerPlan } from './engine.ts';
 import { issuer, parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
-import type { ServerCertificate } from './certificates.ts';
+import type { ServerCertificate } from './keys.ts';
 
 const bin = '/opt/spire/bin';
 

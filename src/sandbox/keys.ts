@@ -10,14 +10,17 @@ export interface ServerCertificate {
   key: Secret;
 }
 
-/** An authority of the sandbox, and what it issued. Its own key is gone by the time this exists. */
-export interface Certificates<Name extends string> {
+/** Keys of a sandbox. That of its authority is gone by the time these exist. */
+export interface Keys<Name extends string> {
   /** PEM of the authority. */
   authority: string;
   servers: Record<Name, ServerCertificate>;
+  /** What opens the accounts on the site: an OpenSSH private key, and its line of `authorized_keys`. */
+  identity: { key: Secret; line: string };
 }
 
-// Everything lies in memory and ends with the container. Output: the authority, then key and certificate of each name.
+// Everything lies in memory and ends with the container. Output: the authority, key and certificate of each name, SSH key pair.
+// (The key generator of the ssh2 package makes one key in a hundred that nothing can read.)
 const script = `set -euo pipefail
 umask 077; cd /dev/shm
 new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc'
@@ -30,19 +33,22 @@ for name; do
   openssl x509 -req -in request -CA ca.pem -CAkey ca.key -days 365 -extfile extensions -out certificate 2>/dev/null
   cat key certificate
 done
+ssh-keygen -q -t ed25519 -N '' -C hpcs-sandbox -f identity
+cat identity identity.pub
 rm -f ./*`;
 
 /**
- * Makes an authority and a certificate for each host name (valid for `localhost` and `127.0.0.1` too), in a container.
+ * Makes, in a container, an authority with a certificate for each host name (valid for `localhost` and `127.0.0.1` too), and an
+ * SSH key pair.
  *
- * @param image one with openssl and bash
+ * @param image one with openssl, ssh-keygen and bash
  */
-export async function makeCertificates<Name extends string>(
+export async function makeKeys<Name extends string>(
   docker: Docker,
   image: string,
   names: readonly Name[],
   signal: AbortSignal | undefined,
-): Promise<Certificates<Name>> {
+): Promise<Keys<Name>> {
   const spec = {
     image,
     entrypoint: ['bash', '-c', script, 'bash'],
@@ -51,11 +57,16 @@ export async function makeCertificates<Name extends string>(
   };
   const { code, stdout, stderr } = await runContainer(docker, spec, { signal });
   const blocks = stdout.toString('latin1').match(/-----BEGIN [A-Z ]+-----[^-]+-----END [A-Z ]+-----\n/g) ?? [];
-  if (code !== 0 || blocks.length !== 1 + 2 * names.length)
-    throw new HpcsError('local', 'sandbox-failed', `openssl made no certificates: ${lastLines(stderr, 2)}`);
+  const line = /^ssh-ed25519 .*$/m.exec(stdout.toString('latin1'))?.[0];
+  if (code !== 0 || blocks.length !== 2 + 2 * names.length || line === undefined)
+    throw new HpcsError('local', 'sandbox-failed', `cannot make the keys of the sandbox: ${lastLines(stderr, 2)}`);
   const servers = names.map((name, index) => [
     name,
     { key: new Secret(blocks[1 + 2 * index] ?? ''), certificate: blocks[2 + 2 * index] ?? '' },
   ]);
-  return { authority: blocks[0] ?? '', servers: Object.fromEntries(servers) as Record<Name, ServerCertificate> };
+  return {
+    authority: blocks[0] ?? '',
+    servers: Object.fromEntries(servers) as Record<Name, ServerCertificate>,
+    identity: { key: new Secret(blocks.at(-1) ?? ''), line },
+  };
 }
