@@ -49,12 +49,15 @@ const workloads = z.object({
 const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
 const refusal = z.object({ message: z.string() });
 
+/** A grant to ten thousand readers takes SPIRE a minute or more, in milliseconds. */
+const patience = 180_000;
+
 /** The HPCS server's API, as far as clients and nodes use it. */
 export class HpcsServer implements AsyncDisposable {
   readonly #http: HttpClient;
 
   constructor(options: Omit<HttpOptions, 'name'>) {
-    this.#http = new HttpClient({ ...options, name: 'HPCS server' });
+    this.#http = new HttpClient({ timeout: patience, ...options, name: 'HPCS server' });
   }
 
   /**

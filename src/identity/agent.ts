@@ -241,7 +241,7 @@ class AgentProcess implements AsyncDisposable {
     if (this.#ended) return;
     this.#process.kill('SIGTERM');
     await Promise.race([this.#exited, sleep(3000, undefined, { ref: false })]);
-    // False positive of `#ended` as a constant: the exit event sets it meanwhile.
+    // The exit event may have set it meanwhile, which the compiler does not see.
     if (!(this.#ended as boolean)) this.#process.kill('SIGKILL');
     await this.#exited;
   }

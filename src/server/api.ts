@@ -35,7 +35,7 @@ const statuses: Readonly<Record<string, number>> = {
   'untrusted-server': 503,
 };
 
-/** Bytes. 20,000 readers fit. */
+/** Bytes. The largest grant allowed fits. */
 const longestBody = 1024 * 1024;
 
 /**
@@ -49,7 +49,6 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     https: options.tls === undefined ? null : { ...options.tls, minVersion: 'TLSv1.2' },
     bodyLimit: longestBody,
     requestTimeout: 30_000,
-    connectionTimeout: 60_000,
     // Its own lines hold the whole URL.
     logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle',

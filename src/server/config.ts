@@ -49,6 +49,7 @@ const schema = z.strictObject({
       .transform((value) => value.replace(/\/+$/, '')),
     'server-role': text,
     'ca-file': text.optional(),
+    'allow-insecure-http': boolean.default(false),
     audience: audiences.prefault('vault'),
   }),
   client: z

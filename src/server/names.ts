@@ -43,7 +43,7 @@ export const workloadsBody = z
       .transform((value) => [...new Set(value)]),
   })
   .refine(({ users, groups }) => users.length + groups.length > 0, { path: ['users'] })
-  .refine(({ users, groups, compute_nodes }) => (users.length + groups.length) * compute_nodes.length <= 20_000, {
+  .refine(({ users, groups, compute_nodes }) => (users.length + groups.length) * compute_nodes.length <= 10_000, {
     path: ['compute_nodes'],
   });
 
@@ -65,7 +65,7 @@ export const expectations: Readonly<Record<string, string>> = {
   secret: 'a name of lower-case letters, digits, dots, dashes and underscores, beginning with a letter or digit',
   users: 'a list of user names (letters, digits, dots, dashes, underscores), or groups instead',
   groups: 'a list of group names (letters, digits, dots, dashes, underscores)',
-  compute_nodes: 'a list of host names (letters, digits, dots, dashes, underscores), at most 20000 readers in all',
+  compute_nodes: 'a list of host names (letters, digits, dots, dashes, underscores), at most 10000 readers in all',
   hostname: 'a host name (letters, digits, dots, dashes, underscores)',
   uid: 'a user id',
 };

@@ -41,7 +41,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       new Vault({
         url: config.vault.url,
         ca: await readCa(config.vault['ca-file']),
-        allowInsecureHttp: config.listen['allow-insecure-http'],
+        allowInsecureHttp: config.vault['allow-insecure-http'],
         timeout: 10_000,
       }),
       {

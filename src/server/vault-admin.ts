@@ -129,7 +129,6 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   async #logIn(): Promise<VaultSession> {
-    const old = this.#session;
     let session: VaultSession;
     try {
       using jwt = await this.#options.jwt();
@@ -144,8 +143,7 @@ export class VaultAdmin implements AsyncDisposable {
     }
     this.#session = session;
     this.#renewAt = session.lifetime === 0 ? Number.POSITIVE_INFINITY : Date.now() + (session.lifetime * 1000 * 2) / 3;
-    // Calls under way still use the old token; it ends by itself soon.
-    void old;
+    // An older token is not revoked: calls under way may still use it, and it ends by itself soon.
     return session;
   }
 

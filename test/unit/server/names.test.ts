@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { assert as check, property, string } from 'fast-check';
+import { assert as check, constantFrom, property, string } from 'fast-check';
 import { registerBody, workloadsBody } from '../../../src/server/names.ts';
 
 const good = { jwt: 'a.b.c', secret: 'jp2a-0123', users: ['etu'], groups: null, compute_nodes: ['cn01'] };
@@ -46,7 +46,7 @@ describe('names of the API', () => {
 
   it('of secrets hold nothing that policies, roles or SPIFFE paths read otherwise', () => {
     check(
-      property(string({ unit: 'binary', maxLength: 12 }), (secret) => {
+      property(string({ unit: constantFrom(...'azAZ09._-/\\*+%{}"\' \n\0ä'), maxLength: 12 }), (secret) => {
         if (!accepts({ secret })) return;
         assert.match(secret, /^[a-z0-9][a-z0-9._-]*$/);
         assert.equal(secret.toLowerCase(), secret);
@@ -70,8 +70,8 @@ describe('names of the API', () => {
 
   it('stay below a limit in all', () => {
     const users = Array.from({ length: 100 }, (_, index) => `u${index}`);
-    assert.ok(accepts({ users, compute_nodes: nodes(200) }));
-    assert.ok(!accepts({ users, compute_nodes: nodes(201) }));
+    assert.ok(accepts({ users, compute_nodes: nodes(100) }));
+    assert.ok(!accepts({ users, compute_nodes: nodes(101) }));
   });
 });
 

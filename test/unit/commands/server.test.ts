@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { hpcs } from '../../support/cli.ts';
+
+describe('hpcs server', function () {
+  this.timeout(60_000);
+  let directory: string;
+  let port: number;
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'hpcs-test-'));
+    const probe = createServer().listen(0, '127.0.0.1');
+    await once(probe, 'listening');
+    port = (probe.address() as AddressInfo).port;
+    probe.close();
+    await once(probe, 'close');
+  });
+  afterEach(() => rm(directory, { recursive: true, force: true }));
+
+  const configuration = async (extra = ''): Promise<string> => {
+    const file = join(directory, 'hpcs-server.conf');
+    await writeFile(
+      file,
+      `[spire-server]\naddress = x\nport = 8081\ntrust-domain = td\nsocket-path = ${directory}/no.sock\n` +
+        `[vault]\nurl = https://127.0.0.1:1\nserver-role = r\n[listen]\nhost = 127.0.0.1\nport = ${port}\n${extra}`,
+    );
+    return file;
+  };
+
+  for (const legacy of [false, true]) {
+    it(`${legacy ? 'serves everybody only when told so' : 'registers nobody by itself'}, and ends when told to`, async () => {
+      const end = new AbortController();
+      let status: number | undefined;
+      const ask = async (): Promise<void> => {
+        const answer = await fetch(`http://127.0.0.1:${port}/api/agents/token?hostname=cn01`, { method: 'POST' });
+        status = answer.status;
+        end.abort();
+      };
+      let asked: Promise<void> | undefined;
+      const exit = await hpcs(['server', '--config', await configuration(), ...(legacy ? ['--allow-legacy-registration'] : [])], {
+        signal: end.signal,
+        onStderr: (text) => {
+          if (text.includes('serving at')) asked ??= ask().catch(() => end.abort());
+        },
+      });
+      await asked;
+      // 503: allowed, but there is no SPIRE server here.
+      assert.equal(status, legacy ? 503 : 403, exit.stderr);
+      assert.equal(exit.code, 0, exit.stderr);
+      assert.equal(exit.stderr.includes('anyone who reaches this server gets identities'), legacy);
+    });
+  }
+
+  it('names what is wrong with its configuration', async () => {
+    const missing = await hpcs(['server', '--config', join(directory, 'none')]);
+    assert.equal(missing.code, 2);
+    assert.match(missing.stderr, /cannot read the configuration .*none: ENOENT/);
+    const wrong = await hpcs([
+      'server',
+      '--config',
+      await configuration('[tls]\ncert-file = /nonexistent\nkey-file = /nonexistent\n'),
+    ]);
+    assert.equal(wrong.code, 2);
+    assert.match(wrong.stderr, /cannot read \/nonexistent: ENOENT/);
+  });
+
+  it('says when something listens there already', async () => {
+    const other = createServer().listen(port, '127.0.0.1');
+    await once(other, 'listening');
+    const exit = await hpcs(['server', '--config', await configuration()]);
+    other.close();
+    assert.equal(exit.code, 3);
+    assert.match(exit.stderr, new RegExp(`cannot listen on 127\\.0\\.0\\.1:${port}: EADDRINUSE`));
+  });
+});
