@@ -13,12 +13,13 @@ const longNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
 };
 
-/** Flags whose value may itself begin with a dash. */
+/** Flags whose value may itself be a word that oclif takes for a flag, even behind an equals sign. */
 const verbatim = new Set(['--arguments', '--singularity-supplementary-flags']);
 
 /**
  * @param argv the words behind the program's name; words for oclif itself may stand before the command
- * @returns the same, in words that oclif understands; nothing behind `--` is touched
+ * @returns the same, in words that oclif understands; free text in quotes that {@link unwrapQuotes} takes off again; nothing behind
+ *   `--` is touched
  */
 export function fromLegacy(argv: readonly string[]): string[] {
   const at = argv.findIndex((word) => !word.startsWith('-'));
@@ -28,15 +29,13 @@ export function fromLegacy(argv: readonly string[]): string[] {
   for (let i = at + 1; i < argv.length; i++) {
     const word = argv[i] as string;
     if (word === '--') return [...words, ...argv.slice(i)];
-    const [, short = word, attached] = /^(-[a-z]+)=(.*)$/su.exec(word) ?? [];
-    const name = names[short];
-    if (!verbatim.has(name ?? word)) {
-      if (name === undefined) words.push(word);
-      else words.push(name, ...(attached === undefined ? [] : [attached]));
-      continue;
-    }
-    const value = attached ?? argv[++i];
-    words.push(value === undefined ? (name ?? word) : `${name ?? word}=${value}`);
+    const [, flag = word, attached] = /^(-[a-z]+|--[a-z-]+)=(.*)$/su.exec(word) ?? [];
+    const name = names[flag] ?? flag;
+    if (verbatim.has(name)) {
+      const value = attached ?? argv[++i];
+      words.push(value === undefined ? name : `${name}="\\"${unwrapQuotes(value)}\\""`);
+    } else if (names[flag] === undefined) words.push(word);
+    else words.push(name, ...(attached === undefined ? [] : [attached]));
   }
   return words;
 }
@@ -49,6 +48,6 @@ export function fromLegacy(argv: readonly string[]): string[] {
 export function unwrapQuotes(value: string): string {
   const text = value.trim();
   const twice = /^"\\"(.*)\\""$/su.exec(text)?.[1];
-  if (twice !== undefined) return twice.trim();
+  if (twice !== undefined) return twice;
   return /^"([^\s"'\\]+)"$/u.exec(text)?.[1] ?? /^'([^\s"'\\]+)'$/u.exec(text)?.[1] ?? value;
 }

@@ -14,6 +14,9 @@ const compose = [
   ['-flags', '--env TERM=xterm-256color', '-f'],
 ].flat();
 
+/** Free text as oclif gets it. */
+const wrapped = (name: string, value: string): string => `${name}="\\"${value}\\""`;
+
 describe('command lines of the original', () => {
   it('are translated: the compose file of its README', () => {
     assert.deepEqual(fromLegacy(['job-prep', ...compose]), [
@@ -25,7 +28,7 @@ describe('command lines of the original', () => {
       '/scratch/project_462000031/etellier/encrypted_jp2a_input.tgz.info.yaml',
       String.raw`--arguments="\" /sd-container/encrypted/jp2a_input/image.png --width=100 --output=/sd-container/output/result \""`,
       ...compose.slice(20, 24),
-      '--singularity-supplementary-flags=--env TERM=xterm-256color',
+      wrapped('--singularity-supplementary-flags', '--env TERM=xterm-256color'),
       '-f',
     ]);
   });
@@ -42,24 +45,31 @@ describe('command lines of the original', () => {
       ['-ai', '--json'],
       ['--application-info', '--json'],
     ],
-    [['-args', '-f'], ['--arguments=-f']],
-    [['-args=-f'], ['--arguments=-f']],
-    [['-args', '--json'], ['--arguments=--json']],
-    [['-args', '--help'], ['--arguments=--help']],
-    [['-args', '--'], ['--arguments=--']],
-    [['-args', ''], ['--arguments=']],
-    [['-args', 'a\nb'], ['--arguments=a\nb']],
-    [['-args=a\nb'], ['--arguments=a\nb']],
-    [['--arguments', '-f'], ['--arguments=-f']],
-    [['--arguments', '--json'], ['--arguments=--json']],
-    [['--arguments=-f'], ['--arguments=-f']],
-    [['--arguments=--arguments'], ['--arguments=--arguments']],
+    [['-args', '-f'], [wrapped('--arguments', '-f')]],
+    [['-args=-f'], [wrapped('--arguments', '-f')]],
+    [['-args', '--json'], [wrapped('--arguments', '--json')]],
+    [['-args', '--help'], [wrapped('--arguments', '--help')]],
+    [['-args', '--'], [wrapped('--arguments', '--')]],
+    [['-args', ''], [wrapped('--arguments', '')]],
+    [['-args', 'a\nb'], [wrapped('--arguments', 'a\nb')]],
+    [['-args=a\nb'], [wrapped('--arguments', 'a\nb')]],
+    [['--arguments', '-f'], [wrapped('--arguments', '-f')]],
+    [['--arguments', '--json'], [wrapped('--arguments', '--json')]],
+    [['--arguments=-f'], [wrapped('--arguments', '-f')]],
+    [['--arguments=--arguments'], [wrapped('--arguments', '--arguments')]],
     [
       ['--arguments', '-ai', '-ai', 'F'],
-      ['--arguments=-ai', '--application-info', 'F'],
+      [wrapped('--arguments', '-ai'), '--application-info', 'F'],
     ],
-    [['-flags', '--nv'], ['--singularity-supplementary-flags=--nv']],
-    [['-flags=--nv'], ['--singularity-supplementary-flags=--nv']],
+    [['-flags', '--nv'], [wrapped('--singularity-supplementary-flags', '--nv')]],
+    [['-flags=--nv'], [wrapped('--singularity-supplementary-flags', '--nv')]],
+    [['-args', '"a b" "c"'], [wrapped('--arguments', '"a b" "c"')]],
+    [['-args', '"-f"'], [wrapped('--arguments', '-f')]],
+    [['-args', 'a\\'], [wrapped('--arguments', 'a\\')]],
+    [
+      ['--singularity-supplementary-flags', '--json', '--json'],
+      [wrapped('--singularity-supplementary-flags', '--json'), '--json'],
+    ],
     [['-args'], ['--arguments']],
     [['-ai'], ['--application-info']],
     [
@@ -83,6 +93,15 @@ describe('command lines of the original', () => {
       assert.deepEqual(fromLegacy(['job-prep', ...written]), ['job-prep', ...read]);
     });
   }
+
+  it('give back free text word by word', () => {
+    for (const value of ['-f', '--json', '', ' a  b ', '"a b" c', `it's`, 'a\\', '\\""', '"', '$x `y`\n;', String.raw`"\"x\""`]) {
+      for (const argv of [['-args', value], [`-args=${value}`], ['--arguments', value], [`--arguments=${value}`]]) {
+        const [, word = ''] = fromLegacy(['job-prep', ...argv]);
+        assert.equal(unwrapQuotes(word.slice('--arguments='.length)), unwrapQuotes(value), JSON.stringify(argv));
+      }
+    }
+  });
 
   it('are left alone for other commands and without one', () => {
     for (const argv of [
@@ -114,7 +133,7 @@ describe('quotes inside a value', () => {
     [`'00:60:00'`, '00:60:00'],
     [' "00:60:00" ', '00:60:00'],
     ['00:60:00', '00:60:00'],
-    [String.raw`"\" /in/image.png --width=100 \""`, '/in/image.png --width=100'],
+    [String.raw`"\" /in/image.png --width=100 \""`, ' /in/image.png --width=100 '],
     [String.raw`"\"a 'b c' \$x\""`, String.raw`a 'b c' \$x`],
     [String.raw`"\"\""`, ''],
     ['"\\"a\nb\\""', 'a\nb'],

@@ -1,0 +1,319 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Config, settings, type Interfaces } from '@oclif/core';
+import { hpcs, type CliExit } from '../support/cli.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const configuration = `[spire-server]
+address = 127.0.0.1
+port = 1
+trust-domain = example.org
+[hpcs-server]
+url = https://127.0.0.1:1
+[vault]
+url = https://127.0.0.1:1
+[supercomputer]
+address = 127.0.0.1
+port = 1
+username = alice
+`;
+const readers = ['-u', 'alice', '-c', 'nid1', '--data-path-at-rest', '/scratch'];
+const job = ['-N', '1', '-p', 'standard', '-t', '"00:10:00"', '-A', 'project', '-s', '/scratch', '-ai', '/scratch/a.info.yaml', '-di', '/scratch/b.info.yaml']; // prettier-ignore
+
+/** Every command, from the files in `commands`. */
+async function commandNames(): Promise<string[][]> {
+  const files = await readdir(join(root, 'commands'), { recursive: true });
+  return files.filter((file) => file.endsWith('.ts')).map((file) => file.replace(/\.ts$/, '').split('/'));
+}
+
+/** What goes wrong as expected is told in one error, without a stack, and with nothing on standard output. */
+function refused(exit: CliExit, code: number, message: RegExp | string, suggestion: RegExp | string): void {
+  assert.doesNotMatch(exit.stderr, /^ +at |node:internal|\.ts:\d/m);
+  const [first = '', ...rest] = exit.stderr.trimEnd().split('\n').slice(-2);
+  const check = (text: string, expected: RegExp | string) =>
+    typeof expected === 'string' ? assert.equal(text, expected) : assert.match(text, expected);
+  check(first, typeof message === 'string' ? `hpcs: error: ${message}` : message);
+  check(rest.join('\n').trim(), suggestion);
+  assert.equal(exit.code, code);
+}
+
+/** Starts no more than `most` at a time, the others when one of these is done. */
+function atMost(most: number): <Result>(start: () => Promise<Result>) => Promise<Result> {
+  const running = new Set<Promise<unknown>>();
+  let queue: Promise<unknown> = Promise.resolve();
+  return (start) => {
+    const started = queue.then(async () => {
+      while (running.size >= most) await Promise.race(running);
+      const one = start().finally(() => running.delete(one));
+      running.add(one);
+      return { one };
+    });
+    queue = started;
+    return started.then(({ one }) => one);
+  };
+}
+
+/** A run that fails as expected. */
+interface Case {
+  args: readonly string[];
+  env?: Record<string, string>;
+  code?: number;
+  message: RegExp | string;
+  next: RegExp | string;
+}
+
+const unread = 'cannot read the configuration /nonexistent: ENOENT';
+
+/** Runs that fail as expected, in a directory with the three configurations. */
+const cases: Record<string, Case> = {
+  'a misspelt command': {
+    args: ['jop-prep', '-N', '1'],
+    message: 'jop-prep is not a command',
+    next: 'did you mean: hpcs job-prep',
+  },
+  'a command unlike any': {
+    args: ['frobnicate'],
+    message: 'frobnicate is not a command',
+    next: 'hpcs --help lists the commands',
+  },
+  'a misspelt command of a topic': {
+    args: ['job', 'result', '77'],
+    message: 'job result 77 is not a command',
+    next: 'did you mean: hpcs job results',
+  },
+  'a command without its topic': {
+    args: ['results'],
+    message: 'results is not a command',
+    next: 'did you mean: hpcs job results',
+  },
+  'a topic without that command': {
+    args: ['job', 'frobnicate'],
+    message: 'job frobnicate is not a command',
+    next: 'hpcs job --help lists the commands',
+  },
+  'a flag before the command': {
+    args: ['--follow', 'job-prep'],
+    message: '--follow stands where a command should',
+    next: /write flags behind the command/,
+  },
+  'an unknown flag': {
+    args: ['job-prep', ...job, '--bogus'],
+    message: 'nonexistent flag: --bogus',
+    next: 'see hpcs job-prep --help',
+  },
+  'missing flags': {
+    args: ['data-prep'],
+    message: 'missing required flag data-path-at-rest; missing required flag input-path',
+    next: 'see hpcs data-prep --help',
+  },
+  'a missing argument': { args: ['job', 'results'], message: /missing 1 required arg: job/, next: 'see hpcs job results --help' },
+  'an argument too many': {
+    args: ['job', 'results', '1', '2'],
+    message: 'unexpected argument: 2',
+    next: 'see hpcs job results --help',
+  },
+  'a missing configuration': {
+    args: ['data-prep', '-i', '.', ...readers, '--config', '/nonexistent'],
+    message: unread,
+    next: /--config or HPCS_CONFIG/,
+  },
+  'a missing configuration of HPCS_CONFIG': {
+    args: ['data-prep', '-i', '.', ...readers],
+    env: { HPCS_CONFIG: '/nonexistent' },
+    message: unread,
+    next: /--config or HPCS_CONFIG/,
+  },
+  'a bad configuration': {
+    args: ['data-prep', '-i', '.', ...readers, '--config', 'bad.conf'],
+    message: 'bad.conf: [hpcs-server] url: expected a URL such as https://host:port',
+    next: /hpcs-client\.conf\.example/,
+  },
+  'an artefact without readers': {
+    args: ['data-prep', '-i', '.', '-c', 'nid1', '--data-path-at-rest', '/x', '--config', 'test.conf'],
+    message: 'nobody is named who may read the artefact',
+    next: /-u or groups with -g/,
+  },
+  'an artefact without nodes': {
+    args: ['data-prep', '-i', '.', '-u', 'a', '--data-path-at-rest', '/x', '--config', 'test.conf'],
+    message: /no compute node is named/,
+    next: /-c/,
+  },
+  'data that is not there': {
+    args: ['data-prep', '-i', '/nonexistent', ...readers, '--config', 'test.conf'],
+    code: 3,
+    message: 'cannot read /nonexistent: ENOENT',
+    next: /path/,
+  },
+  'a state directory that others can write to': {
+    args: ['job', 'list', '--config', 'test.conf'],
+    env: { HPCS_STATE_DIR: '/tmp' },
+    code: 3,
+    message: 'the state directory /tmp can be written to by others',
+    next: /HPCS_STATE_DIR/,
+  },
+  'a Docker engine that is not there': {
+    args: ['container-prep', '-b', 'x', '-s', 'out', '-d', '/nonexistent.sock'],
+    code: 3,
+    message: 'cannot reach a Docker engine at /nonexistent.sock: ENOENT',
+    next: /--docker-path or DOCKER_HOST/,
+  },
+  'a site that hangs up': {
+    args: ['data-prep', '-i', 'test.conf', ...readers, '--config', 'closing.conf'],
+    code: 5,
+    message: /^hpcs: error: .*127\.0\.0\.1/,
+    next: /./,
+  },
+  // Parsed without an error, it goes on to look for a configuration.
+  "nothing in the original's flags and in values that look like flags": {
+    args: ['job-prep', ...job, '-args', '--json', '-flags', '--bogus', '--config', '/nonexistent', '--', '--bogus'],
+    message: unread,
+    next: /--config/,
+  },
+};
+
+describe('command line', function () {
+  this.timeout(60_000);
+  const exits: Record<string, Promise<CliExit>> = {};
+  // Reachable, but hangs up before it says that it speaks SSH.
+  const closing = createServer((socket) => socket.destroy());
+  let directory: string;
+  let env: Record<string, string>;
+
+  const run = (args: readonly string[], changes: Record<string, string> = {}) =>
+    hpcs(args, { cwd: directory, env: { ...env, ...changes } });
+
+  before(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'hpcs-cli-'));
+    await new Promise<void>((resolve) => closing.listen(0, '127.0.0.1', resolve));
+    const { port } = closing.address() as AddressInfo;
+    await writeFile(join(directory, 'test.conf'), configuration);
+    await writeFile(join(directory, 'bad.conf'), configuration.replace('https://127.0.0.1:1', 'https://hpcs-server:port'));
+    await writeFile(join(directory, 'closing.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
+    // Neither the configuration nor the keys of whoever runs the tests.
+    env = { HOME: directory, XDG_CONFIG_HOME: '', XDG_STATE_HOME: '', HPCS_CONFIG: '', HPCS_STATE_DIR: '', SSH_AUTH_SOCK: '', DOCKER_HOST: '', DEBUG: '', NO_COLOR: '1', NODE_COMPILE_CACHE: join(directory, 'cache') }; // prettier-ignore
+    // Two processes at a time: what they do takes less than their start.
+    const limit = atMost(2);
+    for (const [name, one] of Object.entries(cases)) exits[name] = limit(() => run(one.args, one.env));
+  });
+  after(async () => {
+    await Promise.all(Object.values(exits));
+    closing.close();
+    await rm(directory, { recursive: true });
+  });
+
+  describe('help', () => {
+    it('lists every command, without one, with --help, -h and help', async () => {
+      const exits = await Promise.all([['--help'], ['help']].map((args) => run(args)));
+      for (const { code, stdout, stderr } of exits) assert.deepEqual([code, stdout, stderr], [0, exits[0]?.stdout, '']);
+      const topics = new Set((await commandNames()).map(([first = '']) => first));
+      for (const topic of topics) assert.match(exits[0]?.stdout ?? '', new RegExp(`^  ${topic} `, 'm'));
+    });
+
+    it('of each command says what it is for and how it is called, and explains every flag and argument', async () => {
+      const pjson = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as Interfaces.PJSON;
+      pjson.oclif.commands = { strategy: 'pattern', target: './commands' };
+      settings.enableAutoTranspile = false;
+      const { commands } = await Config.load({ root, pjson });
+      assert.deepEqual(commands.map(({ id }) => id).toSorted(), (await commandNames()).map((name) => name.join(':')).toSorted());
+      for (const { id, summary, flags, args } of commands) {
+        assert.match(summary ?? '', /^[^.]+$/, `the summary of ${id} is a line without a full stop`);
+        for (const [name, flag] of Object.entries(flags).filter(([name]) => name !== 'json'))
+          assert.match(flag.summary ?? flag.description ?? '', /\S[^.]*[^.]$/, `${id} --${name}`);
+        for (const [name, arg] of Object.entries(args)) assert.match(arg.description ?? '', /^[a-z].*[^.]$/, `${id} ${name}`);
+      }
+    });
+
+    it('shows the flags of the original', async () => {
+      const { stdout } = await run(['job-prep', '--help']);
+      for (const flag of [
+        '-J, --job-name',
+        '-N, --nodes',
+        '-p, --partition',
+        '-t, --time',
+        '-A, --account',
+        '-w, --nodelist',
+        '-s, --workdir',
+        '-i, --supplementary-input-scripts',
+        '-o, --supplementary-output-scripts',
+        '-f, --follow',
+        '--application-info',
+        '--data-info',
+        '--arguments',
+        '--singularity-supplementary-flags',
+        '--config',
+        '-ai',
+        '-di',
+        '-args',
+        '-flags',
+      ]) {
+        assert.ok(stdout.includes(flag), flag);
+      }
+    });
+
+    it('and version say which program this is', async () => {
+      const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as { version: string };
+      assert.match((await run(['--version'])).stdout, new RegExp(`^hpcs-client/${version} `));
+    });
+  });
+
+  describe('refuses', () => {
+    for (const [name, { code = 2, message, next }] of Object.entries(cases)) {
+      it(name, async () => {
+        const exit = await exits[name];
+        assert.ok(exit !== undefined);
+        refused(exit, code, message, next);
+        assert.equal(exit.stdout, '');
+      });
+    }
+  });
+
+  describe('with --json', () => {
+    it('prints an error as one record on standard output', async () => {
+      for (const [args, expected] of [
+        [
+          ['job-prep', ...job, '--config', '/nonexistent', '--json'],
+          {
+            code: 'config-unreadable',
+            kind: 'usage',
+            message: 'cannot read the configuration /nonexistent: ENOENT',
+            suggestion: 'name another file with --config or HPCS_CONFIG',
+          },
+        ],
+        [
+          ['frobnicate', '--json'],
+          {
+            code: 'command-unknown',
+            kind: 'usage',
+            message: 'frobnicate is not a command',
+            suggestion: 'hpcs --help lists the commands',
+          },
+        ],
+      ] as const) {
+        const { code, stdout } = await run(args);
+        assert.deepEqual([code, JSON.parse(stdout)], [2, { error: expected }]);
+      }
+    });
+
+    it('prints a result as one, and nothing else', async () => {
+      const { code, stdout, stderr } = await run(['job', 'list', '--config', 'test.conf', '--json']);
+      assert.deepEqual([code, JSON.parse(stdout), stderr], [0, [], '']);
+    });
+  });
+
+  it('ends quietly when nobody reads its help any more', async () => {
+    const { spawn } = await import('node:child_process');
+    const child = spawn(process.execPath, [join(root, 'bin/dev.js'), '--help'], {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let stderr = '';
+    child.stdout.destroy();
+    child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    assert.deepEqual([code, stderr], [0, '']);
+  });
+});
