@@ -4,7 +4,7 @@
  *
  * @see https://age-encryption.org/v1
  */
-import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, randomBytes, type KeyObject } from 'node:crypto';
 import { Decrypter, Encrypter, type Stanza } from 'age-encryption';
 import { HpcsError, messageOf } from '../errors.ts';
 import { blockSize, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
@@ -136,8 +136,8 @@ async function readHeader(header: Buffer, identities: readonly string[]): Promis
   }
 }
 
-function payloadKey(fileKey: Uint8Array, nonce: Uint8Array): Buffer {
-  return Buffer.from(hkdfSync('sha256', fileKey, nonce, 'payload', 32));
+function payloadKey(fileKey: Uint8Array, nonce: Uint8Array): KeyObject {
+  return createSecretKey(Buffer.from(hkdfSync('sha256', fileKey, nonce, 'payload', 32)));
 }
 
 /** Nonce of a chunk: its index in eleven bytes, then one that marks the last. */
@@ -155,9 +155,9 @@ class ChunkNonce {
 
 class PayloadSealer {
   readonly #nonce = new ChunkNonce();
-  readonly #key: Buffer;
+  readonly #key: KeyObject;
 
-  constructor(key: Buffer) {
+  constructor(key: KeyObject) {
     this.#key = key;
   }
 
@@ -178,9 +178,9 @@ class PayloadSealer {
 
 class PayloadOpener {
   readonly #nonce = new ChunkNonce();
-  readonly #key: Buffer;
+  readonly #key: KeyObject;
 
-  constructor(key: Buffer) {
+  constructor(key: KeyObject) {
     this.#key = key;
   }
 

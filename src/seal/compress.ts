@@ -61,14 +61,10 @@ async function* frames(input: Bytes, mode: 'auto' | 'zstd'): AsyncGenerator<Resu
   let empty = true;
   for await (const block of inBlocks(input, frameSize)) {
     empty = false;
-    const stored = mode === 'auto' && !shrinks(block);
-    yield {
-      bytes: stored
-        ? Promise.resolve(storedFrame(block))
-        : compressFrame(block, { ...compression, pledgedSrcSize: block.length }),
-    };
+    if (mode === 'auto' && !shrinks(block)) yield { stream: storedFrame(block) };
+    else yield { bytes: compressFrame(block, { ...compression, pledgedSrcSize: block.length }) };
   }
-  if (empty) yield { bytes: Promise.resolve(storedFrame(Buffer.alloc(0))) };
+  if (empty) yield { stream: storedFrame(Buffer.alloc(0)) };
 }
 
 /** Awaits several results at a time and yields them in their order. */
@@ -100,19 +96,21 @@ function shrinks(block: Buffer): boolean {
 }
 
 /** A frame that holds its content uncompressed. @see RFC 8878, sections 3.1.1.1 and 3.1.1.2 */
-function storedFrame(content: Buffer): Buffer {
-  const blocks = Math.max(1, Math.ceil(content.length / largestRawBlock));
-  const frame = Buffer.allocUnsafeSlow(magicSize + 5 + content.length + 3 * blocks);
-  frame.writeUInt32LE(zstdMagic, 0);
+async function* storedFrame(content: Buffer): AsyncGenerator<Buffer, void, undefined> {
+  const header = Buffer.alloc(magicSize + 5);
+  header.writeUInt32LE(zstdMagic, 0);
   // Single segment, content size in four bytes.
-  frame[4] = 0b1010_0000;
-  frame.writeUInt32LE(content.length, 5);
-  for (let block = 0, end = 9; block < blocks; block++) {
-    const part = content.subarray(block * largestRawBlock, (block + 1) * largestRawBlock);
-    frame.writeUIntLE((part.length << 3) | (block === blocks - 1 ? 1 : 0), end, 3);
-    end += 3 + part.copy(frame, end + 3);
+  header[4] = 0b1010_0000;
+  header.writeUInt32LE(content.length, 5);
+  yield header;
+  for (let start = 0, last = false; !last; start += largestRawBlock) {
+    const block = content.subarray(start, start + largestRawBlock);
+    last = start + block.length === content.length;
+    const blockHeader = Buffer.alloc(3);
+    blockHeader.writeUIntLE((block.length << 3) | (last ? 1 : 0), 0, 3);
+    yield blockHeader;
+    yield block;
   }
-  return frame;
 }
 
 function isZstd(magic: Buffer): boolean {

@@ -4,7 +4,16 @@
  *
  * @see RFC 9580, sections 5.1, 5.9, 5.13.2 and 10.3
  */
-import { createCipheriv, createDecipheriv, hkdfSync, randomBytes, type CipherOCB, type DecipherOCB } from 'node:crypto';
+import {
+  createCipheriv,
+  createDecipheriv,
+  createSecretKey,
+  hkdfSync,
+  randomBytes,
+  type CipherOCB,
+  type DecipherOCB,
+  type KeyObject,
+} from 'node:crypto';
 import { decryptSessionKeys, encryptSessionKey, readKey, readMessage, readPrivateKey, type PrivateKey } from 'openpgp';
 import { HpcsError } from '../errors.ts';
 import { ByteReader, inBlocks, type Bytes } from './bytes.ts';
@@ -23,6 +32,9 @@ const largestChunkOctet = 16;
 /** Parts of 1 MiB. */
 const partExponent = 20;
 const partSize = 2 ** partExponent;
+
+/** @see RFC 9580, section 4.2.1.4 */
+const smallestFirstPart = 512;
 
 /** Key packets take 100 bytes a recipient, or some kilobytes with large RSA keys. */
 const longestKeyPackets = 256 * 1024;
@@ -173,27 +185,44 @@ function addressee(body: Buffer): string | undefined {
   return fits ? body.toString('hex', 3, 2 + length) : '';
 }
 
-/** The stream as one literal packet: parts of 1 MiB, each after its length. */
+/**
+ * The stream as one literal packet, in parts each after its length. The first part has to hold the packet's own header; those
+ * after it make up for that, so that from the second block on each whole block is one part, and none has to be copied.
+ */
 async function* literalPacket(input: Bytes): AsyncGenerator<Buffer, void, undefined> {
   yield Buffer.of(typeOctet(packetType.literal));
   // Binary, no file name, no date.
   const header = Buffer.from([0x62, 0, 0, 0, 0, 0]);
   let held: Buffer | undefined;
-  for await (const part of inBlocks(prefixed(header, input), partSize)) {
+  let first = true;
+  for await (const block of inBlocks(input, partSize)) {
     if (held !== undefined) {
-      yield Buffer.of(partialLength(partExponent));
-      yield held;
+      if (first) yield* firstParts(header, held);
+      else yield* part(held);
+      first = false;
     }
-    held = part;
+    held = block;
   }
-  if (held === undefined) return;
-  yield definiteLength(held.length);
-  yield held;
+  const last = held ?? Buffer.alloc(0);
+  yield definiteLength(first ? header.length + last.length : last.length);
+  if (first) yield header;
+  yield last;
 }
 
-async function* prefixed(prefix: Uint8Array, input: Bytes): AsyncGenerator<Uint8Array, void, undefined> {
-  yield prefix;
-  yield* input;
+function* firstParts(header: Buffer, block: Buffer): Generator<Buffer, void, undefined> {
+  let taken = smallestFirstPart - header.length;
+  yield* part(Buffer.concat([header, block.subarray(0, taken)]));
+  for (let size = partSize; size > 0; size >>>= 1) {
+    if (block.length - taken < size) continue;
+    yield* part(block.subarray(taken, taken + size));
+    taken += size;
+  }
+}
+
+/** A part, whose size must be a power of two. */
+function* part(bytes: Buffer): Generator<Buffer, void, undefined> {
+  yield Buffer.of(partialLength(Math.log2(bytes.length)));
+  yield bytes;
 }
 
 async function* literalContent(reader: ByteReader): AsyncGenerator<Buffer, void, undefined> {
@@ -209,7 +238,7 @@ class ChunkCipher {
   readonly header: Buffer;
   readonly chunkSize: number;
   readonly #algorithm: 'aes-256-ocb';
-  readonly #key: Buffer;
+  readonly #key: KeyObject;
   readonly #nonce: Buffer;
   readonly #associated: Buffer;
   #index = 0;
@@ -225,7 +254,8 @@ class ChunkCipher {
     this.chunkSize = 2 ** (chunkOctet + 6);
     this.#associated = Buffer.concat([Buffer.of(typeOctet(packetType.encrypted)), parameters]);
     const derived = Buffer.from(hkdfSync('sha256', sessionKey, salt, this.#associated, cipher.keySize + mode.nonceSize - 8));
-    this.#key = derived.subarray(0, cipher.keySize);
+    // Handed over as bytes it would be taken in anew for each chunk.
+    this.#key = createSecretKey(derived.subarray(0, cipher.keySize));
     this.#nonce = Buffer.concat([derived.subarray(cipher.keySize), Buffer.alloc(8)]);
     // Node's types list each algorithm by name; these all behave as this one does.
     this.#algorithm = `${cipher.name}-${mode.name}` as 'aes-256-ocb';
