@@ -103,12 +103,15 @@ async function masterArguments(settings: SshSettings, directory: string): Promis
     'ForwardX11=no',
     'ClearAllForwardings=yes',
     'PermitLocalCommand=no',
+    'RemoteCommand=none',
     // Only then does it say which key the host showed.
     'LogLevel=DEBUG1',
     ...(await hostKeyOptions(settings, directory)),
     ...settings.identityFiles.map((file) => `IdentityFile=${quoteOption(file)}`),
     ...settings.options,
     `ConnectTimeout=${settings.timeout}`,
+    // The default set, but the fastest first: chacha20, which ssh prefers, is three times slower with AES in the processor.
+    'Ciphers=aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr',
     'ServerAliveInterval=15',
     'ServerAliveCountMax=4',
   ];

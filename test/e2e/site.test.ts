@@ -683,14 +683,31 @@ for (const kind of ['ssh2', 'openssh'] as const) {
         transport = await connect(site({ transport: kind }));
       });
 
+      it('change their keys while bytes flow', async () => {
+        await using impatient = await Sshd.start(['ed25519']);
+        await impatient.restart(['RekeyLimit 3M']);
+        await writeFile(impatient.file('known_hosts'), await impatient.knownHost());
+        const keys = {
+          port: impatient.port,
+          'identity-file': impatient.file('ed25519'),
+          'known-hosts': impatient.file('known_hosts'),
+        };
+        await using other = await connect(site({ transport: kind, ...keys }));
+        const process = other.exec('cat', { input: blocks(20) });
+        let size = 0;
+        for await (const chunk of process.stdout) size += chunk.length;
+        assert.equal(size, 20 * MiB);
+      });
+
       it('leave no process and no file on this machine', async () => {
         const before = new Set(await readdir(tmpdir()));
-        const other = await connect(site({ transport: kind }));
+        const other = await connect(site({ transport: kind }), { username: 'dave' });
         const running = other.exec('sleep 30');
         await sleep(300);
         await other[Symbol.asyncDispose]();
         await fails('connection-closed', () => running.finished);
         await fails('connection-closed', () => run(other, 'true'));
+        assert.equal(await processRuns(`-p ${sshd.port} -l dave`), false);
         const left = (await readdir(tmpdir())).filter(
           (name) => name.startsWith('hpcs-') && !name.startsWith('hpcs-sshd') && !before.has(name),
         );
