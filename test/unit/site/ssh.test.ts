@@ -25,8 +25,7 @@ describe('SSH settings', () => {
 
   it('look in $HOME and where containers mount keys', () => {
     assert.deepEqual(sshDirectories({ HOME: '/home/a' }).at(0), '/home/a/.ssh');
-    for (const env of [{}, { HOME: '' }, { HOME: 'odd' }, { HOME: '/tmp' }])
-      assert.ok(sshDirectories(env).includes('/tmp/.ssh'));
+    for (const env of [{}, { HOME: '' }, { HOME: 'odd' }, { HOME: '/tmp' }]) assert.ok(sshDirectories(env).includes('/tmp/.ssh'));
     assert.equal(new Set(sshDirectories({ HOME: '/tmp' })).size, sshDirectories({ HOME: '/tmp' }).length);
   });
 
