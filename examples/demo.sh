@@ -18,6 +18,6 @@ hpcs data-prep -i examples/jp2a_input -u alice -c nid000001 --data-path encrypte
 hpcs container-prep -b hpcs-example/jp2a -e -u alice -c nid000001 --data-path encrypted_prepared_jp2a.sif --data-path-at-rest "$site"
 job=$(hpcs job-prep -J jp2a -N 1 -p standard -t 00:10:00 -A project_462000031 -s "$site" \
   -ai "$site/encrypted_prepared_jp2a.sif.info.yaml" -di "$site/encrypted_jp2a_input.tgz.info.yaml" -f \
-  -args '/sd-container/encrypted/jp2a_input/image.png --width=100 --output=/sd-container/output/result' | tee /dev/stderr | sed -n 's/^submitted job //p')
+  -args '/sd-container/encrypted/jp2a_input/image.png --width=100 --output=/sd-container/output/result' | tee >(cat >&2) | sed -n 's/^submitted job //p')
 hpcs job results "$job" --output "$results/jp2a"
 cat "$results/jp2a/result"

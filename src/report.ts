@@ -1,4 +1,4 @@
-import { HpcsError, messageOf } from './errors.ts';
+import { firstError, HpcsError, messageOf } from './errors.ts';
 
 /** An error as oclif throws it. */
 interface OclifError extends Error {
@@ -11,7 +11,8 @@ interface OclifError extends Error {
  *
  * @param command its name, for a suggestion
  */
-export function asHpcsError(error: unknown, command: string): HpcsError {
+export function asHpcsError(thrown: unknown, command: string): HpcsError {
+  const error = firstError(thrown);
   if (error instanceof HpcsError) return error;
   if (error instanceof Error && (error as OclifError).oclif?.exit === 2) {
     return new HpcsError('usage', 'usage', parseErrorText(error.message), { suggestion: `see ${command} --help` });

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createReadStream } from 'node:fs';
-import { HpcsError, messageOf } from '../errors.ts';
+import { firstError, HpcsError, messageOf } from '../errors.ts';
 import { insideSchema, jobPlanSchema } from '../job/plan.ts';
 import { Secret } from '../secret.ts';
 import { inside } from './inside.ts';
@@ -51,7 +51,8 @@ main(process.argv[2]).then(
   (code) => {
     process.exitCode = code;
   },
-  (error: unknown) => {
+  (thrown: unknown) => {
+    const error = firstError(thrown);
     const known = error instanceof HpcsError ? error : new HpcsError('bug', 'bug', messageOf(error), { cause: error });
     process.stdout.write(`hpcs: error: ${known.code}: ${known.message}\n`);
     if (known.suggestion !== undefined) process.stdout.write(`hpcs:   ${known.suggestion}\n`);

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError } from '../errors.ts';
@@ -42,6 +42,10 @@ export class Volume implements AsyncDisposable {
   static async create(gocryptfs: string, cipher: string, mountPoint: string, options: { keep?: boolean } = {}): Promise<Volume> {
     const password = new Secret(randomBytes(32).toString('hex'));
     await mkdir(cipher, { mode: 0o700 });
+    // In a project directory files belong to the project's group, which this user namespace does not know: the kernel would deny every
+    // write to them. (gocryptfs's -force_owner forgets new directories.)
+    await chown(cipher, process.getuid?.() ?? -1, process.getgid?.() ?? -1);
+    await chmod(cipher, 0o700);
     await mkdir(mountPoint, { mode: 0o700 });
     // The password is 256 random bits: a costly scrypt adds nothing.
     await runProgram(gocryptfs, ['-init', '-q', '-scryptn', '10', '--', cipher], { input: `${password.reveal()}\n` });
@@ -57,10 +61,7 @@ export class Volume implements AsyncDisposable {
   }
 
   #serve(): Program {
-    // In a project directory files belong to the project's group, which this user namespace does not know: the kernel would deny every
-    // write to them. The plain view therefore shows the user as their owner; the ciphertext keeps the group, and counts for its quota.
-    const owner = `${process.getuid?.()}:${process.getgid?.()}`;
-    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '-force_owner', owner, '--', this.cipher, this.path], {
+    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '--', this.cipher, this.path], {
       input: `${this.password.reveal()}\n`,
       env: bareEnvironment,
     });
