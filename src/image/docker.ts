@@ -1,5 +1,6 @@
 import { Agent } from 'node:http';
 import { Agent as SecureAgent } from 'node:https';
+import { hostname } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Docker from 'dockerode';
@@ -13,8 +14,8 @@ const patience = { local: 10_000, ssh: 60_000 };
 /** Bytes of a container's standard error that are kept for messages. */
 const keptWords = 16 * 1024;
 
-/** Marks what is ours, so that leftovers of a killed client can be found: `docker ps -a --filter label=…`. */
-export const ownLabel = 'io.github.hpcs-client.temporary';
+/** Marks the containers of this process, so that leftovers of a killed one can be found: `docker ps -a --filter label=…`. */
+export const ownLabel = { name: 'io.github.hpcs-client.process', value: `${hostname()}:${process.pid}` };
 
 /** How to find the engine. */
 export interface DockerOptions {
@@ -40,7 +41,7 @@ export async function connectDocker(options: DockerOptions = {}): Promise<Docker
     await ping({ abortSignal: options.signal === undefined ? limit : AbortSignal.any([options.signal, limit]) });
   } catch (error) {
     options.signal?.throwIfAborted();
-    throw unreachable(error, endpoint, limit.aborted, sshAgent?.lastError);
+    throw unreachable(error, endpoint, limit.aborted, await sshAgent?.lastWords());
   }
   return docker;
 }
@@ -191,7 +192,7 @@ export async function createContainer(docker: Docker, spec: ContainerSpec, signa
       OpenStdin: true,
       StdinOnce: true,
       Tty: false,
-      Labels: { [ownLabel]: 'true' },
+      Labels: { [ownLabel.name]: ownLabel.value },
       HostConfig: {
         ...spec.host,
         LogConfig: { Type: 'none', Config: {} },
@@ -278,7 +279,8 @@ export async function startContainer(docker: Docker, spec: ContainerSpec, signal
 // head of its answer as soon as it waits.
 function awaitExit(container: Docker.Container): Promise<{ code: Promise<number> }> {
   const request = {
-    path: `/containers/${container.id}/wait?condition=next-exit`,
+    path: `/containers/${container.id}/wait?`,
+    options: { _query: { condition: 'next-exit' }, _body: {} },
     method: 'POST',
     isStream: true,
     statusCodes: { 200: true, 404: 'no such container', 500: 'server error' },

@@ -155,7 +155,19 @@ export function runscript(config: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'work
 export function imageEnvironment(env: readonly string[]): string {
   const names = new Map(env.map((variable) => [variable.split('=', 1)[0] ?? '', variable]));
   const lines = [...names].filter(([name, variable]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && variable.includes('='));
-  return lines.map(([name, variable]) => `export ${name}=${quote(variable.slice(name.length + 1))}\n`).join('');
+  return lines.map(([name, variable]) => `${assignment(name, variable.slice(name.length + 1))}\n`).join('');
+}
+
+// What is set already came from --env or the user's environment, and wins, as it does in images that Apptainer made itself. The
+// search path is always set already.
+function assignment(name: string, value: string): string {
+  const set = `export ${name}=${quoteForApptainer(value)}`;
+  return name === 'PATH' ? set : `[ "\${${name}+set}" ] || ${set}`;
+}
+
+// As quote() does, but the apostrophe in double quotes: the interpreter in Apptainer keeps the backslash of \' after export.
+function quoteForApptainer(value: string): string {
+  return `'${value.replaceAll("'", `'"'"'`)}'`;
 }
 
 // Apptainer passes --env PATH=… and its kin in these variables and leaves it to the image to apply them.

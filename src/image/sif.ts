@@ -177,14 +177,15 @@ async function* sifBytes(
 async function failure(running: RunningContainer, inMemory: boolean): Promise<HpcsError> {
   const code = await running.exit;
   const words = running.stderr;
-  if (/no space left/i.test(words) || (inMemory && code === 137)) {
+  // tar2sqfs does not say why it cannot write.
+  if (/no space left/i.test(words) || (inMemory && (code === 137 || /I\/O error/.test(words)))) {
     return new HpcsError('local', 'build-space', 'no room for the file system of the image on the Docker engine', {
       suggestion: "free disk space there, for example with 'docker system prune'",
     });
   }
   const said = words.split('\n').slice(-3).join(' | ') || 'it said nothing';
   return new HpcsError('local', 'sif-build', `making the SIF failed with exit code ${code}: ${said}`, {
-    suggestion: 'see the log of the Docker engine; if the image is unusual, please report it',
+    suggestion: 'check that the Docker engine has disk space left, and see its log',
   });
 }
 

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { Agent } from 'node:http';
 import { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { DockerEndpoint } from './endpoint.ts';
 
 /**
@@ -11,8 +12,7 @@ import type { DockerEndpoint } from './endpoint.ts';
  */
 export class SshAgent extends Agent {
   readonly #arguments: readonly string[];
-  /** Last words of an `ssh` that failed. */
-  lastError = '';
+  #lastWords = Promise.resolve('');
 
   constructor(endpoint: Extract<DockerEndpoint, { kind: 'ssh' }>) {
     super({ keepAlive: false });
@@ -37,10 +37,15 @@ export class SshAgent extends Agent {
     let words = '';
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => (words = (words + chunk).slice(-2000)));
     child.on('error', (error) => connection.destroy(error));
-    child.on('close', (code) => {
-      if (code !== 0 && code !== null) this.lastError = words.trim() || `ssh ended with ${code}`;
-    });
+    this.#lastWords = new Promise((resolve) =>
+      child.on('close', (code) => resolve(code === 0 || code === null ? '' : words.trim() || `ssh ended with ${code}`)),
+    );
     connection.on('close', () => child.kill());
     return connection;
+  }
+
+  /** What the last `ssh` said when it failed; empty where it did not. It may say so after its connection broke. */
+  lastWords(): Promise<string> {
+    return Promise.race([this.#lastWords, sleep(1000, '', { ref: false })]);
   }
 }

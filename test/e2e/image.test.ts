@@ -1,0 +1,462 @@
+import assert from 'node:assert/strict';
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { connect, createServer, type AddressInfo } from 'node:net';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type Docker from 'dockerode';
+import { HpcsError } from '../../src/errors.ts';
+import { ensureBuildEnvironment } from '../../src/image/build-env.ts';
+import { connectDocker, ownLabel, runContainer, startContainer } from '../../src/image/docker.ts';
+import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';
+import { buildSif } from '../../src/image/sif.ts';
+import { resolveSource } from '../../src/image/source.ts';
+import { Sshd } from '../support/sshd.ts';
+
+const run = promisify(execFile);
+const here = fileURLToPath(new URL('.', import.meta.url));
+const root = join(here, '..', '..');
+const targets = ['entrypoint', 'command', 'both', 'shell-form', 'user', 'neither', 'static', 'musl', 'volumes', 'odd'] as const;
+type Target = (typeof targets)[number];
+const site = 'hpcs-test-apptainer';
+
+interface Ended {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** The docker program, so that the tests do not lean on the code they test. */
+async function docker(...args: string[]): Promise<Ended> {
+  try {
+    const { stdout, stderr } = await run('docker', args, { maxBuffer: 256 * 1024 * 1024 });
+    return { code: 0, stdout, stderr };
+  } catch (error) {
+    const { code = -1, stdout = '', stderr = '' } = error as Partial<Ended>;
+    return { code, stdout, stderr };
+  }
+}
+
+async function must(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await docker(...args);
+  assert.equal(code, 0, `docker ${args.slice(0, 3).join(' ')}: ${stderr}`);
+  return stdout;
+}
+
+const tag = (target: Target): string => `hpcs-test/${target}`;
+
+const open = (image: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> =>
+  openImage({ image, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: () => {}, ...more });
+
+/** Makes the SIF of an image and puts it into the site's container. */
+async function toSite(image: string, path: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> {
+  await using sif = await open(image, more);
+  const child = spawn('docker', ['exec', '-i', site, 'sh', '-c', 'cat >"$0"', path], { stdio: ['pipe', 'ignore', 'inherit'] });
+  await pipeline(sif.bytes, child.stdin);
+  await ended(child);
+  return sif;
+}
+
+function ended(child: ChildProcess): Promise<number | null> {
+  return new Promise((resolve) => child.exitCode === null ? child.once('close', resolve) : resolve(child.exitCode)); // prettier-ignore
+}
+
+const apptainer = (...args: string[]): Promise<Ended> =>
+  docker('exec', '-u', 'alice', '-w', '/home/alice', '-e', 'HOME=/home/alice', site, 'apptainer', '-s', ...args);
+
+const ours = async (pid = process.pid): Promise<string[]> =>
+  (await must('ps', '-aq', '--filter', `label=${ownLabel.name}=${hostname()}:${pid}`)).split('\n').filter(Boolean);
+
+async function nothingLeft(pid = process.pid): Promise<void> {
+  // A container that removes itself may take a moment.
+  for (let tries = 0; tries < 50 && (await ours(pid)).length > 0; tries++) await sleep(100);
+  assert.deepEqual(await ours(pid), []);
+}
+
+describe('an OCI image as a SIF', function () {
+  this.timeout(600_000);
+  let engine: Docker;
+
+  before(async () => {
+    engine = await connectDocker();
+    await Promise.all([
+      (async () => {
+        for (const target of targets) await must('build', '-q', '--target', target, '-t', tag(target), join(here, 'image'));
+      })(),
+      must(
+        'build',
+        '-q',
+        '-t',
+        'hpcs-test/site',
+        '-f',
+        join(root, 'docker/sandbox/site.Dockerfile'),
+        join(root, 'docker/sandbox'),
+      ),
+    ]);
+    await docker('rm', '-f', site);
+    await must('run', '-d', '--init', '--name', site, '--security-opt', 'seccomp=unconfined', '--security-opt', 'systempaths=unconfined', '--device', '/dev/fuse', '--entrypoint', 'sh', 'hpcs-test/site', '-c', 'chmod 666 /dev/fuse; exec sleep infinity'); // prettier-ignore
+  });
+  after(async () => {
+    await docker('rm', '-f', site);
+  });
+  afterEach(() => nothingLeft());
+
+  const odd = ['', 'a b', "it's", '$HOME `x` "q" \\', 'new\nline', '--', '-x', '*', 'ü'];
+
+  describe('run by Apptainer', () => {
+    for (const target of ['entrypoint', 'command', 'both', 'shell-form', 'user', 'volumes'] as const) {
+      it(`does what Docker does: ${target}`, async () => {
+        await toSite(tag(target), '/tmp/app.sif');
+        for (const args of ['command', 'shell-form'].includes(target)
+          ? [[], ['probe', ...odd], ['sh', '-c', 'exit 3']]
+          : [[], odd, ['x', 'exit=3']]) {
+          const expected = await docker('run', '--rm', tag(target), ...args);
+          const actual = await apptainer('run', '--containall', '--cleanenv', '/tmp/app.sif', ...args);
+          // An image without a directory of its own starts where Apptainer starts it.
+          const comparable = ({ code, stdout }: Ended): unknown => ({
+            code,
+            stdout: target === 'entrypoint' ? stdout : stdout.replace(/directory .*\n/, ''),
+          });
+          assert.deepEqual(comparable(actual), comparable(expected), actual.stderr);
+        }
+      });
+    }
+
+    for (const target of ['static', 'musl'] as const) {
+      it(`an image without a shell runs by its configuration: ${target}`, async () => {
+        const { config } = await toSite(tag(target), '/tmp/app.sif');
+        const command = [...config.entrypoint, ...(target === 'static' ? odd : config.cmd)];
+        const pwd = config.workdir === '' ? [] : ['--pwd', config.workdir];
+        const actual = await apptainer('exec', '--containall', '--cleanenv', ...pwd, '/tmp/app.sif', ...command);
+        const expected = await docker('run', '--rm', tag(target), ...(target === 'static' ? odd : []));
+        const comparable = ({ code, stdout }: Ended): unknown => ({
+          code,
+          stdout: target === 'musl' ? stdout : stdout.replace(/directory .*\n/, ''),
+        });
+        assert.deepEqual(comparable(actual), comparable(expected), actual.stderr);
+      });
+    }
+
+    it('needs no layer above it for mounts, and lets --env win', async () => {
+      await toSite(tag('static'), '/tmp/app.sif');
+      await must(
+        'exec',
+        site,
+        'sh',
+        '-c',
+        'sed "s/^enable overlay.*/enable overlay = no/; s/^enable underlay.*/enable underlay = no/" /etc/apptainer/apptainer.conf >/tmp/plain.conf',
+      );
+      const bind = ['--bind', '/srv:/sd-container/input', '--bind', '/srv:/sd-container/encrypted', '--no-home'];
+      await must(
+        'exec',
+        site,
+        'sh',
+        '-c',
+        'cp -n /etc/apptainer/apptainer.conf /etc/apptainer/before.conf && cp /tmp/plain.conf /etc/apptainer/apptainer.conf',
+      );
+      try {
+        const { code, stdout, stderr } = await apptainer(
+          'exec',
+          '--containall',
+          '--cleanenv',
+          '--env',
+          'GREETING=mine',
+          ...bind,
+          '/tmp/app.sif',
+          '/probe',
+        );
+        assert.equal(code, 0, stderr);
+        assert.match(stdout, /GREETING \[mine\]/);
+        assert.doesNotMatch(stderr, /WARNING/);
+      } finally {
+        await must('exec', site, 'sh', '-c', 'mv /etc/apptainer/before.conf /etc/apptainer/apptainer.conf');
+      }
+    });
+
+    it('gzip, for old sites, is the same image', async () => {
+      await toSite(tag('both'), '/tmp/app.sif', { compression: 'gzip' });
+      assert.match((await apptainer('run', '--containall', '/tmp/app.sif')).stdout, /argument \[it's\]\nargument \[default 1\]/);
+    });
+
+    it('carries its configuration', async () => {
+      const { config } = await toSite(tag('entrypoint'), '/tmp/app.sif');
+      const { stdout } = await apptainer('exec', '/tmp/app.sif', 'cat', '/sd-container/image.json');
+      assert.deepEqual(JSON.parse(stdout), config);
+      assert.equal(config.workdir, '/srv/a dir');
+      assert.equal(config.user, '');
+      assert.equal(config.platform, 'linux/amd64');
+      assert.match(config.digest, /^sha256:[0-9a-f]{64}$/);
+      assert.equal(
+        (await open(tag('user')).then(async (image) => (await image[Symbol.asyncDispose](), image))).config.user,
+        '12345:54321',
+      );
+    });
+  });
+
+  describe("has the tree of Apptainer's own build", () => {
+    // Names, kinds, modes, owners, times, links, sizes, digests, extended attributes: one line for each file.
+    const list = `set -e; rm -rf /tmp/tree; unsquashfs -q -n -o "$2" -d /tmp/tree "$1" >/dev/null 2>&1; cd /tmp/tree
+      find . -printf '%p|%y|%m|%U:%G|%Ts|%l|%n|%i\\0' | sort -z
+      find . -type f -print0 | sort -z | xargs -0 sha256sum -z; printf '\\0'
+      unsquashfs -o "$2" -pf - "$1" 2>/dev/null | grep -a ' x ' | sort | tr '\\n' '\\0'`;
+    const tree = async (sif: string): Promise<string[]> => {
+      const offset = (
+        await must('exec', site, 'sh', '-c', `apptainer sif list ${sif} | grep Squashfs | sed 's/.*|\\([0-9]*\\)-.*/\\1/'`)
+      ).trim();
+      const lines = (await must('exec', site, 'sh', '-c', list, 'list', sif, offset)).split('\0');
+      // Hard links: the same inode number, whatever it is.
+      const inodes = new Map<string, string>();
+      return lines.filter(Boolean).map((line) => {
+        const [, name = '', inode] = /^(\.[^|]*)\|.*\|(\d+)$/s.exec(line) ?? [];
+        if (inode === undefined) return line;
+        inodes.set(inode, inodes.get(inode) ?? name);
+        // The number of links of a directory is the file system's own affair.
+        return line.replace(/\|\d+$/s, `|${inodes.get(inode)}`).replace(/^([^|]*\|d\|.*\|)\d+(\|[^|]*)$/s, '$1$2');
+      });
+    };
+    const name = (line: string): string => /^(?:\\?[0-9a-f]{64} {2})?\.?\/?([^|]*)/s.exec(line)?.[1] ?? line;
+    // What each of the two adds of its own; what Docker puts into every container; the times of directories these lie in.
+    const aside =
+      /^$|^\.?(singularity\.d|exec|run|shell|test)(\/|$)|^(singularity|environment|sd-container|home|root|dev|proc|sys|tmp|var|etc)?$|^sd-container\/|^dev\/|^etc\/(hosts|hostname|resolv\.conf|mtab|localtime|passwd|group)$|^var\/tmp$/;
+
+    for (const target of ['entrypoint', 'user', 'static', 'musl', 'odd'] as const) {
+      it(target, async () => {
+        await toSite(tag(target), '/tmp/ours.sif');
+        await run('sh', ['-c', 'docker save "$0" | docker exec -i "$1" sh -c "cat >/tmp/image.tar"', tag(target), site]);
+        await must(
+          'exec',
+          site,
+          'apptainer',
+          '-s',
+          'build',
+          '--force',
+          '--mksquashfs-args',
+          '-comp zstd -Xcompression-level 1',
+          '/tmp/theirs.sif',
+          'docker-archive:/tmp/image.tar',
+        );
+        const [mine, theirs] = [await tree('/tmp/ours.sif'), await tree('/tmp/theirs.sif')];
+        const device = (line: string): boolean => /^[^|]*\|[cb]\|/s.test(line);
+        const relevant = (lines: readonly string[]): string[] => lines.filter((line) => !device(line) && !aside.test(name(line)));
+        assert.deepEqual(relevant(mine), relevant(theirs));
+        assert.ok(!mine.some(device));
+        if (target === 'odd') {
+          assert.ok(mine.some((line) => line.includes('capable') && line.includes('security.capability')));
+          assert.ok(mine.some((line) => /setuid\|f\|4755\|0:0/.test(line)));
+          assert.ok(mine.some((line) => line.includes('|f|644|3000000000:3000000001|')));
+        }
+      });
+    }
+  });
+
+  describe('is refused with a clear error', () => {
+    const fails = async (image: string, expected: object, more: Partial<OpenImageOptions> = {}): Promise<void> => {
+      await assert.rejects(open(image, more), (error) => {
+        assert.ok(error instanceof HpcsError, String(error));
+        assert.ok(error.suggestion);
+        return assert.throws(() => { throw error; }, { exitCode: 3, ...expected }) === undefined; // prettier-ignore
+      });
+    };
+    it('neither entrypoint nor command', () =>
+      fails(tag('neither'), { code: 'image-without-command', message: /hpcs-test\/neither/ }));
+    it('an image that is not there', () =>
+      fails('hpcs-test/absent:1', { code: 'image-not-found', message: /hpcs-test\/absent:1/ }));
+    it('another platform', () =>
+      fails(
+        tag('both'),
+        { code: 'image-platform', message: /is for linux\/amd64, not for linux\/arm64/ },
+        { platform: 'linux/arm64' },
+      ));
+    it('a platform that does not exist', () =>
+      fails(tag('both'), { code: 'platform', exitCode: 2 }, { platform: 'windows/amd64' }));
+    it('a registry that does not answer', () =>
+      fails('localhost:9/none', { code: 'image-pull', message: /localhost:9\/none/ }, { pull: 'missing' }));
+    it('a build image without the program', () =>
+      fails(tag('both'), { code: 'sif-build', message: /tar2sqfs.*not found/ }, { buildImage: 'debian:bookworm-slim' }));
+  });
+
+  describe('while it is made', () => {
+    it('runs without privileges, network and logs, in memory', async () => {
+      await using sif = await open(tag('both'));
+      const containers = await ours();
+      assert.equal(containers.length, 1);
+      const [{ Config, HostConfig, State } = { Config: {}, HostConfig: {}, State: {} }] = JSON.parse(await must('inspect', ...containers)) as { Config: Record<string, unknown>; HostConfig: Record<string, unknown>; State: Record<string, unknown> }[]; // prettier-ignore
+      assert.equal(State['Running'], true);
+      assert.equal(Config['User'], '65532:65532');
+      const { LogConfig, CapDrop, NetworkMode, ReadonlyRootfs, SecurityOpt, Privileged, Binds, Tmpfs } = HostConfig;
+      assert.deepEqual({ LogConfig, CapDrop, NetworkMode, ReadonlyRootfs, SecurityOpt, Privileged, Binds }, { LogConfig: { Type: 'none', Config: {} }, CapDrop: ['ALL'], NetworkMode: 'none', ReadonlyRootfs: true, SecurityOpt: ['no-new-privileges'], Privileged: false, Binds: null }); // prettier-ignore
+      assert.deepEqual(Object.keys(Tmpfs as object), ['/work']);
+      assert.equal((await docker('logs', containers[0] ?? '')).code, 1);
+      assert.ok(sif.size > 1e6);
+    });
+
+    it('falls back to the disk where memory does not suffice, says so, and leaves nothing', async () => {
+      const said: string[] = [];
+      const progress = (line: string): void => void said.push(line);
+      const source = await resolveSource(engine, { image: tag('odd'), pull: 'never', platform: 'linux/amd64', progress });
+      const buildImage = await ensureBuildEnvironment(engine, { progress });
+      for (const more of [{ tmpfsLimit: 1000 }, { source: { ...source, size: 0 } }]) {
+        said.length = 0;
+        let size = 0;
+        {
+          await using sif = await buildSif({ docker: engine, source, buildImage, compression: 'zstd', progress, ...more });
+          for await (const part of sif.bytes) size += part.length;
+          assert.equal(size, sif.size);
+        }
+        assert.ok(
+          said.some((line) => /disk of the Docker engine/.test(line)),
+          said.join('\n'),
+        );
+        await nothingLeft();
+      }
+    });
+
+    it('makes no volume of what the image declares as one', async () => {
+      const volumes = async (): Promise<Set<string>> =>
+        new Set((await must('volume', 'ls', '-q', '--filter', 'dangling=true')).split('\n'));
+      const before = await volumes();
+      await toSite(tag('volumes'), '/tmp/app.sif');
+      assert.deepEqual(
+        [...(await volumes())].filter((volume) => !before.has(volume)),
+        [],
+      );
+      assert.equal((await apptainer('exec', '/tmp/app.sif', 'cat', '/data/file')).stdout, 'kept\n');
+      assert.match(
+        (await apptainer('exec', '/tmp/app.sif', 'ls', '-ld', '/sd-container', '/sd-container/input')).stdout,
+        /^d.*\nd/,
+      );
+    });
+
+    it('can be interrupted at any time', async () => {
+      let finished = 0;
+      for (const delay of [0, 5, 20, 60, 120, 250, 500, 1000, 2000]) {
+        const abort = new AbortController();
+        const reason = new HpcsError('interrupted', 'interrupted', 'interrupted');
+        const timer = setTimeout(() => abort.abort(reason), delay);
+        try {
+          await using sif = await open(tag('odd'), { signal: abort.signal });
+          for await (const part of sif.bytes) void part;
+          finished++;
+        } catch (error) {
+          assert.equal(error, reason);
+        } finally {
+          clearTimeout(timer);
+        }
+        await nothingLeft();
+      }
+      assert.ok(finished < 9);
+    });
+
+    it('can be interrupted while it is read, or not be read at all', async () => {
+      const abort = new AbortController();
+      const reason = new HpcsError('interrupted', 'interrupted', 'interrupted');
+      const reading = async (): Promise<void> => {
+        await using sif = await open(tag('odd'), { signal: abort.signal });
+        let parts = 0;
+        for await (const part of sif.bytes) if (part.length > 0 && parts++ === 5) abort.abort(reason);
+      };
+      await assert.rejects(reading(), reason);
+      await nothingLeft();
+      await (await open(tag('both')))[Symbol.asyncDispose]();
+    });
+
+    it('leaves nothing of the image behind when the client is killed', async () => {
+      const script = `import { openImage } from ${JSON.stringify(join(root, 'src/image/image.ts'))};
+        await openImage({ image: ${JSON.stringify(tag('odd'))}, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: console.log });
+        console.log('open'); setInterval(() => {}, 1000);`;
+      const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+      for await (const chunk of child.stdout) if (String(chunk).includes('open')) break;
+      assert.equal((await ours(child.pid)).length, 1);
+      child.kill('SIGKILL');
+      await ended(child);
+      await nothingLeft(child.pid);
+    });
+  });
+
+  describe('from an engine elsewhere', () => {
+    it('over TCP', async () => {
+      const server = createServer({ allowHalfOpen: true }, (client) => {
+        const engine = connect({ path: '/var/run/docker.sock', allowHalfOpen: true });
+        client
+          .on('error', () => engine.destroy())
+          .pipe(engine)
+          .on('error', () => client.destroy())
+          .pipe(client);
+      }).listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      try {
+        const { port } = server.address() as AddressInfo;
+        await toSite(tag('both'), '/tmp/app.sif', { dockerPath: `tcp://127.0.0.1:${port}` });
+        assert.equal((await apptainer('run', '/tmp/app.sif')).code, 0);
+      } finally {
+        server.close();
+      }
+    });
+
+    it('over SSH, whose host key is checked', async () => {
+      await using sshd = await Sshd.start();
+      const directory = await mkdtemp(join(tmpdir(), 'hpcs-ssh-'));
+      const path = process.env['PATH'];
+      try {
+        // The real ssh, with a configuration of its own.
+        const known = join(directory, 'known_hosts');
+        await writeFile(
+          join(directory, 'config'),
+          `IdentityFile ${sshd.file('ed25519')}\nIdentitiesOnly yes\nUserKnownHostsFile ${known}\nStrictHostKeyChecking yes\nBatchMode yes\n`,
+        );
+        await writeFile(join(directory, 'ssh'), `#!/bin/sh\nPATH='${path}' exec ssh -F '${directory}/config' "$@"\n`);
+        await chmod(join(directory, 'ssh'), 0o755);
+        process.env['PATH'] = `${directory}:${path}`;
+        const dockerPath = `ssh://root@127.0.0.1:${sshd.port}`;
+        await assert.rejects(open(tag('both'), { dockerPath }), { code: 'docker-unreachable', message: /[Hh]ost key/ });
+        await writeFile(known, await sshd.knownHost());
+        await toSite(tag('both'), '/tmp/app.sif', { dockerPath });
+        assert.equal((await apptainer('run', '/tmp/app.sif')).code, 0);
+      } finally {
+        process.env['PATH'] = path;
+        await rm(directory, { recursive: true });
+      }
+    });
+  });
+
+  describe('the containers beneath', () => {
+    const spec = { image: 'debian:bookworm-slim', host: { NetworkMode: 'none' } };
+
+    it('run to their end, streams apart, input with back-pressure', async () => {
+      const result = await runContainer(
+        engine,
+        { ...spec, command: ['sh', '-c', 'cat; echo bad >&2; exit 7'] },
+        { input: [Buffer.from('good')] },
+      );
+      assert.deepEqual({ ...result, stdout: result.stdout.toString() }, { code: 7, stdout: 'good', stderr: 'bad' });
+    });
+
+    it('hold no more than a little when nobody reads', async () => {
+      await using running = await startContainer(engine, { ...spec, command: ['sh', '-c', 'exec head -c 1000000000 /dev/zero'] });
+      const before = process.memoryUsage().rss;
+      await running.stdout.next();
+      await sleep(1500);
+      assert.ok(process.memoryUsage().rss - before < 64e6);
+    });
+
+    it('take no more input than they read', async () => {
+      let given = 0;
+      const input = async function* (): AsyncGenerator<Uint8Array> {
+        for (; given < 1000; given++) yield Buffer.alloc(1e6);
+      };
+      const abort = new AbortController();
+      await using running = await startContainer(engine, { ...spec, command: ['sleep', '60'] }, abort.signal);
+      const feeding = running.feed(input());
+      await sleep(1500);
+      assert.ok(given < 20, `${given} MB taken`);
+      abort.abort(new Error('stop'));
+      await feeding;
+      await assert.rejects(running.stdout.next(), { message: 'stop' });
+    });
+  });
+});
