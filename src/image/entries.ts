@@ -128,7 +128,7 @@ function singularityEntries(config: ImageConfig, labels: Readonly<Record<string,
     directory('.singularity.d/libs'),
     file('.singularity.d/runscript', runscript(config), 0o755),
     file('.singularity.d/env/10-image.sh', imageEnvironment(config.env), 0o755),
-    file('.singularity.d/env/99-runtime.sh', runtimeEnvironment, 0o755),
+    file(`.singularity.d/${lastEnvironmentScript}`, libraryEnvironment, 0o755),
     file('.singularity.d/labels.json', `${JSON.stringify({ ...labels, [baseDigestLabel]: config.digest }, undefined, 2)}\n`),
   ];
 }
@@ -150,19 +150,12 @@ export function runscript(config: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'work
 
 /**
  * The image's variables as a script that Apptainer reads before any program starts (it has an interpreter of its own, so this
- * works without a shell in the image). A name that no shell can assign is left out; `sd-container/image.json` has it.
+ * works without a shell in the image). The user's own environment gives way to it, as with Docker. A name that no shell can assign is left out; `sd-container/image.json` has it.
  */
 export function imageEnvironment(env: readonly string[]): string {
   const names = new Map(env.map((variable) => [variable.split('=', 1)[0] ?? '', variable]));
   const lines = [...names].filter(([name, variable]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) && variable.includes('='));
-  return lines.map(([name, variable]) => `${assignment(name, variable.slice(name.length + 1))}\n`).join('');
-}
-
-// What is set already came from --env or the user's environment, and wins, as it does in images that Apptainer made itself. The
-// search path is always set already.
-function assignment(name: string, value: string): string {
-  const set = `export ${name}=${quoteForApptainer(value)}`;
-  return name === 'PATH' ? set : `[ "\${${name}+set}" ] || ${set}`;
+  return lines.map(([name, variable]) => `export ${name}=${quoteForApptainer(variable.slice(name.length + 1))}\n`).join('');
 }
 
 // As quote() does, but the apostrophe in double quotes: the interpreter in Apptainer keeps the backslash of \' after export.
@@ -170,11 +163,10 @@ function quoteForApptainer(value: string): string {
   return `'${value.replaceAll("'", `'"'"'`)}'`;
 }
 
-// Apptainer passes --env PATH=… and its kin in these variables and leaves it to the image to apply them.
-const runtimeEnvironment = `export PATH="\${SING_USER_DEFINED_PREPEND_PATH:+$SING_USER_DEFINED_PREPEND_PATH:}$PATH\${SING_USER_DEFINED_APPEND_PATH:+:$SING_USER_DEFINED_APPEND_PATH}"
-[ -z "\${SING_USER_DEFINED_PATH:-}" ] || export PATH="$SING_USER_DEFINED_PATH"
-unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH
-for library in /.singularity.d/libs/*; do
+// Right after a script of this name Apptainer sets what --env and APPTAINERENV_ give, so that these win over the image.
+const lastEnvironmentScript = 'env/99-base.sh';
+
+const libraryEnvironment = `for library in /.singularity.d/libs/*; do
   [ -e "$library" ] || continue
   export LD_LIBRARY_PATH="\${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
   break

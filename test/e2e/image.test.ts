@@ -178,6 +178,17 @@ describe('an OCI image as a SIF', function () {
       }
     });
 
+    it('its variables win over the user’s environment, and --env over both; so does --nv find its libraries', async () => {
+      await toSite(tag('entrypoint'), '/tmp/app.sif');
+      await must('exec', site, 'touch', '/srv/libcuda.so');
+      const alice = ['exec', '-u', 'alice', '-w', '/home/alice', '-e', 'GREETING=host', '-e', 'APPTAINERENV_EMPTY=given', site];
+      const libraries = ['--bind', '/srv/libcuda.so:/.singularity.d/libs/libcuda.so'];
+      const run = [...alice, 'apptainer', '-s', 'exec', '--env', 'PATH=/a', ...libraries, '/tmp/app.sif'];
+      const { stdout, stderr } = await docker(...run, '/usr/local/bin/probe');
+      assert.match(stdout, /PATH \[\/a\]\nGREETING \[hello {2}world\]\nODD .*\nEMPTY \[given\]/, stderr);
+      assert.match((await docker(...run, '/usr/bin/env')).stdout, /^LD_LIBRARY_PATH=.*\/\.singularity\.d\/libs$/m);
+    });
+
     it('gzip, for old sites, is the same image', async () => {
       await toSite(tag('both'), '/tmp/app.sif', { compression: 'gzip' });
       assert.match((await apptainer('run', '--containall', '/tmp/app.sif')).stdout, /argument \[it's\]\nargument \[default 1\]/);

@@ -143,15 +143,6 @@ describe('the run script', () => {
 });
 
 describe("the image's environment", () => {
-  it('gives way to what is set already, but for the search path', () => {
-    const script = imageEnvironment(['A=image', 'B=image', 'PATH=/image']);
-    const shown = execFileSync('/bin/sh', ['-c', `${script}\nprintf '%s|' "$A" "$B" "$PATH"`], {
-      encoding: 'utf8',
-      env: { A: '', PATH: '/user' },
-    });
-    assert.equal(shown, '|image|/image|');
-  });
-
   it('is set letter by letter, last value first', () => {
     const script = imageEnvironment(['A=1', 'B=q"$x`\'\n;', 'C=', 'A=2', 'not.a.name=3', 'NOVALUE', 'D=a=b']);
     const shown = execFileSync('/bin/sh', ['-c', `${script}\nprintf '%s|' "$A" "$B" "\${C-unset}" "$D"`], {
