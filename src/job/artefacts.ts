@@ -75,19 +75,19 @@ export async function readArtefact(
   };
 }
 
-/** Splits `PATH#sha512:DIGEST`. @throws HpcsError `usage` for a digest of another form */
+/** Splits `PATH#sha512:DIGEST`. @throws HpcsError `usage` for a relative path or a digest of another form */
 export function parsePin(named: string): { path: string; pin: string | undefined } {
-  const split = named.indexOf('#sha512:');
-  if (split < 0) return { path: named, pin: undefined };
-  const pin = named.slice(split + '#sha512:'.length).toLowerCase();
-  if (!/^[0-9a-f]{128}$/.test(pin)) {
-    throw new HpcsError(
-      'usage',
-      'bad-pin',
-      `what stands behind #sha512: in ${named.slice(0, split)}#… is not a SHA-512 digest in hex`,
-    );
+  const [, path = named, digest] = /^(.*?)#sha512:(.*)$/su.exec(named) ?? [];
+  if (!path.startsWith('/')) {
+    throw new HpcsError('usage', 'bad-path', `the info record ${path} is not an absolute path on the site`, {
+      suggestion: 'give the path that container-prep or data-prep reported',
+    });
   }
-  return { path: named.slice(0, split), pin };
+  const pin = digest?.toLowerCase();
+  if (pin === undefined || /^[0-9a-f]{128}$/.test(pin)) return { path, pin };
+  throw new HpcsError('usage', 'bad-pin', `what stands behind #sha512: in ${path}#… is not a SHA-512 digest in hex`, {
+    suggestion: 'give all 128 characters, as sha512sum prints them',
+  });
 }
 
 async function checkFile(transport: Transport, kind: string, info: InfoRecord, signal: AbortSignal): Promise<void> {

@@ -4,10 +4,14 @@ import { assignments } from '../shell.ts';
 import type { Transport } from '../site/transport.ts';
 import type { PlannedScripts } from './plan.ts';
 
-// NUL-terminated lines: a file name may hold a line break. `sha256sum -z` escapes nothing.
+// NUL-terminated lines: a file name may hold a line break, and `sha256sum -z` escapes nothing. Links are followed, since a script
+// that is a link would else be left out in silence; what cannot be read or followed is an error for the same reason.
 const listing = `
+LC_ALL=C
+export LC_ALL
 cd -- "$directory" || exit 66
-find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum -z --
+[ -z "$(find . -type l ! -exec test -e {} \\; -print)" ] || { echo 'it holds a link that leads nowhere' >&2; exit 65; }
+exec find -L . -type f -exec sha256sum -z -- {} +
 `;
 
 /**
@@ -21,27 +25,43 @@ export async function pinScripts(
   what: 'input' | 'output',
   signal: AbortSignal,
 ): Promise<PlannedScripts> {
-  const process = transport.exec(assignments({ directory }) + listing, { signal });
-  const text = Buffer.from(await collect(process.stdout)).toString('utf8');
-  const exit = await process.finished;
-  if (exit.code !== 0) {
-    throw new HpcsError(
-      'site',
-      'scripts-unreadable',
-      `the ${what} script directory ${directory} cannot be read on the site: ${exit.stderr.trim()}`,
-      {
-        suggestion: `correct --supplementary-${what}-scripts`,
-      },
-    );
+  const suggestion = `correct --supplementary-${what}-scripts`;
+  if (!directory.startsWith('/')) {
+    throw new HpcsError('usage', 'bad-path', `the ${what} script directory ${directory} is not an absolute path on the site`, {
+      suggestion,
+    });
   }
-  const files = text
-    .split('\0')
-    .filter(Boolean)
-    .map((line) => ({ sha256: line.slice(0, 64), path: line.slice(66).replace(/^\.\//, '') }));
+  const process = transport.exec(assignments({ directory }) + listing, { signal });
+  const listed = await collect(process.stdout);
+  const exit = await process.finished;
+  const unreadable = (why: string): HpcsError =>
+    new HpcsError('site', 'scripts-unreadable', `the ${what} script directory ${directory} cannot be read on the site: ${why}`, {
+      suggestion,
+    });
+  if (exit.code !== 0) throw unreadable(exit.stderr.trim());
+  const files = parseListing(listed);
+  if (files === undefined) throw unreadable('a file in it has a name that is not UTF-8, or the site lists it in an unknown form');
   if (!files.some((file) => file.path.endsWith('.sh'))) {
     throw new HpcsError('usage', 'no-scripts', `the ${what} script directory ${directory} holds no *.sh`, {
       suggestion: `leave --supplementary-${what}-scripts out if nothing is to be run`,
     });
   }
   return { directory, files };
+}
+
+function parseListing(listed: Uint8Array): PlannedScripts['files'] | undefined {
+  let text: string;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(listed);
+  } catch {
+    return undefined;
+  }
+  const files: PlannedScripts['files'] = [];
+  for (const line of text.split('\0').slice(0, -1)) {
+    const [, sha256, path] = /^([0-9a-f]{64}) [ *]\.\/(.+)$/su.exec(line) ?? [];
+    if (sha256 === undefined || path === undefined || path.split('/').some((part) => ['', '.', '..'].includes(part)))
+      return undefined;
+    files.push({ sha256, path });
+  }
+  return files.toSorted((a, b) => (a.path < b.path ? -1 : 1));
 }

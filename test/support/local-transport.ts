@@ -1,0 +1,23 @@
+import { spawn } from 'node:child_process';
+import { text } from 'node:stream/consumers';
+import type { ExecOptions, RemoteProcess, Transport } from '../../src/site/transport.ts';
+
+/** A site that is this machine: for the shell text that is sent to a site, where the way there does not matter. */
+export class LocalTransport implements Transport {
+  exec(script: string, options: ExecOptions = {}): RemoteProcess {
+    const child = spawn('/bin/sh', ['-c', script], { stdio: ['ignore', 'pipe', 'pipe'], signal: options.signal });
+    const stderr = text(child.stderr);
+    const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
+    const finished = Promise.all([ended, stderr]).then(([code, said]) => ({ code, stderr: said }));
+    return {
+      stdout: child.stdout,
+      finished,
+      async [Symbol.asyncDispose]() {
+        child.kill();
+        await finished.catch(() => {});
+      },
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
