@@ -236,14 +236,17 @@ export async function startUpload(
   options: UploadOptions = {},
 ): Promise<Upload> {
   const temporary = temporaryName(path);
+  // What ends early, here or in between, looks like the end of the content: only this behind it proves that it is.
+  const token = randomBytes(16).toString('hex');
   let sent = 0;
   const counted = (async function* () {
     for await (const part of content) {
       sent += part.length;
       yield part;
     }
+    yield Buffer.from(token);
   })();
-  const script = preamble + assignments({ temporary: plain(temporary), path: plain(path) }) + uploadScript;
+  const script = preamble + assignments({ temporary: plain(temporary), path: plain(path), token }) + uploadScript;
   await using process = transport.exec(script, { input: counted, signal: options.signal });
   let answer: string;
   let exit: RemoteExit;
@@ -294,6 +297,9 @@ set -C
 exec 3>"$temporary" || exit 1
 set +C
 cat >&3 || drop 1
+size=$(wc -c <"$temporary") || drop 1
+[ "$(tail -c 32 <"$temporary" 2>/dev/null | tr -d '\\0')" = "$token" ] || { echo 'the input ended early' >&2; drop 1; }
+truncate -s "$((size - 32))" -- "$temporary" || drop 1
 said=$(sync -- "$temporary" 2>&1) || case $said in
   *'No space left'* | *uota* | *'nput/output'*) printf '%s\\n' "$said" >&2; drop 1 ;;
 esac

@@ -6,6 +6,7 @@ import { chmod, mkdtemp, readdir, readFile as readLocal, rm, stat as statLocal, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { parseConfig, type Config } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { assignments } from '../../src/shell.ts';
@@ -36,6 +37,10 @@ let sshd: Sshd;
 
 /** A configuration for the test server; a key whose value is undefined is left out. */
 function site(keys: Record<string, string | number | undefined>): Config {
+  return parseConfig(configuration(keys), 'test.conf');
+}
+
+function configuration(keys: Record<string, string | number | undefined>): string {
   const all: Record<string, string | number | undefined> = {
     address: '127.0.0.1',
     username: 'alice',
@@ -45,10 +50,7 @@ function site(keys: Record<string, string | number | undefined>): Config {
     ...keys,
   };
   const lines = Object.entries(all).flatMap(([key, value]) => (value === undefined ? [] : [`${key} = ${value}`]));
-  return parseConfig(
-    `[spire-server]\naddress = a\nport = 1\ntrust-domain = t\n[hpcs-server]\nurl = https://a\n[vault]\nurl = https://b\n[supercomputer]\n${lines.join('\n')}\n`,
-    'test.conf',
-  );
+  return `[spire-server]\naddress = a\nport = 1\ntrust-domain = t\n[hpcs-server]\nurl = https://a\n[vault]\nurl = https://b\n[supercomputer]\n${lines.join('\n')}\n`;
 }
 
 /** Asserts that something fails with an HpcsError of this code, whose message and next step match. */
@@ -405,6 +407,21 @@ for (const kind of ['ssh2', 'openssh'] as const) {
         assert.equal((await run(other, 'echo again')).stdout, 'again\n');
         await transport[Symbol.asyncDispose]();
         transport = await connect(site({ transport: kind }));
+      });
+
+      it('leave nothing behind when this program is killed', async () => {
+        const file = sshd.file(`killed-${kind}.conf`);
+        await writeFile(file, configuration({ transport: kind }));
+        const program = fileURLToPath(new URL('../support/endless-upload.ts', import.meta.url));
+        const child = spawn(process.execPath, [program, file, `${home}/killed`], { stdio: 'inherit' });
+        const parts = async (): Promise<boolean> => (await readdir(home)).some((name) => name.startsWith('.killed'));
+        for (let tries = 0; tries < 200 && !(await parts()); tries++) await sleep(100);
+        assert.equal(await parts(), true);
+        child.kill('SIGKILL');
+        await once(child, 'exit');
+        await gone(parts);
+        assert.equal(await stat(transport, `${home}/killed`), undefined);
+        await gone(() => processRuns(`${home}/killed`));
       });
 
       it('that do not fit are refused, and their space is given back', async () => {
