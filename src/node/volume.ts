@@ -20,6 +20,7 @@ export class Volume implements AsyncDisposable {
   readonly #gocryptfs: string;
   readonly #keep: boolean;
   #server: Program;
+  #ready = false;
 
   private constructor(gocryptfs: string, cipher: string, path: string, password: Secret, keep: boolean) {
     this.#gocryptfs = gocryptfs;
@@ -61,10 +62,19 @@ export class Volume implements AsyncDisposable {
   }
 
   #serve(): Program {
-    return new Program(this.#gocryptfs, ['-fg', '-q', '-nosyslog', '--', this.cipher, this.path], {
+    const server = new Program(this.#gocryptfs, ['-fg', '-nosyslog', '--', this.cipher, this.path], {
       input: `${this.password.reveal()}\n`,
       env: bareEnvironment,
+      stdio: ['pipe', 'pipe', 'pipe'],
     });
+    // The mount is visible earlier, but gocryptfs still opens a file of its own in it: whoever creates one then can wait for ever.
+    this.#ready = false;
+    let said = '';
+    server.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      said = (said + text).slice(-1024);
+      if (said.includes('Filesystem mounted and ready')) this.#ready = true;
+    });
+    return server;
   }
 
   /** Mounts it again if its program was ended: Slurm signals every process of a cancelled job, and gocryptfs obeys. */
@@ -80,7 +90,7 @@ export class Volume implements AsyncDisposable {
     const limit = Date.now() + mountLimit;
     let ended: string | undefined;
     this.#server.ended.then((exit) => (ended = exit.stderr.trim() || `exit ${exit.code}`), (error: Error) => (ended = error.message)); // prettier-ignore
-    while (!(await isGocryptfs(this.path))) {
+    while (!this.#ready || !(await isGocryptfs(this.path))) {
       if (ended !== undefined || Date.now() > limit) {
         throw new HpcsError(
           'site',
