@@ -62,6 +62,7 @@ describe('hpcs open', function () {
     const { code, stdout } = await hpcs(['open', file, '--key-file', keyFile, '--output', '-']);
     assert.equal(code, 0);
     assert.ok(Buffer.from(stdout).equals(archive));
+    assert.equal((await hpcs(['open', file, '--key-file', keyFile, '--output', '-', '--json'])).code, 2);
   });
 
   it('leaves nothing of what is damaged, and says so', async () => {

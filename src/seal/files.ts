@@ -1,9 +1,21 @@
+import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { HpcsError, systemCode } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { blockSize } from './bytes.ts';
 
 /** No key is longer; a larger file is not a key. */
 const longestKey = 64 * 1024;
+
+/** The bytes of a file, in blocks. @throws HpcsError `local` `unreadable` */
+export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    yield* createReadStream(path, { highWaterMark: blockSize }) as AsyncIterable<Uint8Array>;
+  } catch (error) {
+    if (error instanceof HpcsError || systemCode(error) === undefined) throw error;
+    throw new HpcsError('local', 'unreadable', `cannot read ${path}: ${systemCode(error)}`, { cause: error });
+  }
+}
 
 /**
  * Reads a secret key from a file that nobody else may read, or from standard input.
@@ -11,10 +23,10 @@ const longestKey = 64 * 1024;
  * @param file path, or `-` for standard input
  * @throws HpcsError `usage` for a file open to others, or too long to be a key; `local` when it cannot be read
  */
-export async function readKeyFile(file: string): Promise<Secret> {
+export async function readKey(file: string): Promise<Secret> {
   const parts: Buffer[] = [];
   let size = 0;
-  for await (const part of file === '-' ? (process.stdin as AsyncIterable<Buffer>) : fileParts(file)) {
+  for await (const part of file === '-' ? (process.stdin as AsyncIterable<Buffer>) : privateParts(file)) {
     parts.push(part);
     size += part.length;
     if (size > longestKey) throw new HpcsError('usage', 'key-invalid', `the key file ${file} is too long to be a key`);
@@ -24,7 +36,7 @@ export async function readKeyFile(file: string): Promise<Secret> {
   return key;
 }
 
-async function* fileParts(file: string): AsyncGenerator<Buffer, void, undefined> {
+async function* privateParts(file: string): AsyncGenerator<Buffer, void, undefined> {
   try {
     await using handle = await open(file, 'r');
     const { mode } = await handle.stat();
