@@ -291,6 +291,81 @@ describe('an OCI image as a SIF', function () {
       fails(tag('both'), { code: 'sif-build', message: /tar2sqfs.*not found/ }, { buildImage: 'debian:bookworm-slim' }));
   });
 
+  describe('from a registry', () => {
+    const name = 'hpcs-test-registry';
+    const login = `alice:pass:word é`;
+    let directory = '';
+    let image = '';
+
+    const configure = async (config: object): Promise<NodeJS.ProcessEnv> => {
+      await writeFile(join(directory, 'config.json'), JSON.stringify(config));
+      return { ...process.env, DOCKER_CONFIG: directory, PATH: `${directory}:${process.env['PATH']}` };
+    };
+    const pulled = async (env: NodeJS.ProcessEnv, more: Partial<OpenImageOptions> = {}): Promise<[OpenImage, string[]]> => {
+      const said: string[] = [];
+      const sif = await open(image, { pull: 'missing', env, progress: (line) => void said.push(line), ...more });
+      await sif[Symbol.asyncDispose]();
+      return [sif, said];
+    };
+
+    before(async () => {
+      directory = await mkdtemp(join(tmpdir(), 'hpcs-registry-'));
+      await must('build', '-q', '-t', 'hpcs-test/registry', '-f', join(here, 'image/registry.Dockerfile'), join(here, 'image'));
+      await docker('rm', '-f', name);
+      await must('run', '-d', '--name', name, '--tmpfs', '/tmp', '-p', '127.0.0.1::5000', 'hpcs-test/registry');
+      const registry = (await must('port', name, '5000/tcp')).trim().split('\n')[0] ?? '';
+      image = `${registry}/some/static:1`;
+      await must('tag', tag('static'), image);
+      const { DOCKER_CONFIG } = await configure({ auths: { [registry]: { auth: Buffer.from(login).toString('base64') } } });
+      await must('--config', DOCKER_CONFIG ?? '', 'push', '-q', image);
+    });
+    beforeEach(() => docker('rmi', image));
+    after(async () => {
+      await docker('rmi', image);
+      await docker('rm', '-f', name);
+      await rm(directory, { recursive: true });
+    });
+    const registry = (): string => image.split('/', 1)[0] ?? '';
+
+    it('with the password in config.json; the digest is the registry’s', async () => {
+      const env = await configure({ auths: { [registry()]: { auth: Buffer.from(login).toString('base64') } } });
+      const [{ config }, said] = await pulled(env);
+      const [digest] = JSON.parse(await must('inspect', '-f', '{{json .RepoDigests}}', image)) as string[];
+      assert.equal(digest, `${registry()}/some/static@${config.digest}`);
+      assert.match(said.join('\n'), /^pulling .*\/some\/static:1 for linux\/amd64\n(.*\n)*Digest: sha256:/);
+      // By digest it is the same image, and there already.
+      const [again, silent] = await pulled(env, { image: `${registry()}/some/static@${config.digest}` });
+      assert.deepEqual(again.config, config);
+      assert.ok(!silent.some((line) => line.startsWith('pulling')));
+      assert.ok((await pulled(env, { pull: 'always' }))[1].some((line) => line.startsWith('pulling')));
+    });
+
+    it('with a credential helper', async () => {
+      const answer = JSON.stringify({ ServerURL: registry(), Username: 'alice', Secret: 'pass:word é' });
+      await writeFile(
+        join(directory, 'docker-credential-own'),
+        `#!/bin/sh\n[ "$(cat)" = '${registry()}' ] && echo '${answer}'\n`,
+      );
+      await chmod(join(directory, 'docker-credential-own'), 0o755);
+      const path = process.env['PATH'];
+      try {
+        process.env['PATH'] = `${directory}:${path}`;
+        const [{ config }] = await pulled(await configure({ credHelpers: { [registry()]: 'own' } }));
+        assert.equal(config.env.includes('GREETING=static'), true);
+      } finally {
+        process.env['PATH'] = path;
+      }
+    });
+
+    it('without a password, with a wrong tag, for another platform: each its own error', async () => {
+      await assert.rejects(pulled(await configure({})), { code: 'image-denied', exitCode: 3, suggestion: /docker login/ });
+      const env = await configure({ auths: { [registry()]: { auth: Buffer.from(login).toString('base64') } } });
+      await assert.rejects(pulled(env, { image: image.replace(':1', ':2') }), { code: 'image-not-found', message: /static:2/ });
+      await assert.rejects(pulled(env, { pull: 'never' }), { code: 'image-not-found' });
+      await assert.rejects(pulled(env, { platform: 'linux/arm64' }), { code: 'image-platform', message: /linux\/arm64/ });
+    });
+  });
+
   describe('while it is made', () => {
     it('runs without privileges, network and logs, in memory', async () => {
       await using sif = await open(tag('both'));
