@@ -20,11 +20,13 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { classifyName, decryptName } from '../../src/gocryptfs/names.ts';
 import { openVolume } from '../../src/gocryptfs/volume.ts';
+import { connectDocker } from '../../src/image/docker.ts';
 import { findResults } from '../../src/job/found.ts';
 import { resultFiles } from '../../src/job/manifest.ts';
 import { openPartialResults, type PartialResults } from '../../src/job/partial.ts';
@@ -33,7 +35,9 @@ import { resultDirectory } from '../../src/job/script.ts';
 import type { JobRecord } from '../../src/job/store.ts';
 import { renderVolumeKey } from '../../src/job/volume-key.ts';
 import { Volume } from '../../src/node/volume.ts';
+import { readTar } from '../../src/pack/tar.ts';
 import type { SealFormat } from '../../src/record.ts';
+import { ensurePrograms } from '../../src/sandbox/images.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { seal } from '../../src/seal/seal.ts';
 import { Secret } from '../../src/secret.ts';
@@ -50,9 +54,14 @@ describe('partial results from volumes of the real gocryptfs', function () {
   let transport: Transport;
   let temporary: string;
   let count = 0;
+  /** Debian's, and the one that jobs bring along. */
+  const programs = { debian: 'gocryptfs', job: '' };
 
-  before(async () => {
+  before(async function () {
+    // Compiles the programs of the tool kit where they are not there yet.
+    this.timeout(1_200_000);
     temporary = await mkdtemp(join(tmpdir(), 'hpcs-volumes-'));
+    programs.job = await jobsGocryptfs(temporary);
     sshd = await Sshd.start();
     await writeFile(sshd.file('known_hosts'), await sshd.knownHost());
     const site = `address = 127.0.0.1\nusername = alice\nport = ${sshd.port}\nidentity-file = ${sshd.file('ed25519')}\nknown-hosts = ${sshd.file('known_hosts')}`;
@@ -69,9 +78,9 @@ describe('partial results from volumes of the real gocryptfs', function () {
   /** A job that was killed: what it wrote with the real gocryptfs, as it lies on the site. */
   async function killedJob(
     write: (volume: Volume) => Promise<void>,
-    options: { format?: SealFormat; restart?: number } = {},
+    options: { format?: SealFormat; restart?: number; program?: string } = {},
   ): Promise<{ job: JobRecord & { jobId: string }; directory: string; cipher: string; password: Secret }> {
-    const { format = 'openpgp', restart = 0 } = options;
+    const { format = 'openpgp', restart = 0, program = programs.job } = options;
     const key = await generateKey(format);
     const job: JobRecord & { jobId: string } = {
       version: 1,
@@ -93,7 +102,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
     const cipher = join(directory, resultFiles.outputVolume);
     let password: Secret;
     {
-      await using volume = await Volume.create('gocryptfs', cipher, join(temporary, `plain-${count}`), { keep: true });
+      await using volume = await Volume.create(program, cipher, join(temporary, `plain-${count}`), { keep: true });
       password = new Secret(volume.password.reveal());
       await write(volume);
     }
@@ -144,8 +153,11 @@ describe('partial results from volumes of the real gocryptfs', function () {
     );
   }
 
-  for (const format of ['openpgp', 'age'] as const) {
-    it(`are all that the mounted volume held, with the key sealed as ${format}`, async () => {
+  for (const [program, format] of [
+    ['debian', 'openpgp'],
+    ['job', 'age'],
+  ] as const) {
+    it(`are all that the mounted volume of ${program}'s gocryptfs held, with the key sealed as ${format}`, async () => {
       let expected: Awaited<ReturnType<typeof listTree>> = {};
       const { job } = await killedJob(
         async ({ path }) => {
@@ -162,7 +174,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
           expected = await listTree(path);
           execFileSync('mkfifo', [join(path, 'fifo is left out')]);
         },
-        { format },
+        { format, program: programs[program] },
       );
       const results = await open(job);
       assert.deepEqual({ ...results, files: 0 }, { directory: target(job), files: 0, damaged: [], altered: [], unread: [] });
@@ -202,7 +214,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
       ]);
       const bulk = spawn('sh', ['-c', 'yes 0123456789abcde | dd of="$0" bs=1M 2>/dev/null', join(path, 'bulk')]);
       const ended = Promise.all([once(writer, 'exit'), once(bulk, 'exit')]);
-      await sleep(700);
+      await sleep(300);
       kill(path);
       await ended;
       execFileSync('umount', ['-l', path]);
@@ -356,6 +368,21 @@ describe('partial results from volumes of the real gocryptfs', function () {
 
 async function* once1(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
+}
+
+/** The gocryptfs of the tool kit, as a file. */
+async function jobsGocryptfs(directory: string): Promise<string> {
+  const docker = await connectDocker();
+  const image = await ensurePrograms({ docker, progress: () => {} });
+  const container = await docker.createContainer({ Image: image, Cmd: ['none'] });
+  const path = join(directory, 'gocryptfs');
+  try {
+    const archive = await container.getArchive({ path: '/programs/gocryptfs' });
+    for await (const entry of readTar(Readable.from(archive))) await writeFile(path, entry.body, { mode: 0o755 });
+  } finally {
+    await container.remove();
+  }
+  return path;
 }
 
 /** Kills the gocryptfs that serves a mount point, as the end of a node would. */
