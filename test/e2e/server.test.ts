@@ -40,23 +40,25 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
   // Test names may repeat over runs of one sandbox; users of this run shall not.
   const user = 'alice';
 
-  before(async () => {
-    site = await Site.open();
+  const resources = new AsyncDisposableStack();
+
+  before(async function () {
+    // The first time, the sandbox's programs are compiled.
+    this.timeout(1_800_000);
+    site = resources.use(await Site.open());
     config = await loadConfig(site.configuration);
     const reach = { url: config['hpcs-server'].url, ca: await readCa(config['hpcs-server']['ca-file']) };
     const bank = { url: config.vault.url, ca: await readCa(config.vault['ca-file']) };
-    server = new HpcsServer(reach);
-    api = new HttpClient({ ...reach, name: 'HPCS server' });
-    vault = new Vault(bank);
-    root = new HttpClient({ ...bank, name: 'vault' });
+    server = resources.use(new HpcsServer(reach));
+    api = resources.use(new HttpClient({ ...reach, name: 'HPCS server' }));
+    vault = resources.use(new Vault(bank));
+    root = resources.use(new HttpClient({ ...bank, name: 'vault' }));
     owner = JSON.parse(await readFile(join(site.directory, 'openbao.json'), 'utf8')) as typeof owner;
-    [alice, mallory] = await Promise.all([identity(), identity()]);
+    alice = resources.use(await identity());
+    mallory = resources.use(await identity());
   });
 
-  after(async () => {
-    await Promise.all([alice, mallory, server, api, vault, root].map((one) => one[Symbol.asyncDispose]()));
-    await site[Symbol.asyncDispose]();
-  });
+  after(() => resources.disposeAsync());
 
   const identity = (env: NodeJS.ProcessEnv = {}): Promise<ClientIdentity> =>
     openIdentity(config, { signal, progress: () => undefined, env });

@@ -46,12 +46,18 @@ describe('names of the API', () => {
 
   it('of secrets hold nothing that policies, roles or SPIFFE paths read otherwise', () => {
     check(
-      property(string({ unit: constantFrom(...'azAZ09._-/\\*+%{}"\' \n\0ä'), maxLength: 12 }), (secret) => {
-        if (!accepts({ secret })) return;
-        assert.match(secret, /^[a-z0-9][a-z0-9._-]*$/);
-        assert.equal(secret.toLowerCase(), secret);
-        assert.ok(!secret.endsWith('.'));
-      }),
+      property(
+        string({
+          unit: constantFrom('a', 'z', 'A', '9', '.', '_', '-', '/', '\\', '*', '+', '%', '{', '"', ' ', '\n', '\0', 'ä'),
+          maxLength: 12,
+        }),
+        (secret) => {
+          if (!accepts({ secret })) return;
+          assert.match(secret, /^[a-z0-9][a-z0-9._-]*$/);
+          assert.equal(secret.toLowerCase(), secret);
+          assert.ok(!secret.endsWith('.'));
+        },
+      ),
     );
   });
 
