@@ -52,7 +52,23 @@ base_image() { # TAG SUITE
   as_root rm -rf "$root" "$root.log"
 }
 
+# Debian 12 has only the Compose of old; the plugin of a later Debian is one file that runs here too.
+compose_plugin() {
+  docker compose version >/dev/null 2>&1 && return 0
+  say 'installing the Compose plugin'
+  local plugins=/usr/libexec/docker/cli-plugins file
+  file=$(mktemp)
+  # shellcheck disable=SC2016 # the container's shell expands it
+  docker run --rm --log-driver none debian:sid-slim sh -c 'cd /tmp && apt-get -qq -o Acquire::Check-Valid-Until=false update >&2 &&
+    apt-get -qq -o APT::Sandbox::User=root download docker-compose >&2 && dpkg-deb --fsys-tarfile docker-compose_*.deb' |
+    tar -xO --wildcards '*/cli-plugins/docker-compose' >"$file"
+  as_root install -D -m 755 "$file" "$plugins/docker-compose"
+  rm -f "$file"
+  docker compose version >/dev/null || fail 'the Compose plugin does not run'
+}
+
 install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client sshd openssh-server tcsh tcsh pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck
 start_engine
 base_image debian:bookworm-slim bookworm
 base_image debian:sid-slim sid
+compose_plugin

@@ -13,7 +13,10 @@ describe('the chain on real parts', function () {
 
   before(async () => {
     site = await Site.open();
-    await site.image('hpcs-test/probe', { Dockerfile: 'FROM debian:bookworm-slim\nCOPY probe /probe\nENTRYPOINT ["/probe"]\nCMD ["default"]\n', probe });
+    await site.image('hpcs-test/probe', {
+      Dockerfile: 'FROM debian:bookworm-slim\nCOPY probe /probe\nENTRYPOINT ["/probe"]\nCMD ["default"]\n',
+      probe,
+    });
     image = await prepareImage(site, 'hpcs-test/probe');
     input = join(site.temporary, 'input');
     await mkdir(input);
@@ -37,7 +40,11 @@ describe('the chain on real parts', function () {
     it('get the same arguments from one string in quotes', async () => {
       const job = await runJob(site, image, data, ['-args', `"\\" args 'two words' \\"x\\" \\$y \\""`]);
       assert.equal(job.code, 0, job.stderr);
-      assert.deepEqual((await resultText(await openJob(site, job.jobId), 'args')).split('\0').slice(0, -1), ['two words', 'x', '$y']);
+      assert.deepEqual((await resultText(await openJob(site, job.jobId), 'args')).split('\0').slice(0, -1), [
+        'two words',
+        'x',
+        '$y',
+      ]);
     });
 
     for (const code of [0, 3, 137]) {
@@ -56,7 +63,9 @@ describe('the chain on real parts', function () {
       assert.ok(written.length >= 4, `wrote only to ${written.join(' ')}`);
       const search = await site.run(`grep -rlF -- ${canary} / --exclude-dir=proc --exclude-dir=sys 2>/dev/null; true`, 'root');
       // The arguments stand in the batch script, which Slurm keeps for its owner.
-      const leaks = search.stdout.split('\n').filter((file) => file !== '' && !/slurm.*\/(script|hash\.\d+\/job\.\d+\/script)$/.test(file));
+      const leaks = search.stdout
+        .split('\n')
+        .filter((file) => file !== '' && !/slurm.*\/(script|hash\.\d+\/job\.\d+\/script)$/.test(file));
       assert.deepEqual(leaks, []);
     });
   });
@@ -65,15 +74,25 @@ describe('the chain on real parts', function () {
     const kinds: [name: string, dockerfile: string, args: string[], expected: RegExp][] = [
       ['entrypoint only', 'FROM debian:bookworm-slim\nENTRYPOINT ["/bin/echo", "entry"]\n', ['more'], /^entry more\n$/],
       ['cmd only', 'FROM debian:bookworm-slim\nCMD ["/bin/echo", "from cmd"]\n', [], /^from cmd\n$/],
-      ['entrypoint and cmd', 'FROM debian:bookworm-slim\nENTRYPOINT ["/bin/echo", "entry"]\nCMD ["from cmd"]\n', [], /^entry from cmd\n$/],
+      [
+        'entrypoint and cmd',
+        'FROM debian:bookworm-slim\nENTRYPOINT ["/bin/echo", "entry"]\nCMD ["from cmd"]\n',
+        [],
+        /^entry from cmd\n$/,
+      ],
       ['env and workdir', 'FROM debian:bookworm-slim\nENV GREETING="hello, a=b $x"\nWORKDIR /opt/place\nENTRYPOINT ["/bin/sh", "-c", "echo $GREETING; pwd"]\n', [], /^hello, a=b ?\n\/opt\/place\n$/], // prettier-ignore
-      ['a user of its own', 'FROM debian:bookworm-slim\nRUN useradd -u 1234 app\nUSER app\nENTRYPOINT ["/bin/echo", "as app"]\n', [], /^as app\n$/],
-      ['no shell', 'FROM scratch\nCOPY hello /hello\nENTRYPOINT ["/hello", "echo", "static"]\n', [], /^static\n$/],
+      [
+        'a user of its own',
+        'FROM debian:bookworm-slim\nRUN useradd -u 1234 app\nUSER app\nENTRYPOINT ["/bin/echo", "as app"]\n',
+        [],
+        /^as app\n$/,
+      ],
+      ['no shell', 'FROM scratch\nCOPY static /static\nENTRYPOINT ["/static"]\nCMD ["--version"]\n', [], /^v1\.3\.1\n$/],
     ];
     for (const [name, dockerfile, args, expected] of kinds) {
       it(`run with ${name}`, async () => {
         const tag = `hpcs-test/${name.replaceAll(' ', '-')}`;
-        await site.image(tag, { Dockerfile: dockerfile, hello: await readFile('/usr/bin/busybox').catch(() => readFile('/bin/busybox')) });
+        await site.image(tag, { Dockerfile: dockerfile, static: await readFile(join(site.directory, 'programs/age')) });
         const job = await runJob(site, await prepareImage(site, tag), data, args.length > 0 ? ['--', ...args] : []);
         assert.equal(job.code, 0, job.stderr);
         assert.match(await resultText(await openJob(site, job.jobId), 'stdout'), expected);
@@ -82,7 +101,20 @@ describe('the chain on real parts', function () {
 
     it('are refused with neither entrypoint nor cmd', async () => {
       await site.image('hpcs-test/neither', { Dockerfile: 'FROM scratch\nCOPY x /x\n', x: 'x' });
-      const exit = await site.hpcs(['container-prep', '-b', 'hpcs-test/neither', '-e', '-u', 'alice', '-c', 'nid000001', '--pull', 'never', '--data-path-at-rest', site.scratch]);
+      const exit = await site.hpcs([
+        'container-prep',
+        '-b',
+        'hpcs-test/neither',
+        '-e',
+        '-u',
+        'alice',
+        '-c',
+        'nid000001',
+        '--pull',
+        'never',
+        '--data-path-at-rest',
+        site.scratch,
+      ]);
       assert.match(exit.stderr, /neither/);
       assert.ok([2, 3].includes(exit.code), String(exit.code));
     });
@@ -92,7 +124,7 @@ describe('the chain on real parts', function () {
     it('arrive with every kind of name, and links', async () => {
       const odd = join(site.temporary, 'odd names');
       await mkdir(join(odd, 'empty'), { recursive: true });
-      const names = ['with space', 'line\nbreak', 'ünï ☃', '-dash', "quote'\"", 'x'.repeat(200)];
+      const names = ['with space', 'line\nbreak', 'ünï ☃', '-dash', 'quote\'"', 'x'.repeat(200)];
       for (const name of names) await writeFile(join(odd, name), `content of ${name}`);
       await symlink('with space', join(odd, 'link'));
       const job = await runJob(site, image, await prepareData(site, odd, { name: 'odd.tgz' }), ['--', 'list']);
@@ -108,7 +140,11 @@ describe('the chain on real parts', function () {
       await mkdir(join(site.temporary, 'nothing'));
       const single = await prepareData(site, join(site.temporary, 'single.bin'), { name: 'single.tgz' });
       const nothing = await prepareData(site, join(site.temporary, 'nothing'), { name: 'nothing.tgz' });
-      for (const [prepared, name] of [[single, 'single.bin'], [nothing, 'nothing']] as const) { // prettier-ignore
+      for (const [prepared, name] of [
+        [single, 'single.bin'],
+        [nothing, 'nothing'],
+      ] as const) {
+        // prettier-ignore
         const job = await runJob(site, image, prepared, ['--', 'list']);
         assert.equal(job.code, 0, job.stderr);
         assert.deepEqual(await readdir(join(await openJob(site, job.jobId), 'data')), [name]);
@@ -124,7 +160,19 @@ describe('the chain on real parts', function () {
       await chmod(join(bad, 'secret'), 0);
       await chown(bad, 65534, 65534);
       await cp(site.configuration, join(site.temporary, 'conf'));
-      const exit = await site.hpcs(['data-prep', '-i', join(site.temporary, 'missing'), '-u', 'alice', '-c', 'nid000001', '--data-path', 'bad.tgz', '--data-path-at-rest', site.scratch]);
+      const exit = await site.hpcs([
+        'data-prep',
+        '-i',
+        join(site.temporary, 'missing'),
+        '-u',
+        'alice',
+        '-c',
+        'nid000001',
+        '--data-path',
+        'bad.tgz',
+        '--data-path-at-rest',
+        site.scratch,
+      ]);
       assert.equal(exit.code, 3, exit.stderr);
       assert.match(exit.stderr, /missing/);
       assert.equal((await site.run(`ls -A ${site.scratch} | grep bad; true`)).stdout, '');
@@ -140,7 +188,10 @@ describe('the chain on real parts', function () {
   });
 
   it('keeps the results of two jobs at once apart, and earlier ones', async () => {
-    const [one, two] = await Promise.all([runJob(site, image, data, ['--', 'args', 'one']), runJob(site, image, data, ['--', 'args', 'two'])]);
+    const [one, two] = await Promise.all([
+      runJob(site, image, data, ['--', 'args', 'one']),
+      runJob(site, image, data, ['--', 'args', 'two']),
+    ]);
     assert.deepEqual([one.code, two.code], [0, 0], one.stderr + two.stderr);
     assert.equal(await resultText(await openJob(site, one.jobId), 'args'), 'one\0');
     assert.equal(await resultText(await openJob(site, two.jobId), 'args'), 'two\0');
@@ -162,7 +213,10 @@ describe('the chain on real parts', function () {
     };
 
     it('run before and after the application', async () => {
-      const before = await scripts('before', '#!/bin/sh\ncat /sd-container/encrypted/input/hello.txt > /sd-container/output/seen\n');
+      const before = await scripts(
+        'before',
+        '#!/bin/sh\ncat /sd-container/encrypted/input/hello.txt > /sd-container/output/seen\n',
+      );
       const after = await scripts('after', '#!/bin/sh\ncat /sd-container/output/exit_code > /sd-container/output/judged\n');
       const job = await runJob(site, image, data, ['-i', before, '-o', after]);
       assert.equal(job.code, 0, job.stderr);
@@ -186,6 +240,12 @@ describe('the chain on real parts', function () {
       assert.equal(exit.code, 6, exit.stderr);
       assert.equal((await site.run(`ls ${site.scratch}/test-${job.jobId}`)).stdout.includes('encrypted_output'), false);
     });
+  });
+
+  it('reports what the scheduler refuses', async () => {
+    const exit = await runJob(site, image, data, ['-p', 'nonexistent']);
+    assert.equal(exit.code, 6, exit.stderr);
+    assert.match(exit.stderr, /partition/i);
   });
 
   describe('jobs that end early', () => {

@@ -1,0 +1,205 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { CliExit } from '../support/cli.ts';
+import { Site } from '../support/site.ts';
+
+/** A port on which nothing listens: that of the discard service, which no system runs. */
+const closed = 9;
+
+describe('what can fail', function () {
+  this.timeout(180_000);
+  let site: Site;
+  let input: string;
+  let configuration: string;
+
+  before(async () => {
+    site = await Site.open();
+    input = join(site.temporary, 'input');
+    await mkdir(input);
+    await writeFile(join(input, 'noise'), randomBytes(3 * 1024 * 1024));
+    configuration = await readFile(site.configuration, 'utf8');
+  });
+
+  after(async () => {
+    await site[Symbol.asyncDispose]();
+  });
+
+  const altered = async (from: RegExp, to: string): Promise<string> => {
+    assert.match(configuration, from);
+    const file = join(site.temporary, `${randomBytes(4).toString('hex')}.conf`);
+    await writeFile(file, configuration.replace(from, to));
+    return file;
+  };
+
+  const prepare = (config: string, directory = site.scratch): Promise<CliExit> =>
+    site.hpcs([
+      'data-prep',
+      '--json',
+      '--config',
+      config,
+      '-i',
+      input,
+      '-u',
+      'alice',
+      '-c',
+      'nid000001',
+      '--data-path',
+      'failing.tgz',
+      '--data-path-at-rest',
+      directory,
+    ]);
+
+  /** One clear error: its code, its exit code, a next step, no stack, and nothing on the site. */
+  const check = async (exit: CliExit, code: number, word: RegExp): Promise<void> => {
+    assert.equal(exit.code, code, exit.stderr);
+    const error = (JSON.parse(exit.stdout) as { error: { code: string; message: string; suggestion?: string } }).error;
+    assert.match(error.code, word);
+    assert.ok((error.suggestion ?? '').length > 0, `no next step: ${error.message}`);
+    assert.doesNotMatch(exit.stderr, /\n {4}at /);
+    assert.equal((await site.run(`ls -A ${site.scratch}`)).stdout.replaceAll(/^\.hpcs\n/gm, ''), '');
+  };
+
+  it('the site: nobody listens', async () => {
+    await check(
+      await prepare(await altered(/(\[supercomputer\][^[]*?\nport=)\d+/, `$1${closed}`)),
+      5,
+      /refused|unreachable|connect/,
+    );
+  });
+
+  it('the site: another host key', async () => {
+    const known = join(site.temporary, 'other_known_hosts');
+    const real = await readFile(join(site.directory, 'known_hosts'), 'utf8');
+    // The same key types under the same name, with other keys.
+    await writeFile(
+      known,
+      real
+        .replaceAll(/(ssh-ed25519 )(\S{40})\S+/g, `$1$2${randomBytes(21).toString('base64')}`)
+        .replaceAll(/^.*(ecdsa|rsa).*\n/gm, ''),
+    );
+    await check(await prepare(await altered(/known-hosts=.*/, `known-hosts=${known}`)), 5, /host-key/);
+  });
+
+  it('the site: a host that was never seen', async () => {
+    const empty = join(site.temporary, 'empty_known_hosts');
+    await writeFile(empty, '');
+    await check(await prepare(await altered(/known-hosts=.*/, `known-hosts=${empty}`)), 5, /host-key-unknown/);
+  });
+
+  it('the HPCS server: nobody listens', async () => {
+    await check(
+      await prepare(await altered(/(\[hpcs-server\]\nurl=https:\/\/127\.0\.0\.1:)\d+/, `$1${closed}`)),
+      4,
+      /refused|unreachable/,
+    );
+  });
+
+  it('the HPCS server: an authority that did not issue its certificate', async () => {
+    await check(
+      await prepare(await altered(/(\[hpcs-server\][^[]*?\nca-file=).*/, '$1/etc/ssl/certs/ca-certificates.crt')),
+      4,
+      /untrusted/,
+    );
+  });
+
+  it('the vault: nobody listens', async () => {
+    await check(
+      await prepare(await altered(/(\[vault\]\nurl=https:\/\/127\.0\.0\.1:)\d+/, `$1${closed}`)),
+      4,
+      /refused|unreachable/,
+    );
+  });
+
+  it('the SPIRE server: nobody listens', async () => {
+    await check(await prepare(await altered(/(\[spire-server\][^[]*?\nport=)\d+/, `$1${closed}`)), 4, /./);
+  });
+
+  it('spire-agent: no such program', async () => {
+    await check(await prepare(await altered(/bin=.*/, 'bin=/nonexistent/spire-agent')), 3, /agent/);
+  });
+
+  it('the site: no space left', async () => {
+    await site.run(
+      `mkdir -p /small && (mountpoint -q /small || mount -t tmpfs -o size=1m tmpfs /small) && chown alice /small`,
+      'root',
+    );
+    try {
+      await check(await prepare(site.configuration, '/small'), 5, /disk-full/);
+      assert.equal((await site.run('ls -A /small')).stdout, '');
+    } finally {
+      await site.run('umount /small', 'root');
+    }
+  });
+
+  it('the site: a directory of somebody else', async () => {
+    await check(await prepare(site.configuration, '/root/x'), 5, /permission/);
+  });
+
+  it('Docker: no engine', async () => {
+    const exit = await site.hpcs([
+      'container-prep',
+      '--json',
+      '-b',
+      'debian:bookworm-slim',
+      '-e',
+      '-u',
+      'alice',
+      '-c',
+      'nid000001',
+      '--data-path-at-rest',
+      site.scratch,
+      '-d',
+      '/nonexistent.sock',
+    ]);
+    await check(exit, 3, /docker/);
+  });
+
+  it('Docker: no such image', async () => {
+    const exit = await site.hpcs([
+      'container-prep',
+      '--json',
+      '-b',
+      'hpcs-test/there-is-none',
+      '--pull',
+      'never',
+      '-e',
+      '-u',
+      'alice',
+      '-c',
+      'nid000001',
+      '--data-path-at-rest',
+      site.scratch,
+    ]);
+    await check(exit, 3, /image/);
+  });
+
+  it('an interruption: Ctrl-C while bytes go up', async () => {
+    const abort = new AbortController();
+    await writeFile(join(input, 'more'), randomBytes(256 * 1024 * 1024));
+    const exit = await site.hpcs(
+      [
+        'data-prep',
+        '-i',
+        input,
+        '-u',
+        'alice',
+        '-c',
+        'nid000001',
+        '--data-path',
+        'failing.tgz',
+        '--data-path-at-rest',
+        site.scratch,
+      ],
+      {
+        signal: abort.signal,
+        onStderr: (text) => {
+          if (text.includes('sealing and shipping')) abort.abort();
+        },
+      },
+    );
+    assert.equal(exit.code, 130, exit.stderr);
+    assert.equal((await site.run(`ls -A ${site.scratch}`)).stdout, '');
+  });
+});
