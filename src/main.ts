@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { flush, handle, run, settings, type Interfaces } from '@oclif/core';
@@ -16,19 +17,34 @@ export async function main(entry: string, options: { source?: boolean } = {}): P
   settings.enableAutoTranspile = false;
   // Without it oclif looks for an account of this user id, and fails in a container that has none.
   process.env['SHELL'] ??= '/bin/sh';
+  const words = fromLegacy(process.argv.slice(2));
+  const argv = words[0] === 'help' ? [...words.slice(1), '--help'] : words;
   const root = fileURLToPath(new URL('..', entry));
   const pjson = JSON.parse(await readFile(`${root}/package.json`, 'utf8')) as Interfaces.PJSON;
   if (options.source === true) {
-    pjson.oclif.commands = { strategy: 'pattern', target: './commands' };
+    const command = commandFile(root, argv);
+    pjson.oclif.commands = {
+      strategy: 'pattern',
+      target: './commands',
+      ...(command === undefined ? {} : { globPatterns: [command] }),
+    };
     pjson.oclif.hooks = { command_not_found: './src/hooks/command-not-found.ts' };
   }
   try {
-    const argv = fromLegacy(process.argv.slice(2));
-    await run(argv[0] === 'help' ? [...argv.slice(1), '--help'] : argv, { root, pjson });
+    await run(argv, { root, pjson });
     await flush();
   } catch (error) {
     // Not an error: oclif's way to end after a help text.
     if (systemCode(error) === 'EEXIT') await handle(error as Error);
     reportError(asHpcsError(error, pjson.oclif.bin ?? 'hpcs'), { json: process.argv.includes('--json') });
   }
+}
+
+// oclif imports every command that it knows, to list their flags; a package has a manifest in place of that. Without one, a command
+// that is named in full need not wait for the others.
+function commandFile(root: string, argv: readonly string[]): string | undefined {
+  const [first = '', second = ''] = argv;
+  return [`${first}.ts`, `${first}/${second}.ts`].find(
+    (file) => /^[a-z][a-z/-]*\.ts$/.test(file) && existsSync(`${root}/commands/${file}`),
+  );
 }

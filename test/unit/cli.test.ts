@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Config, settings, type Interfaces } from '@oclif/core';
 import { hpcs, type CliExit } from '../support/cli.ts';
+import { makeKey } from '../support/sshd.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const configuration = `[spire-server]
@@ -20,6 +21,7 @@ url = https://127.0.0.1:1
 address = 127.0.0.1
 port = 1
 username = alice
+identity-file = key
 `;
 const readers = ['-u', 'alice', '-c', 'nid1', '--data-path-at-rest', '/scratch'];
 const job = ['-N', '1', '-p', 'standard', '-t', '"00:10:00"', '-A', 'project', '-s', '/scratch', '-ai', '/scratch/a.info.yaml', '-di', '/scratch/b.info.yaml']; // prettier-ignore
@@ -164,8 +166,8 @@ const cases: Record<string, Case> = {
   'a site that hangs up': {
     args: ['data-prep', '-i', 'test.conf', ...readers, '--config', 'closing.conf'],
     code: 5,
-    message: /^hpcs: error: .*127\.0\.0\.1/,
-    next: /./,
+    message: /^hpcs: error: cannot reach 127\.0\.0\.1 port \d+ over SSH: /,
+    next: /address and port in section \[supercomputer\]/,
   },
   // Parsed without an error, it goes on to look for a configuration.
   "nothing in the original's flags and in values that look like flags": {
@@ -190,6 +192,7 @@ describe('command line', function () {
     directory = await mkdtemp(join(tmpdir(), 'hpcs-cli-'));
     await new Promise<void>((resolve) => closing.listen(0, '127.0.0.1', resolve));
     const { port } = closing.address() as AddressInfo;
+    makeKey(join(directory, 'key'), 'ed25519');
     await writeFile(join(directory, 'test.conf'), configuration);
     await writeFile(join(directory, 'bad.conf'), configuration.replace('https://127.0.0.1:1', 'https://hpcs-server:port'));
     await writeFile(join(directory, 'closing.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
@@ -302,6 +305,25 @@ describe('command line', function () {
       const { code, stdout, stderr } = await run(['job', 'list', '--config', 'test.conf', '--json']);
       assert.deepEqual([code, JSON.parse(stdout), stderr], [0, [], '']);
     });
+  });
+
+  it('ends with 130 when it is interrupted, and cleans up first', async () => {
+    // Accepts, and says nothing.
+    const silent = createServer(() => {});
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { port } = silent.address() as AddressInfo;
+    await writeFile(join(directory, 'silent.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
+    const abort = new AbortController();
+    silent.once('connection', () => setTimeout(() => abort.abort(), 100));
+    const exit = await hpcs(['data-prep', '-i', 'test.conf', ...readers, '--config', 'silent.conf', '--json'], {
+      cwd: directory,
+      env,
+      signal: abort.signal,
+    });
+    silent.close();
+    assert.equal(exit.code, 130);
+    assert.match(exit.stderr, /hpcs: interrupted, cleaning up \(again to stop at once\)\nhpcs: error: interrupted\n$/);
+    assert.deepEqual(JSON.parse(exit.stdout), { error: { code: 'interrupted', kind: 'interrupted', message: 'interrupted' } });
   });
 
   it('ends quietly when nobody reads its help any more', async () => {
