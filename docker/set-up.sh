@@ -67,7 +67,7 @@ compose_plugin() {
   docker compose version >/dev/null || fail 'the Compose plugin does not run'
 }
 
-install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client sshd openssh-server tcsh tcsh pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck
+install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client sshd openssh-server tcsh tcsh pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck openssl openssl
 start_engine
 base_image debian:bookworm-slim bookworm
 base_image debian:sid-slim sid
