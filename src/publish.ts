@@ -66,7 +66,13 @@ export async function publish(
 
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
-  const sealed = seal(publication.content, { format: publication.format, recipients: [key.publicKey], signal });
+  // The original opens age files straight into a SIF or into tar.
+  const sealed = seal(publication.content, {
+    format: publication.format,
+    recipients: [key.publicKey],
+    compress: publication.format === 'age' ? 'none' : 'auto',
+    signal,
+  });
   const wanted = posix.join(publication.directory, publication.fileName);
   progress(`sealing and shipping ${publication.fileName}`);
   await using upload = await startUpload(transport, wanted, keepCopy(sealed.bytes, publication.keep), { mode: 0o640, signal });
