@@ -30,6 +30,8 @@ export function spireServerPlan(image: string): ContainerPlan {
   ca_ttl = "8760h"
   default_x509_svid_ttl = "1h"
   default_jwt_svid_ttl = "5m"
+  # New entries reach agents after a second, not five.
+  experimental { cache_reload_interval = "1s" }
 }
 plugins {
   DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "/var/lib/spire/datastore.sqlite3" } }
