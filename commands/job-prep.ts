@@ -19,7 +19,6 @@ changes of state. The exit code is the application's. Results are opened with: h
   static override examples = [
     `<%= config.bin %> job-prep -N 1 -p standard -t 00:10:00 -A project_1 -s /scratch/project_1/alice -ai /scratch/…/image.sif.info.yaml -di /scratch/…/data.tgz.info.yaml -f -- --width=100 /sd-container/encrypted/input/image.png`,
   ];
-  static override strict = false;
   static override flags = {
     config: configFlag,
     'job-name': quoted({ char: 'J', summary: 'name of the job', helpValue: 'NAME', default: 'hpcs' }),
@@ -68,9 +67,11 @@ changes of state. The exit code is the application's. Results are opened with: h
   };
 
   async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
-    const { flags, argv } = await this.parse(JobPrep);
+    // oclif would move words behind `--` that look like flags.
+    const end = this.argv.includes('--') ? this.argv.indexOf('--') : this.argv.length;
+    const { flags } = await this.parse(JobPrep, this.argv.slice(0, end));
     const config = await loadConfig(flags.config);
-    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...argv.map(String)];
+    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...this.argv.slice(end + 1)];
     await using transport = await connect(config, { signal: this.signal });
     const { jobId, record } = await submitJob(
       {
