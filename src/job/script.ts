@@ -75,8 +75,24 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
  * @throws HpcsError `usage` for a value that a `#SBATCH` line cannot carry
  */
 export function renderScript(request: SlurmRequest, toolKit: ShippedToolKit, plan: JobPlan): string {
+  return [
+    '#!/bin/bash\n',
+    ...directives(request).map((directive) => `#SBATCH --${directive}\n`),
+    '\n',
+    assignments({
+      tool_kit: path('tool kit', toolKit.path, 'tool-kit-directory in the configuration'),
+      tool_kit_sha256: toolKit.sha256,
+      node_directory: path('node-scratch', plan.scratch ?? '/tmp', 'node-scratch in the configuration'),
+    }),
+    body,
+    JSON.stringify(plan, null, 1),
+    '\nHPCS_PLAN\n',
+  ].join('');
+}
+
+function directives(request: SlurmRequest): string[] {
   const workdir = path('workdir', request.workdir, '--workdir');
-  const directives: [string, string][] = [
+  const values: [string, string][] = [
     ['job-name', jobName(request.jobName)],
     ['nodes', count('number of nodes', request.nodes)],
     ['partition', word('partition', request.partition)],
@@ -90,20 +106,16 @@ export function renderScript(request: SlurmRequest, toolKit: ShippedToolKit, pla
     ['signal', `B:TERM@${graceBeforeLimit}`],
   ];
   const flags = ['no-requeue', ...(request.exclusive ? ['exclusive'] : [])];
-  return [
-    '#!/bin/bash\n',
-    ...directives.map(([name, value]) => `#SBATCH --${name}=${value}\n`),
-    ...flags.map((name) => `#SBATCH --${name}\n`),
-    '\n',
-    assignments({
-      tool_kit: path('tool kit', toolKit.path, 'tool-kit-directory in the configuration'),
-      tool_kit_sha256: toolKit.sha256,
-      node_directory: path('node-scratch', plan.scratch ?? '/tmp', 'node-scratch in the configuration'),
-    }),
-    body,
-    JSON.stringify(plan, null, 1),
-    '\nHPCS_PLAN\n',
-  ].join('');
+  return [...values.map(([name, value]) => `${name}=${value}`), ...flags];
+}
+
+/**
+ * Checks what {@link renderScript} would refuse, before anything is made for the job.
+ *
+ * @throws HpcsError `usage` for a value that a `#SBATCH` line cannot carry
+ */
+export function checkRequest(request: SlurmRequest): void {
+  directives(request);
 }
 
 /** Where Slurm writes the log of a job, as the script's `--output` says. */

@@ -47,16 +47,13 @@ async function main(step: string | undefined): Promise<number> {
   throw new HpcsError('usage', 'usage', 'hpcs-node is started by a job script of hpcs-client');
 }
 
-main(process.argv[2]).then(
-  (code) => {
-    process.exitCode = code;
-  },
-  (thrown: unknown) => {
-    const error = firstError(thrown);
-    const known = error instanceof HpcsError ? error : new HpcsError('bug', 'bug', messageOf(error), { cause: error });
-    process.stdout.write(`hpcs: error: ${known.code}: ${known.message}\n`);
-    if (known.suggestion !== undefined) process.stdout.write(`hpcs:   ${known.suggestion}\n`);
-    if (known.kind === 'bug' && error instanceof Error) process.stdout.write(`${error.stack}\n`);
-    process.exitCode = known.exitCode;
-  },
-);
+try {
+  process.exitCode = await main(process.argv[2]);
+} catch (thrown) {
+  const error = firstError(thrown);
+  const known = error instanceof HpcsError ? error : new HpcsError('bug', 'bug', messageOf(error), { cause: error });
+  process.stdout.write(`hpcs: error: ${known.code}: ${known.message}\n`);
+  if (known.suggestion !== undefined) process.stdout.write(`hpcs:   ${known.suggestion}\n`);
+  if (known.kind === 'bug' && error instanceof Error) process.stdout.write(`${error.stack}\n`);
+  process.exitCode = known.exitCode;
+}

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { exitCodes, HpcsError, messageOf, systemCode } from '../../src/errors.ts';
+import { exitCodes, firstError, HpcsError, messageOf, systemCode } from '../../src/errors.ts';
 
 describe('errors', () => {
   it('have the exit code of their kind', () => {
@@ -24,6 +24,16 @@ describe('errors', () => {
     assert.deepEqual(JSON.parse(JSON.stringify(new HpcsError('bug', 'bug', 'x'))), {
       error: { code: 'bug', kind: 'bug', message: 'x' },
     });
+  });
+
+  it('are the one that came first, not what failed while cleaning up', async () => {
+    const failed = async (): Promise<void> => {
+      await using _first = { [Symbol.asyncDispose]: () => Promise.reject(new Error('clean-up')) };
+      await using _second = { [Symbol.asyncDispose]: () => Promise.reject(new Error('clean-up too')) };
+      throw new Error('cause');
+    };
+    assert.equal(messageOf(firstError(await failed().catch((error: unknown) => error))), 'cause');
+    assert.equal(firstError('text'), 'text');
   });
 
   it('tell what was thrown, whatever it was', async () => {

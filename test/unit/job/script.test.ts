@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { jobPlanSchema } from '../../../src/job/plan.ts';
-import { logPath, resultDirectory } from '../../../src/job/script.ts';
+import { checkRequest, logPath, resultDirectory } from '../../../src/job/script.ts';
 import { assertGolden, goldenPath } from '../../support/golden.ts';
 import { hostileArguments, render, scriptCases } from '../../support/script-cases.ts';
 
@@ -123,6 +123,12 @@ describe('batch script', () => {
           assert.throws(() => render(plain, changes), { code: 'bad-value', exitCode: 2 }, JSON.stringify(changes));
         }
       }
+    });
+
+    it('before anything is made for the job', () => {
+      checkRequest(everything.request);
+      assert.throws(() => checkRequest({ ...plain.request, partition: 'a b' }), { code: 'bad-value', exitCode: 2 });
+      assert.throws(() => checkRequest({ ...plain.request, nodes: Number('1-2') }), { code: 'bad-value', exitCode: 2 });
     });
 
     it('numbers of nodes', () => {
