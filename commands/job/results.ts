@@ -39,7 +39,7 @@ written by the job, but no manifest covers the whole: the site could have remove
     const { config, job } = await knownJob(flags.config, args.job);
     await using transport = await connect(config, { signal: this.signal, username: job.username });
     const directory = resolve(flags.output ?? `${flags.partial ? 'partial-' : ''}results-${args.job}`);
-    if (flags.partial) return this.#partial(transport, job, directory);
+    if (flags.partial) return await this.#partial(transport, job, directory);
     this.progress(`fetching the results of job ${args.job}`);
     const manifest = await openResults(transport, job, directory, { signal: this.signal });
     if (manifest.partial !== null) this.warning(`the results are partial: ${manifest.partial}`);
