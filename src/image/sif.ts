@@ -1,6 +1,7 @@
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
-import { createContainer, dockerError, startContainer, type ContainerSpec, type RunningContainer } from './docker.ts';
+import { createContainer, startContainer, type ContainerSpec, type RunningContainer } from './container.ts';
+import { dockerError } from './docker.ts';
 import { encodeEntries, ImageTree } from './entries.ts';
 import { rewriteTar } from './flatten.ts';
 import { sifHeader, sifHeaderSize } from './sif-header.ts';

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
-import { dockerError, engineStatus, readFrames } from '../image/docker.ts';
+import { dockerError, engineStatus } from '../image/docker.ts';
+import { readFrames } from '../image/frames.ts';
 import { tarOf, type SmallTarEntry } from '../pack/tar.ts';
 import { engineName } from './names.ts';
 
