@@ -9,7 +9,7 @@ import { sealFormats, type SealFormat } from '../src/record.ts';
 import { connect } from '../src/site/connect.ts';
 import { parseTimeLimit } from '../src/site/slurm.ts';
 
-const quoted = Flags.custom<string>({ parse: async (value) => unwrapQuotes(value) });
+const quoted = Flags.custom({ parse: async (value) => unwrapQuotes(value) });
 
 /** Submits a job that runs a sealed image on a sealed dataset. */
 export default class JobPrep extends BaseCommand {
@@ -68,10 +68,10 @@ changes of state. The exit code is the application's. Results are opened with: h
 
   async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
     // oclif would move words behind `--` that look like flags.
-    const end = this.argv.includes('--') ? this.argv.indexOf('--') : this.argv.length;
-    const { flags } = await this.parse(JobPrep, this.argv.slice(0, end));
+    const dashes = this.argv.includes('--') ? this.argv.indexOf('--') : this.argv.length;
+    const { flags } = await this.parse(JobPrep, this.argv.slice(0, dashes));
     const config = await loadConfig(flags.config);
-    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...this.argv.slice(end + 1)];
+    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...this.argv.slice(dashes + 1)];
     await using transport = await connect(config, { signal: this.signal });
     const { jobId, record } = await submitJob(
       {

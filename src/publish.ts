@@ -121,13 +121,19 @@ export async function publish(
   return { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
 }
 
+function list(value: string | undefined): string[] {
+  return (value ?? '')
+    .split(',')
+    .map((part) => part.trim())
+    .filter(Boolean);
+}
+
 /** Users or groups, and nodes, from comma-separated flags. @throws HpcsError `usage` when nobody could read the artefact */
 export function readersOf(flags: {
   users?: string | undefined;
   groups?: string | undefined;
   'compute-nodes'?: string | undefined;
 }): Readers {
-  const list = (value: string | undefined): string[] => (value ?? '').split(',').map((part) => part.trim()).filter(Boolean); // prettier-ignore
   const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
   if (readers.users.length + readers.groups.length === 0) {
     throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', {

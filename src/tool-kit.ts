@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, readFile, rename, stat } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { createGzip, constants } from 'node:zlib';
 import { createWriteStream } from 'node:fs';
 import { dirname, extname, join } from 'node:path';
@@ -100,6 +100,11 @@ async function bundle(): Promise<Uint8Array> {
     write: false,
   });
   return result.outputFiles[0]?.contents ?? new Uint8Array();
+}
+
+/** Writes the bundle of `hpcs-node`, for a build to find. */
+export async function writeBundle(target: string): Promise<void> {
+  await writeFile(target, await bundle());
 }
 
 /** How `hpcs-node` is bundled: one module, with `require` for the CommonJS packages inside. */

@@ -14,7 +14,7 @@ import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
 import { readArtefact, type NamedArtefact } from './artefacts.ts';
 import type { JobPlan } from './plan.ts';
-import { renderScript, type SlurmRequest } from './script.ts';
+import { checkRequest, renderScript, type SlurmRequest } from './script.ts';
 import { pinScripts } from './scripts.ts';
 import { JobStore, type JobRecord } from './store.ts';
 
@@ -52,6 +52,7 @@ export interface SubmittedJob {
  */
 export async function submitJob(request: JobRequest, context: JobContext): Promise<SubmittedJob> {
   const { config, transport, signal, progress, warn } = context;
+  checkRequest(request.slurm);
   if (request.slurm.nodes > 1) warn(`${request.slurm.nodes} nodes are asked for, but the application runs on the first one only`);
   for (const flag of looseningFlags(request.flags))
     warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);

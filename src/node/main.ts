@@ -2,7 +2,7 @@ import { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createReadStream } from 'node:fs';
 import { firstError, HpcsError, messageOf } from '../errors.ts';
-import { insideSchema, jobPlanSchema } from '../job/plan.ts';
+import { insideSchema, jobPlanSchema, type Inside } from '../job/plan.ts';
 import { Secret } from '../secret.ts';
 import { inside } from './inside.ts';
 import { outside } from './outside.ts';
@@ -22,6 +22,15 @@ const endEarly = (): void =>
   );
 for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(name, endEarly);
 
+// An error of the parser would quote what it read, which holds keys.
+function readHanded(content: string): Inside {
+  try {
+    return insideSchema.parse(JSON.parse(content));
+  } catch {
+    throw new HpcsError('bug', 'bug', 'the two halves of hpcs-node do not understand each other');
+  }
+}
+
 async function main(step: string | undefined): Promise<number> {
   if (step === 'run') {
     const plan = jobPlanSchema.parse(JSON.parse(await text(process.stdin)));
@@ -33,7 +42,7 @@ async function main(step: string | undefined): Promise<number> {
       .on('data', endEarly)
       .on('error', () => {})
       .unref();
-    const handed = insideSchema.parse(JSON.parse(await text(createReadStream('', { fd: 3, encoding: 'utf8' }))));
+    const handed = readHanded(await text(createReadStream('', { fd: 3, encoding: 'utf8' })));
     return inside(
       {
         ...handed,
