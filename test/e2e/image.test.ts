@@ -370,7 +370,7 @@ describe('an OCI image as a SIF', function () {
 
   describe('while it is made', () => {
     it('runs without privileges, network and logs, in memory', async () => {
-      await using sif = await open(tag('static'));
+      await using sif = await open(tag('both'));
       const containers = await ours();
       assert.equal(containers.length, 1);
       const [{ Config, HostConfig, State } = { Config: {}, HostConfig: {}, State: {} }] = JSON.parse(await must('inspect', ...containers)) as { Config: Record<string, unknown>; HostConfig: Record<string, unknown>; State: Record<string, unknown> }[]; // prettier-ignore
