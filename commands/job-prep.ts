@@ -68,10 +68,11 @@ changes of state. The exit code is the application's. Results are opened with: h
 
   async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
     // oclif would move words behind `--` that look like flags.
-    const dashes = this.argv.includes('--') ? this.argv.indexOf('--') : this.argv.length;
-    const { flags } = await this.parse(JobPrep, this.argv.slice(0, dashes));
+    const words = this.argv;
+    const dashes = words.includes('--') ? words.indexOf('--') : words.length;
+    const { flags } = await this.parse(JobPrep, words.slice(0, dashes));
     const config = await loadConfig(flags.config);
-    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...this.argv.slice(dashes + 1)];
+    const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...words.slice(dashes + 1)];
     await using transport = await connect(config, { signal: this.signal });
     const { jobId, record } = await submitJob(
       {

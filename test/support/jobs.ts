@@ -43,9 +43,12 @@ export async function prepareData(site: Site, path: string, options: { name?: st
   return { info: `${site.scratch}/${name}.info.yaml` };
 }
 
-/** Command line of job-prep for two artefacts. */
+/** Command line of job-prep for two artefacts; what `extra` gives stands in place of the usual values. */
 export function jobArguments(site: Site, image: Prepared, data: Prepared, extra: readonly string[] = []): string[] {
-  return ['job-prep', '-J', 'test', '-N', '1', '-p', 'standard', '-t', '00:10:00', '-A', 'project_462000031', '-s', site.scratch, '-ai', image.info, '-di', data.info, '-f', ...extra]; // prettier-ignore
+  const usual = { '-J': 'test', '-N': '1', '-p': 'standard', '-t': '00:10:00', '-A': 'project_462000031', '-s': site.scratch };
+  const flags = extra.slice(0, extra.includes('--') ? extra.indexOf('--') : undefined);
+  const rest = Object.entries(usual).filter(([flag]) => !flags.includes(flag));
+  return ['job-prep', ...rest.flat(), '-ai', image.info, '-di', data.info, '-f', ...extra];
 }
 
 /** A job that ended. */
