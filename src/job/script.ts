@@ -12,6 +12,8 @@ export interface SlurmRequest {
   nodelist: string | undefined;
   workdir: string;
   exclusive: boolean;
+  /** Memory a node, in Slurm's form (`4G`). */
+  memory: string | undefined;
 }
 
 /** The tool kit as it lies on the site: one archive, whose digest the script holds. */
@@ -99,6 +101,7 @@ function directives(request: SlurmRequest): string[] {
     ['time', word('time', request.time)],
     ['account', word('account', request.account)],
     ...(request.nodelist === undefined ? [] : [['nodelist', word('nodelist', request.nodelist)] satisfies [string, string]]),
+    ...(request.memory === undefined ? [] : [['mem', word('memory', request.memory)] satisfies [string, string]]),
     ['chdir', workdir],
     ['output', `${workdir}/%x-%j.out`],
     ['open-mode', 'append'],

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, readlink, symlink, writeFile, chmod, chown, cp } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, readdir, readFile, readlink, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { jobArguments, openJob, prepareData, prepareImage, probe, resultText, runJob, type Prepared } from '../support/jobs.ts';
 import { Site } from '../support/site.ts';
@@ -152,31 +153,50 @@ describe('the chain on real parts', function () {
     });
 
     it('with an unreadable file publish nothing', async () => {
-      // The tests may run as root, for whom no file is unreadable: a file that ends while it is read is as good.
       const bad = join(site.temporary, 'bad');
       await mkdir(bad);
-      await symlink('/proc/self/mem', join(bad, 'fine-link'));
       await writeFile(join(bad, 'secret'), 'x');
       await chmod(join(bad, 'secret'), 0);
-      await chown(bad, 65534, 65534);
-      await cp(site.configuration, join(site.temporary, 'conf'));
-      const exit = await site.hpcs([
-        'data-prep',
-        '-i',
-        join(site.temporary, 'missing'),
-        '-u',
-        'alice',
-        '-c',
-        'nid000001',
-        '--data-path',
-        'bad.tgz',
-        '--data-path-at-rest',
-        site.scratch,
-      ]);
+      // The tests run as root, for whom no file is unreadable unless it gives up the capabilities for that.
+      const caps = '-dac_override,-dac_read_search';
+      const args = ['-i', bad, '-u', 'alice', '-c', 'nid000001', '--data-path', 'bad.tgz', '--data-path-at-rest', site.scratch];
+      const exit = await site.hpcs(['data-prep', ...args], {
+        through: ['setpriv', `--inh-caps=${caps}`, `--bounding-set=${caps}`],
+      });
       assert.equal(exit.code, 3, exit.stderr);
-      assert.match(exit.stderr, /missing/);
+      assert.match(exit.stderr, /bad\/secret/);
       assert.equal((await site.run(`ls -A ${site.scratch} | grep bad; true`)).stdout, '');
     });
+  });
+
+  it('runs an image and a dataset that are larger than the memory of the job', async () => {
+    const megabytes = 400;
+    await mkdir(join(site.temporary, 'large'));
+    await writeFile(join(site.temporary, 'large', 'noise'), randomBytes(megabytes * 1024 * 1024));
+    const large = await prepareData(site, join(site.temporary, 'large'), { name: 'large.tgz' });
+    // Memory of all of alice's processes on the node, shared pages counted once, and of all tmpfs of the machine; in MiB.
+    const measure = async (): Promise<{ processes: number; tmpfs: number }> => {
+      const sum = `for p in $(pgrep -u alice -f 'hpcs-node|gocryptfs|apptainer|squashfuse'); do cat /proc/$p/smaps_rollup; done 2>/dev/null | awk '/^Pss:/ {s += $2} END {print int(s / 1024)}'`;
+      const { stdout } = await site.run(`${sum}; awk '/^Shmem:/ {print int($2 / 1024)}' /proc/meminfo`, 'root');
+      const [processes = 0, tmpfs = 0] = stdout.split('\n').map(Number);
+      return { processes, tmpfs };
+    };
+    const before = await measure();
+    const peak = { processes: 0, tmpfs: 0 };
+    let running = true;
+    const watch = (async () => {
+      while (running) {
+        const now = await measure();
+        peak.processes = Math.max(peak.processes, now.processes);
+        peak.tmpfs = Math.max(peak.tmpfs, now.tmpfs - before.tmpfs);
+      }
+    })();
+    const job = await runJob(site, image, large, ['--mem', `${megabytes}M`, '--', 'sleep', '3']);
+    running = false;
+    await watch;
+    assert.equal(job.code, 0, job.stderr);
+    assert.ok(peak.processes > 50 && peak.processes < megabytes, `processes took ${peak.processes} MiB`);
+    assert.ok(peak.tmpfs < 64, `tmpfs took ${peak.tmpfs} MiB`);
   });
 
   it('works in the age format, artefacts and results', async () => {

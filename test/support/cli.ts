@@ -15,6 +15,8 @@ export interface CliOptions {
   env?: Record<string, string>;
   input?: string;
   cwd?: string;
+  /** A program, with its arguments, that starts `hpcs` in its turn. */
+  through?: readonly string[];
   /** Called with standard error as it grows. */
   onStderr?: (soFar: string) => void;
   signal?: AbortSignal;
@@ -22,7 +24,8 @@ export interface CliOptions {
 
 /** Runs `hpcs` as a user would, in a process of its own, and tells how it ended. */
 export function hpcs(args: readonly string[], options: CliOptions = {}): Promise<CliExit> {
-  const child = spawn(process.execPath, [entry, ...args], {
+  const [program = '', ...words] = [...(options.through ?? []), process.execPath, entry, ...args];
+  const child = spawn(program, words, {
     env: { ...process.env, ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),

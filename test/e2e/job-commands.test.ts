@@ -1,0 +1,71 @@
+import assert from 'node:assert/strict';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { CliExit } from '../support/cli.ts';
+import { jobArguments, openJob, prepareData, prepareImage, probe, resultText } from '../support/jobs.ts';
+import { Site } from '../support/site.ts';
+
+describe('job commands on a real site', function () {
+  this.timeout(300_000);
+  let site: Site;
+  let jobId = '';
+  let submitted: Promise<CliExit>;
+
+  before(async () => {
+    site = await Site.open();
+    await site.image('hpcs-test/probe', { Dockerfile: 'FROM debian:bookworm-slim\nCOPY probe /probe\nENTRYPOINT ["/probe"]\nCMD ["default"]\n', probe }); // prettier-ignore
+    const image = await prepareImage(site, 'hpcs-test/probe');
+    const input = join(site.temporary, 'input');
+    await mkdir(input);
+    await writeFile(join(input, 'hello.txt'), 'hello\n');
+    const data = await prepareData(site, input);
+    const started = new Promise<void>((resolve, reject) => {
+      const onStderr = (text: string): void => {
+        jobId = /job (\d+) on/.exec(text)?.[1] ?? '';
+        if (text.includes('application: starting')) resolve();
+      };
+      submitted = site.hpcs(jobArguments(site, image, data, ['--', 'sleep', '280']), { onStderr });
+      submitted.then((exit) => reject(new Error(`the job ended: ${exit.stderr}`)), reject);
+    });
+    await started;
+    // The eight bytes that the probe writes first are 58 in the volume.
+    await site.run(`until [ -n "$(find ${site.scratch}/test-${jobId}/output.volume -size 58c)" ]; do sleep 0.2; done`);
+  });
+  after(async () => {
+    await site[Symbol.asyncDispose]();
+  });
+
+  it('show a running job: its state, its log so far, what it has written', async () => {
+    assert.notEqual(jobId, '');
+    const status = await site.hpcsOk(['job', 'status', jobId]);
+    assert.match(status.stdout, new RegExp(`^job ${jobId} \\(test\\): RUNNING\nnodes: nid000001\nresults: partial so far`));
+    const logs = await site.hpcsOk(['job', 'logs', jobId]);
+    assert.match(logs.stdout, /application: starting\n$/);
+    assert.match((await site.hpcsOk(['job', 'list'])).stdout, new RegExp(`^${jobId} .* test$`, 'm'));
+    const partial = join(site.temporary, 'partial');
+    const opened = await site.hpcsOk(['job', 'results', jobId, '--partial', '--output', partial]);
+    assert.match(opened.stderr, /warning: these results are partial, and no manifest covers them/);
+    assert.equal(await readFile(join(partial, 'early'), 'utf8'), 'started\n');
+    const none = await site.hpcs(['job', 'results', jobId, '--output', join(site.temporary, 'none')]);
+    assert.deepEqual([none.code, none.stdout], [6, '']);
+    assert.match(none.stderr, new RegExp(`hpcs job results ${jobId} --partial`));
+  });
+
+  it('cancel it, end following its log, and open what it left', async () => {
+    const following = site.hpcs(['job', 'logs', jobId, '--follow']);
+    await site.hpcsOk(['job', 'cancel', jobId]);
+    const followed = await following;
+    assert.equal(followed.code, 0, followed.stderr);
+    assert.match(followed.stdout, /application: ended early/);
+    assert.match(followed.stderr, new RegExp(`job ${jobId} ended CANCELLED`));
+    assert.notEqual((await submitted).code, 0);
+    const status = await site.hpcsOk(['job', 'status', jobId, '--json']);
+    const { state, results } = JSON.parse(status.stdout) as { state: { state: string }; results: { content: string } };
+    assert.deepEqual([state.state, results.content], ['CANCELLED', 'whole']);
+    assert.equal(await resultText(await openJob(site, jobId), 'early'), 'started\n');
+    const whole = await site.hpcs(['job', 'results', jobId, '--partial', '--output', join(site.temporary, 'none')]);
+    assert.equal(whole.code, 2);
+    assert.match(whole.stderr, /the results of job \d+ are whole/);
+    await site.hpcsOk(['job', 'cancel', jobId]);
+  });
+});
