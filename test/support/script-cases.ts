@@ -32,6 +32,7 @@ const plain: ScriptCase = {
     nodelist: undefined,
     workdir: '/scratch/project_1/alice',
     exclusive: false,
+    memory: undefined,
   },
   toolKit: { path: '/scratch/project_1/alice/.hpcs/tool-kit-0123456789abcdef.tar.gz', sha256: '0123456789abcdef'.repeat(4) },
   plan: {
@@ -72,6 +73,7 @@ const everything: ScriptCase = {
     nodelist: 'nid[003044-003045]',
     time: '1-00:00:00',
     exclusive: true,
+    memory: '4G',
   },
   toolKit: plain.toolKit,
   plan: {

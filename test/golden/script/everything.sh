@@ -5,6 +5,7 @@
 #SBATCH --time=1-00:00:00
 #SBATCH --account=project_1
 #SBATCH --nodelist=nid[003044-003045]
+#SBATCH --mem=4G
 #SBATCH --chdir=/scratch/project_1/alice
 #SBATCH --output=/scratch/project_1/alice/%x-%j.out
 #SBATCH --open-mode=append
