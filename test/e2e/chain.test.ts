@@ -62,7 +62,10 @@ describe('the chain on real parts', function () {
       assert.equal(job.code, 0, job.stderr);
       const written = (await resultText(await openJob(site, job.jobId), 'written')).trim().split('\n');
       assert.ok(written.length >= 4, `wrote only to ${written.join(' ')}`);
-      const search = await site.run(`grep -rlF -- ${canary} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev 2>/dev/null; true`, 'root');
+      const search = await site.run(
+        `grep -rlF -- ${canary} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev 2>/dev/null; true`,
+        'root',
+      );
       // The arguments stand in the batch script, which Slurm keeps for its owner.
       const leaks = search.stdout
         .split('\n')
@@ -301,7 +304,7 @@ describe('the chain on real parts', function () {
       });
       const early = await openJob(site, jobId, ['--partial']);
       assert.equal(await resultText(early, 'early'), 'started\n');
-      assert.equal((await site.run('pgrep -u alice -f "hpcs-node|gocryptfs|probe"; true')).stdout, '');
+      assert.equal((await site.run('pgrep -u alice -f "[h]pcs-node|[g]ocryptfs|[p]robe"; true')).stdout, '');
     });
   });
 });

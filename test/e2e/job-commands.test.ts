@@ -29,7 +29,8 @@ describe('job commands on a real site', function () {
     });
     await started;
     // The eight bytes that the probe writes first are 58 in the volume.
-    await site.run(`until [ -n "$(find ${site.scratch}/test-${jobId}/output.volume -size 58c)" ]; do sleep 0.2; done`);
+    const found = `[ -n "$(find ${site.scratch}/test-${jobId}/output.volume -size 58c)" ]`;
+    assert.equal((await site.run(`for i in $(seq 150); do ${found} && exit 0; sleep 0.2; done; exit 1`)).code, 0);
   });
   after(async () => {
     await site[Symbol.asyncDispose]();
