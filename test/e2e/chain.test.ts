@@ -43,7 +43,7 @@ describe('the chain on real parts', function () {
       assert.equal(job.code, 0, job.stderr);
       assert.deepEqual((await resultText(await openJob(site, job.jobId), 'args')).split('\0').slice(0, -1), [
         'two words',
-        'x',
+        '"x"',
         '$y',
       ]);
     });
@@ -186,16 +186,16 @@ describe('the chain on real parts', function () {
     };
     const before = await measure();
     const peak = { processes: 0, tmpfs: 0 };
-    let running = true;
+    const ended = new AbortController();
     const watch = (async () => {
-      while (running) {
+      while (!ended.signal.aborted) {
         const now = await measure();
         peak.processes = Math.max(peak.processes, now.processes);
         peak.tmpfs = Math.max(peak.tmpfs, now.tmpfs - before.tmpfs);
       }
     })();
     const job = await runJob(site, image, large, ['--mem', `${megabytes}M`, '--', 'sleep', '3']);
-    running = false;
+    ended.abort();
     await watch;
     assert.equal(job.code, 0, job.stderr);
     assert.ok(peak.processes > 50 && peak.processes < megabytes, `processes took ${peak.processes} MiB`);

@@ -114,7 +114,7 @@ describe('after a job', function () {
           { name: 'sealed', content: Buffer.from(encoded, 'base64') },
         ],
       );
-      assert.equal(opened.stdout.toString(), seen, `${name}: ${opened.stderr.toString()}`);
+      assert.equal(opened.stdout.toString(), seen, `${name}: ${opened.stderr}`);
     }
   });
 });
