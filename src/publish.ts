@@ -13,6 +13,7 @@ import { openServices, type Services } from './services.ts';
 import { connect } from './site/connect.ts';
 import { freeName, makeDirectory, startUpload, uploadFile } from './site/files.ts';
 import { stateDirectory } from './state.ts';
+import type { VaultSession } from './vault.ts';
 
 /** Who may read an artefact, in the site's terms. */
 export interface Readers {
@@ -63,6 +64,9 @@ export async function publish(
   await using transport = await connect(config, { signal, username: publication.username });
   await makeDirectory(transport, publication.directory, { signal });
   await using identity = await openIdentity(config, { signal, progress });
+
+  // Whether the key can be stored is known before hours of upload, not after.
+  await (await vaultSession(services, identity, signal)).revokeSelf(signal);
 
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
@@ -177,9 +181,13 @@ async function storeKey(
   identity: ClientIdentity,
   signal: AbortSignal,
 ): Promise<void> {
-  const jwt = await identity.jwt(services.audiences.vault);
-  await using session = await services.vault.login(`client_${identity.clientId}`, jwt, signal);
+  await using session = await vaultSession(services, identity, signal);
   await session.writeNew(grant.secretPath, record, signal);
+}
+
+/** A session of this client in the vault, with which it may write below its own path. */
+async function vaultSession(services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<VaultSession> {
+  return services.vault.login(`client_${identity.clientId}`, await identity.jwt(services.audiences.vault), signal);
 }
 
 function describeReaders(readers: Readers): string {

@@ -305,6 +305,10 @@ describe('the chain on real parts', function () {
       const early = await openJob(site, jobId, ['--partial']);
       assert.equal(await resultText(early, 'early'), 'started\n');
       assert.equal((await site.run('pgrep -u alice -f "[h]pcs-node|[g]ocryptfs|[p]robe"; true')).stdout, '');
+      // What the killed job could not remove from the node, the next one removes.
+      assert.notEqual((await site.run(`ls -d /tmp/hpcs.*.${jobId}.*`)).stdout, '');
+      assert.equal((await runJob(site, image, data)).code, 0);
+      assert.equal((await site.run(`ls -d /tmp/hpcs.*.${jobId}.*`)).stdout, '');
     });
   });
 });

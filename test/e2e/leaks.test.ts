@@ -78,7 +78,7 @@ describe('after a job', function () {
 
   it("the node's processes and shared memory hold none of it", async () => {
     const { stdout } = await site.run(
-      `pgrep -u alice -f 'hpcs|gocryptfs|apptainer|squashfuse'; find /dev/shm /run/user -type f 2>/dev/null; ls -d /tmp/hpcs.* 2>/dev/null; true`,
+      `pgrep -u alice -f 'hpcs|gocryptfs|apptainer|squashfuse'; find /dev/shm /run/user -type f 2>/dev/null; ls -d /tmp/hpcs.*.${jobId}.* 2>/dev/null; true`,
       'root',
     );
     assert.equal(stdout, '');

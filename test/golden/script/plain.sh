@@ -36,10 +36,16 @@ fail() { # EXIT-CODE MESSAGE
   exit "$1"
 }
 
+# A job that was killed could not remove its directory. What is in it is no secret: the tool kit, and ciphertext without a key.
+for left in "$node_directory/hpcs.$(id -u)."*; do
+  if [ -O "$left" ] && [ -f "$left/pid" ] && ! kill -0 "$(cat "$left/pid")" 2>/dev/null; then rm -rf -- "$left"; fi
+done
+
 # The tool kit is copied to private storage of this node first, checked there, and only then run.
 private=$(mktemp -d "$node_directory/hpcs.$(id -u).$SLURM_JOB_ID.XXXXXX") ||
   fail 5 "node-directory-unwritable: cannot write to $node_directory on this node"
 trap 'rm -rf "$private"' EXIT
+echo "$$" >"$private/pid"
 cp -- "$tool_kit" "$private/kit.tar.gz" ||
   fail 5 "tool-kit-unreadable: cannot copy the tool kit $tool_kit to this node"
 [ "$(sha256sum <"$private/kit.tar.gz")" = "$tool_kit_sha256  -" ] ||

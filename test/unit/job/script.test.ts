@@ -239,7 +239,7 @@ describe('batch script', () => {
     it('runs the copy in a private directory', async () => {
       const kit = await toolKit('cd "$HPCS_PRIVATE"; stat -c %a .; ls -A; umask; ulimit -c');
       const { stdout } = await submit(render(plain, { toolKit: kit, plan: { scratch } }));
-      assert.deepEqual(stdout.trim().split('\n'), ['700', 'bin', 'hpcs-node.mjs', '0077', '0']);
+      assert.deepEqual(stdout.trim().split('\n'), ['700', 'bin', 'hpcs-node.mjs', 'pid', '0077', '0']);
     });
 
     it('ends with the exit code of the program', async () => {
