@@ -109,7 +109,7 @@ function ownRecipe(name: string, context: string[]): Recipe {
 
 // docker/Dockerfile takes programs from the image hpcs/programs.
 async function ensureHpcsServer(options: MakeOptions): Promise<string> {
-  const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.mjs', 'package.json', 'package-lock.json', 'bin'];
+  const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.sh', 'package.json', 'package-lock.json', 'bin'];
   const modules = (await modulesOf('commands/server.ts')).map((path) => relative(packageRoot(), path));
   return ensureBuilt(
     {
