@@ -266,9 +266,12 @@ function translate(error: unknown, settings: SshSettings, credentials: Credentia
   if (level === 'client-authentication') return refused(settings, credentials, error);
   if (level === 'client-dns' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') return hostNotFound(settings.host, error);
   if (level === 'client-timeout') return connectTimeout(place, settings.timeout, error);
+  const closed = 'the connection was closed at once';
+  // ssh2 sees the end of the stream before, or after, the loss of the socket.
+  if (messageOf(error) === 'Connection lost before handshake') return unreachable(place, closed, error);
   if (level === 'handshake' || level === 'protocol') return handshakeFailed(place, messageOf(error), error);
   if (level === 'client-socket') return unreachable(place, reasonOf(error), error);
-  return unreachable(place, 'the connection was closed at once', error);
+  return unreachable(place, closed, error);
 }
 
 /** A connection of the ssh2 package. */
