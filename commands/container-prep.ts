@@ -90,8 +90,9 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
         format: flags.format,
         readers: plan.readers,
         image: image.config,
+        total: image.size,
       },
-      { config: plan.config, signal: this.signal, progress: this.progress },
+      { config: plan.config, signal: this.signal, progress: this.progress, meter: this.meter },
     );
     this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;

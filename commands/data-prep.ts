@@ -59,9 +59,10 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
         username: flags.username,
         format: flags.format,
         readers,
+        total: found.archive,
         keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),
       },
-      { config, signal: this.signal, progress: this.progress },
+      { config, signal: this.signal, progress: this.progress, meter: this.meter },
     );
     this.log(`data published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;

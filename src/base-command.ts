@@ -1,5 +1,6 @@
 import { Command, Flags } from '@oclif/core';
 import { HpcsError } from './errors.ts';
+import { Meter } from './meter.ts';
 import { asHpcsError, reportError } from './report.ts';
 
 /**
@@ -32,6 +33,15 @@ export abstract class BaseCommand extends Command {
   protected progress = (message: string): void => {
     if (!this.jsonEnabled()) process.stderr.write(`${message}\n`);
   };
+
+  /** Progress of a stream of bytes, on standard error. Quiet with `--json`. */
+  protected meter = (label: string, total?: number): Meter =>
+    new Meter({
+      label,
+      total,
+      terminal: process.stderr.isTTY,
+      write: (text) => void (this.jsonEnabled() || process.stderr.write(text)),
+    });
 
   /** A warning, also shown with `--json`. */
   protected warning = (message: string): void => {

@@ -6,6 +6,7 @@ import { HpcsError } from './errors.ts';
 import type { Workloads } from './hpcs.ts';
 import { openIdentity, type ClientIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
+import type { Meter } from './meter.ts';
 import { renderInfoRecord, secretName, type ImageConfig, type InfoRecord, type SealFormat, type VaultRecord } from './record.ts';
 import { generateKey } from './seal/keys.ts';
 import { seal } from './seal/seal.ts';
@@ -35,6 +36,8 @@ export interface Publication {
   format: SealFormat;
   readers: Readers;
   image?: ImageConfig;
+  /** Plain bytes in all, where they are known, for the progress. */
+  total?: number | undefined;
   /** Local file that keeps a copy of the sealed bytes. */
   keep?: string | undefined;
 }
@@ -56,7 +59,12 @@ export interface Published {
  */
 export async function publish(
   publication: Publication,
-  context: { config: Config; signal: AbortSignal; progress: (line: string) => void },
+  context: {
+    config: Config;
+    signal: AbortSignal;
+    progress: (line: string) => void;
+    meter: (label: string, total?: number) => Meter;
+  },
 ): Promise<Published> {
   const { config, signal, progress } = context;
   const catalogue = new Catalogue(await stateDirectory(config));
@@ -70,17 +78,21 @@ export async function publish(
 
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
+  const wanted = posix.join(publication.directory, publication.fileName);
+  const doing = `sealing and shipping ${publication.fileName}`;
+  progress(doing);
+  using meter = context.meter(doing, publication.total);
   // The original opens age files straight into a SIF or into tar.
   const sealed = seal(publication.content, {
     format: publication.format,
     recipients: [key.publicKey],
     compress: publication.format === 'age' ? 'none' : 'auto',
     signal,
+    onProgress: meter.update,
   });
-  const wanted = posix.join(publication.directory, publication.fileName);
-  progress(`sealing and shipping ${publication.fileName}`);
   await using upload = await startUpload(transport, wanted, keepCopy(sealed.bytes, publication.keep), { mode: 0o640, signal });
   const { sha512, size } = await sealed.summary;
+  meter[Symbol.dispose]();
 
   progress(`granting ${describeReaders(publication.readers)}`);
   const grant = await grantReaders(publication, services, identity, signal);

@@ -18,6 +18,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/http.ts',
     'src/keep.ts',
     'src/legacy-arguments.ts',
+    'src/meter.ts',
     'src/nearest.ts',
     'src/report.ts',
     'src/secret.ts',

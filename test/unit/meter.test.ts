@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { describeProgress, Meter } from '../../src/meter.ts';
+
+describe('Meter', () => {
+  const shown = (terminal: boolean, times: readonly number[], total?: number): string[] => {
+    const lines: string[] = [];
+    let now = 0;
+    {
+      using meter = new Meter({ label: 'shipping', total, terminal, write: (text) => lines.push(text), clock: () => now });
+      for (const time of times) {
+        now = time;
+        meter.update(time * 1000);
+      }
+    }
+    return lines;
+  };
+
+  it('keeps one line of a terminal, and clears it', () => {
+    assert.deepEqual(shown(true, [100, 900, 1000, 1100, 1200], 10_000_000), [
+      '\r\u001B[Kshipping: 1.0 MB of 10.0 MB, 1.0 MB/s, 9 s left',
+      '\r\u001B[Kshipping: 1.2 MB of 10.0 MB, 1.0 MB/s, 9 s left',
+      '\r\u001B[K',
+    ]);
+  });
+
+  it('writes a line every ten seconds elsewhere', () => {
+    assert.deepEqual(shown(false, [1000, 9000, 10_000, 15_000, 20_000]), [
+      'shipping: 10.0 MB, 1.0 MB/s\n',
+      'shipping: 20.0 MB, 1.0 MB/s\n',
+    ]);
+  });
+
+  it('tells sizes and times in words', () => {
+    assert.equal(describeProgress(0, 0, 0), '0 B of 0 B, 0 B/s');
+    assert.equal(describeProgress(123_456_789, 1_000_000_000_000, 1), '123 MB of 1.0 TB, 123 MB/s, 2 h 15 min left');
+    assert.equal(describeProgress(2000, 1000, 1), '2.0 kB, 2.0 kB/s');
+  });
+});
