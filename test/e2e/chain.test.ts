@@ -63,7 +63,7 @@ describe('the chain on real parts', function () {
       const written = (await resultText(await openJob(site, job.jobId), 'written')).trim().split('\n');
       assert.ok(written.length >= 4, `wrote only to ${written.join(' ')}`);
       const search = await site.run(
-        `grep -rlF -- ${canary} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev 2>/dev/null; true`,
+        `grep -rlF --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev -e ${canary} / 2>/dev/null; true`,
         'root',
       );
       // The arguments stand in the batch script, which Slurm keeps for its owner.
