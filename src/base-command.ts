@@ -1,7 +1,7 @@
 import { Command, Flags } from '@oclif/core';
 import { HpcsError } from './errors.ts';
 import { Meter } from './meter.ts';
-import { asHpcsError, reportError } from './report.ts';
+import { asHpcsError, printable, reportError } from './report.ts';
 
 /**
  * What every command shares: `--json`, one abort signal for Ctrl-C and its kin, one form of error.
@@ -31,7 +31,7 @@ export abstract class BaseCommand extends Command {
 
   /** One line of progress for people, on standard error. Quiet with `--json`. */
   protected progress = (message: string): void => {
-    if (!this.jsonEnabled()) process.stderr.write(`${message}\n`);
+    if (!this.jsonEnabled()) process.stderr.write(`${printable(message)}\n`);
   };
 
   /** Progress of a stream of bytes, on standard error. Quiet with `--json`. */
@@ -45,7 +45,7 @@ export abstract class BaseCommand extends Command {
 
   /** A warning, also shown with `--json`. */
   protected warning = (message: string): void => {
-    process.stderr.write(`warning: ${message}\n`);
+    process.stderr.write(`warning: ${printable(message)}\n`);
   };
 
   protected override async catch(error: Error): Promise<void> {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
 import { iniValues, parseIni } from './ini.ts';
+import { isOthersPath } from './owner.ts';
 
 const { text, host, port, url, list, boolean, trustDomain } = iniValues;
 
@@ -72,12 +73,15 @@ const schema = z.strictObject({
 /** The client's configuration, checked and with its defaults. */
 export type Config = z.output<typeof schema> & { readonly file: string };
 
+/** Where the original looks for one. */
+const sharedPlace = '/tmp/hpcs-client.conf';
+
 /** Where a configuration is looked for, first match wins: the flag, `HPCS_CONFIG`, here, XDG, and the original's place. */
 export function configCandidates(flag: string | undefined, env: NodeJS.ProcessEnv = process.env): string[] {
   if (flag !== undefined) return [flag];
   if (env['HPCS_CONFIG']) return [env['HPCS_CONFIG']];
   const xdg = env['XDG_CONFIG_HOME'] || join(env['HOME'] || homedir(), '.config');
-  return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), '/tmp/hpcs-client.conf'];
+  return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), sharedPlace];
 }
 
 /**
@@ -101,6 +105,17 @@ export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEn
         {
           cause: error,
           suggestion: 'name another file with --config or HPCS_CONFIG',
+        },
+      );
+    }
+    // Anybody can put a file where the original looks for one; it would name the vault, and a program to run.
+    if (file === sharedPlace && flag === undefined && (await isOthersPath(file))) {
+      throw new HpcsError(
+        'usage',
+        'config-of-others',
+        `the configuration ${file} belongs to somebody else, or can be written to by others`,
+        {
+          suggestion: 'if it is meant, name it with --config',
         },
       );
     }

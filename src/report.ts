@@ -46,7 +46,13 @@ export function reportError(error: HpcsError, options: { json: boolean }): void 
   process.stderr.write(`${printable(lines.join('\n'))}\n`);
 }
 
-// A message may quote what the site said, which must not steer the terminal it is shown on.
-function printable(text: string): string {
+/** Text that may quote what the site said, without what could steer the terminal it is shown on. */
+export function printable(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?');
+}
+
+/** A writer for text that comes in pieces from the site: what {@link printable} leaves of it. */
+export function printableWriter(write: (text: string) => unknown): (bytes: Uint8Array) => void {
+  const decoder = new TextDecoder();
+  return (bytes) => void write(printable(decoder.decode(bytes, { stream: true })));
 }

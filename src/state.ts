@@ -6,6 +6,7 @@ import { dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
+import { isOthers } from './owner.ts';
 
 /**
  * The one durable private directory of a client: the keys of jobs and the catalogue of artefacts. The same for all stages, so
@@ -42,12 +43,6 @@ export async function stateDirectory(
     });
   }
   return directory;
-}
-
-// Root of a container meets directories of any owner; elsewhere root is not kept from anything by an owner either.
-function isOthers(found: Stats): boolean {
-  const own = process.getuid?.() ?? 0;
-  return (found.mode & 0o022) !== 0 || (own !== 0 && found.uid !== own && found.uid !== 0);
 }
 
 // Magic numbers of overlayfs and of FUSE, upon one of which container engines build a container's root: linux/magic.h.

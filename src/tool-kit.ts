@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
-import { createGzip, constants } from 'node:zlib';
-import { createWriteStream } from 'node:fs';
-import { dirname, extname, join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
+import { extname, join } from 'node:path';
+import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import { constants, createGzip } from 'node:zlib';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
+import { keepOnly } from './keep.ts';
 import { tarOf } from './pack/tar.ts';
 import type { Transport } from './site/transport.ts';
 import { makeDirectory, sha256, uploadFile } from './site/files.ts';
@@ -71,14 +71,26 @@ export async function shipToolKit(transport: Transport, kit: ToolKit, directory:
  */
 export async function buildToolKit(programs: string, target: string): Promise<void> {
   const entries = [
-    { name: 'bin/node', mode: 0o755, content: await readFile(process.execPath) },
+    { name: 'bin/node', mode: 0o755, content: await readProgram(process.execPath) },
     { name: 'hpcs-node.mjs', mode: 0o644, content: await bundle() },
   ];
   for (const name of toolKitPrograms)
-    entries.push({ name: `bin/${name}`, mode: 0o755, content: await readFile(join(programs, name)) });
-  await mkdir(dirname(target), { recursive: true });
-  await pipeline([tarOf(entries)], createGzip({ level: constants.Z_BEST_SPEED }), createWriteStream(`${target}.part`));
-  await rename(`${target}.part`, target);
+    entries.push({ name: `bin/${name}`, mode: 0o755, content: await readProgram(join(programs, name)) });
+  const archive = Readable.from([tarOf(entries)]).pipe(createGzip({ level: constants.Z_BEST_SPEED }));
+  await keepOnly(archive as AsyncIterable<Uint8Array>, target);
+  // No secret is in it, and the user of a stage image is not who made it.
+  await chmod(target, 0o644);
+}
+
+async function readProgram(path: string): Promise<Uint8Array> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw new HpcsError('local', 'program-missing', `cannot read the program ${path}: ${systemCode(error) ?? 'unknown error'}`, {
+      cause: error,
+      suggestion: `name a directory that holds ${toolKitPrograms.join(' and ')} with --programs`,
+    });
+  }
 }
 
 /** Whether the archive is there and newer than everything it was made of. */

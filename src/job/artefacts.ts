@@ -13,6 +13,8 @@ export interface NamedArtefact {
   kind: 'image' | 'data';
   info: InfoRecord;
   planned: PlannedArtefact;
+  /** Whether the caller pinned it, or published it from here: else the site alone says that it is the right one. */
+  confirmed: boolean;
 }
 
 /**
@@ -62,6 +64,7 @@ export async function readArtefact(
   return {
     kind,
     info,
+    confirmed: pin !== undefined || known !== undefined,
     planned: {
       path: info.path_at_rest,
       secretPath: info.secret_path,

@@ -63,7 +63,7 @@ export const insideSchema = z.object({
   privateDirectory: z.string(),
   uid: z.number().int(),
   gid: z.number().int(),
-  image: z.object({ key: z.string(), artefact: z.string(), config: imageConfigSchema.optional() }),
+  image: z.object({ key: z.string(), artefact: z.string(), config: imageConfigSchema }),
   data: z.object({ key: z.string(), artefact: z.string() }),
   authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
 });

@@ -94,7 +94,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const store = new JobStore(state);
   await store.save(record);
   progress('granting the job its own secret');
-  const job = await grantJob(record, nodes, services, identity, signal);
+  // Without a list the script asks for the first of the nodes.
+  const job = await grantJob(
+    record,
+    request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes,
+    services,
+    identity,
+    signal,
+  );
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -129,6 +136,12 @@ async function readArtefacts(
   progress('reading and checking the info records');
   const image = await readArtefact(transport, 'image', request.applicationInfo, options);
   const data = await readArtefact(transport, 'data', request.dataInfo, options);
+  for (const { kind, info, confirmed } of [image, data]) {
+    if (confirmed) continue;
+    context.warn(
+      `the ${kind} was not published from here, by ${info.secret_path.split('/')[0]} instead: the site alone says that it is the right one; pin it with #sha512:${info.checksum} if you know that from its owner`,
+    );
+  }
   return { image, data };
 }
 

@@ -34,7 +34,7 @@ export async function openResults(
     Buffer.from(await readFile(transport, manifestPath, { maxBytes: 1024 * 1024, signal })).toString('utf8'),
     authenticationKey,
   );
-  checkManifest(manifest, job);
+  checkManifest(manifest, job, found.restart);
 
   using key = new Secret(job.resultKey);
   await using destination = await TargetDirectory.make(target);
@@ -51,9 +51,13 @@ export async function openResults(
   return manifest;
 }
 
-function checkManifest(manifest: ResultManifest, job: JobRecord & { jobId: string }): void {
+function checkManifest(manifest: ResultManifest, job: JobRecord & { jobId: string }, restart: number): void {
   const same =
-    manifest.job.id === job.jobId && manifest.image.sha512 === job.image.sha512 && manifest.data.sha512 === job.data.sha512;
+    manifest.job.id === job.jobId &&
+    manifest.job.name === job.name &&
+    manifest.job.restart === restart &&
+    manifest.image.sha512 === job.image.sha512 &&
+    manifest.data.sha512 === job.data.sha512;
   if (same) return;
   throw new HpcsError(
     'integrity',

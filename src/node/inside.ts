@@ -9,7 +9,6 @@ import type { Inside, PlannedArtefact } from '../job/plan.ts';
 import { renderVolumeKey } from '../job/volume-key.ts';
 import { pack } from '../pack/pack.ts';
 import { unpack } from '../pack/unpack.ts';
-import type { ImageConfig } from '../record.ts';
 import { digesting } from '../seal/digest.ts';
 import { open } from '../seal/open.ts';
 import { seal } from '../seal/seal.ts';
@@ -25,14 +24,6 @@ export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey'> &
   image: Omit<Inside['image'], 'key'> & { key: Secret };
   data: Omit<Inside['data'], 'key'> & { key: Secret };
   authenticationKey: Secret;
-};
-
-/** An image prepared without a record of its own (the original's): what its runscript says is what runs. */
-const unknownImage: Pick<ImageConfig, 'entrypoint' | 'cmd' | 'env' | 'workdir'> = {
-  entrypoint: [],
-  cmd: [],
-  env: [],
-  workdir: '',
 };
 
 /** How the application ended. */
@@ -55,8 +46,7 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   const mounts = join(privateDirectory, 'mnt');
   await mkdir(mounts, { mode: 0o700 });
 
-  const workCipher = plan.scratch === null ? join(resultDirectory, 'work.volume') : join(privateDirectory, 'work.volume');
-  await checkSpace(plan.scratch === null ? resultDirectory : privateDirectory, [plan.image, plan.data]);
+  const workCipher = join(await workPlace([privateDirectory, resultDirectory], [plan.image, plan.data]), 'work.volume');
   progress('volumes: mounting two encrypted volumes');
   await using work = await Volume.create(program('gocryptfs'), workCipher, join(mounts, 'work'));
   const output = await Volume.create(
@@ -83,7 +73,7 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   input.image.key[Symbol.dispose]();
   input.data.key[Symbol.dispose]();
 
-  const image = input.image.config ?? unknownImage;
+  const image = input.image.config;
   const run = (command: readonly string[]): ContainerRun => ({
     apptainer: plan.apptainer,
     sif,
@@ -128,33 +118,34 @@ function binds(work: string, output: string, scripts: { input: string[]; output:
   return list;
 }
 
-/** The sealed bytes, with their digest known when they have been read. */
-async function* checked(artefact: PlannedArtefact): AsyncGenerator<Uint8Array> {
-  const tee = digesting(createReadStream(artefact.path, { highWaterMark: 1024 * 1024 }));
-  yield* tee.bytes;
-  const { sha512 } = await tee.summary;
-  if (sha512 !== artefact.sha512) {
-    throw new HpcsError(
-      'integrity',
-      'artefact-altered',
-      `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`,
-      {
-        suggestion: 'prepare it again, and tell the site',
-      },
-    );
-  }
-}
-
-async function decryptImage(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
-  await pipeline(
-    open(checked(artefact), key, { signal }),
-    createWriteStream(target, { flags: 'wx', mode: 0o600, highWaterMark: 1024 * 1024 }),
-    { signal },
+/**
+ * Decrypts an artefact. What `use` made of it counts only when this returns: then every sealed byte was read, and was the published one.
+ */
+async function decrypt(
+  artefact: PlannedArtefact,
+  key: Secret,
+  signal: AbortSignal,
+  use: (plain: AsyncIterable<Uint8Array>) => Promise<unknown>,
+): Promise<void> {
+  const sealed = digesting(createReadStream(artefact.path, { highWaterMark: 1024 * 1024 }));
+  await use(open(sealed.bytes, key, { signal }));
+  const { sha512 } = await sealed.summary;
+  if (sha512 === artefact.sha512) return;
+  throw new HpcsError(
+    'integrity',
+    'artefact-altered',
+    `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`,
+    { suggestion: 'prepare it again, and tell the site' },
   );
 }
 
+async function decryptImage(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
+  const file = createWriteStream(target, { flags: 'wx', mode: 0o600, highWaterMark: 1024 * 1024 });
+  await decrypt(artefact, key, signal, (plain) => pipeline(plain, file, { signal }));
+}
+
 async function decryptData(artefact: PlannedArtefact, key: Secret, target: string, signal: AbortSignal): Promise<void> {
-  await unpack(open(checked(artefact), key, { signal }), target, { signal });
+  await decrypt(artefact, key, signal, (plain) => unpack(plain, target, { signal }));
 }
 
 async function runScripts(
@@ -200,6 +191,7 @@ async function contain(
   });
   const stop = (): void => void program.stop(10_000);
   signal.addEventListener('abort', stop, { once: true });
+  if (signal.aborted) stop();
   try {
     return (await program.ended).code;
   } finally {
@@ -251,13 +243,27 @@ async function publishFile(path: string, bytes: AsyncIterable<Uint8Array> | Iter
   await rename(temporary, path);
 }
 
-async function checkSpace(directory: string, artefacts: readonly PlannedArtefact[]): Promise<void> {
+// Magic numbers of file systems in memory, which counts as the job's: linux/magic.h.
+const inMemory = new Set([0x01021994, 0x858458f6]);
+
+/**
+ * Where the work volume's ciphertext lies: on the node, where nobody else can exchange files of it, if that is a disk with room.
+ *
+ * @throws HpcsError `site` `no-space`
+ */
+async function workPlace(places: readonly string[], artefacts: readonly PlannedArtefact[]): Promise<string> {
   const needed = artefacts.reduce((sum, artefact) => sum + (artefact.size ?? 0), 0);
-  const space = await statfs(directory);
-  const free = space.bavail * space.bsize;
-  if (free < needed) {
-    throw new HpcsError('site', 'no-space', `${directory} has ${free} bytes free; image and data need at least ${needed}`, {
-      suggestion: 'free space there, or name a larger directory: node-scratch in the configuration, or --workdir',
-    });
+  for (const place of places) {
+    const space = await statfs(place);
+    // Twice: what is sealed may be compressed.
+    if (!inMemory.has(space.type) && space.bavail * space.bsize >= 2 * needed) return place;
   }
+  throw new HpcsError(
+    'site',
+    'no-space',
+    `neither ${places.join(' nor ')} is a disk with the ${2 * needed} bytes free that image and data need`,
+    {
+      suggestion: 'free space there, or name a larger directory: node-scratch in the configuration, or --workdir',
+    },
+  );
 }

@@ -3,13 +3,13 @@ import { HpcsServer } from '../hpcs.ts';
 import { startAgent } from '../identity/agent.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { JobPlan, PlannedArtefact } from '../job/plan.ts';
-import { vaultRecordSchema, type VaultRecord } from '../record.ts';
+import { vaultRecordSchema, type ImageConfig, type VaultRecord } from '../record.ts';
 import { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
 
 /** The records that a job may read, each checked against what was submitted. */
 export interface JobKeys {
-  image: VaultRecord;
+  image: VaultRecord & { image: ImageConfig };
   data: VaultRecord;
   authenticationKey: Secret;
 }
@@ -69,9 +69,7 @@ export async function fetchKeys(
     options.progress(`keys: read the record of the ${what}`);
     const parsed = vaultRecordSchema.safeParse(await session.read(secret.secretPath, signal));
     if (!parsed.success) {
-      throw new HpcsError('integrity', 'vault-record-invalid', `the vault's record of the ${what} has an unknown form`, {
-        suggestion: 'prepare it again with this version of hpcs-client',
-      });
+      throw unknownForm(what);
     }
     return parsed.data;
   };
@@ -81,7 +79,8 @@ export async function fetchKeys(
   checkRecord('data', plan.data, data);
   const job = await read('job', plan.job);
   if (job.kind !== 'job') throw mismatch('job', 'kind', 'job', job.kind);
-  return { image, data, authenticationKey: new Secret(job.key) };
+  if (image.image === undefined) throw unknownForm('image');
+  return { image: { ...image, image: image.image }, data, authenticationKey: new Secret(job.key) };
 }
 
 /**
@@ -98,6 +97,13 @@ export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, re
   }
   if (planned.size !== undefined && record.size !== planned.size)
     throw mismatch(kind, 'size', String(planned.size), String(record.size));
+}
+
+// What the original stores beside a key says nothing of the bytes: the job could not tell them from forged ones.
+function unknownForm(what: string): HpcsError {
+  return new HpcsError('integrity', 'vault-record-invalid', `the vault's record of the ${what} is not one of hpcs-client's`, {
+    suggestion: 'prepare it again: artefacts of the original HPCS, and of other versions, are not run',
+  });
 }
 
 function mismatch(kind: string, field: string, planned: string, recorded: string): HpcsError {

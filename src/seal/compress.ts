@@ -204,14 +204,21 @@ async function expanded(frame: Buffer, contentSize: number): Promise<Buffer> {
 }
 
 async function* through(input: Bytes, expander: Duplex): AsyncGenerator<Uint8Array, void, undefined> {
+  let drained = false;
+  const whole = (async function* () {
+    yield* input;
+    drained = true;
+  })();
   // The pipeline's own error reaches the expander, and from there the loop.
-  pipeline(input, expander, () => undefined);
+  pipeline(whole, expander, () => undefined);
   try {
     for await (const piece of expander) yield piece as Buffer;
   } catch (error) {
     if (error instanceof HpcsError) throw error;
     throw corrupt(`its compressed content cannot be expanded (${messageOf(error)})`, error);
   }
+  // A gunzip is content with less than it is given; what it did not ask for would be neither authenticated nor digested.
+  if (!drained) throw corrupt('something stands behind its compressed content');
 }
 
 async function exactly(reader: ByteReader, size: number): Promise<Buffer> {

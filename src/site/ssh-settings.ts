@@ -1,8 +1,10 @@
+import { statSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { userInfo } from 'node:os';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
+import { isOthers } from '../owner.ts';
 
 /** How the site is reached: the configuration's keys with the defaults of this machine. */
 export interface SshSettings {
@@ -72,9 +74,12 @@ export async function sshSettings(
   };
 }
 
-/** Directories that may hold keys and known_hosts. `HOME` may be unset in a container. */
+/** Directories that may hold keys and known_hosts. `HOME` may be unset in a container, where the original mounts them in `/tmp`. */
 export function sshDirectories(env: NodeJS.ProcessEnv): string[] {
-  const homes = [env['HOME'], accountHome(), '/tmp'].filter((home) => home !== undefined && home.startsWith('/'));
+  const shared = statSync('/tmp/.ssh', { throwIfNoEntry: false });
+  // Anybody can make one there, with a known_hosts of his own.
+  const mounted = shared !== undefined && isOthers(shared) ? undefined : '/tmp';
+  const homes = [env['HOME'], accountHome(), mounted].filter((home) => home !== undefined && home.startsWith('/'));
   return [...new Set(homes.map((home) => join(home ?? '/', '.ssh')))];
 }
 

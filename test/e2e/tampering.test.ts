@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
+import { readPrivateKey } from 'openpgp';
 import { parse, stringify } from 'yaml';
 import { z } from 'zod';
 import { jobArguments, openJob, prepareData, prepareImage, probe, runJob, type Prepared } from '../support/jobs.ts';
+import { pack } from '../../src/pack/pack.ts';
+import { renderInfoRecord } from '../../src/record.ts';
+import { seal } from '../../src/seal/seal.ts';
 import { Site } from '../support/site.ts';
+import { infoRecord, vaultRecord } from '../support/vault.ts';
 import type { CliExit } from '../support/cli.ts';
 
 const infoFile = z.object({ info: z.record(z.string(), z.unknown()) });
@@ -130,6 +136,27 @@ describe('a site that tampers', function () {
           await site.run(`cat > ${data.info} <<'END'\n${original}END\n`);
         }
       });
+    }
+  });
+
+  it('with data forged by somebody who can read its key is found out', async () => {
+    const info = await infoRecord(site, data.info);
+    const { key } = await vaultRecord(site, info);
+    const forger = (await readPrivateKey({ armoredKey: key })).toPublic().armor();
+    const forged = seal(pack(join(site.temporary, 'two')), { format: 'openpgp', recipients: [forger] });
+    const bytes = await buffer(forged.bytes);
+    const { sha512, size } = await forged.summary;
+    const original = (await site.run(`cat ${data.info}`)).stdout;
+    await site.run(
+      `cp ${info.path_at_rest} ${info.path_at_rest}.good; chmod u+w ${info.path_at_rest}; echo ${bytes.toString('base64')} | base64 -d > ${info.path_at_rest}`,
+    );
+    await site.run(`cat > ${data.info} <<'END'\n${renderInfoRecord({ ...info, checksum: sha512, size })}END\n`);
+    try {
+      // A client that never published it has nothing to compare the info record with but the vault.
+      const exit = await site.hpcs(jobArguments(site, image, data), { env: { HPCS_STATE_DIR: join(site.temporary, 'foreign') } });
+      refusedInJob(exit, 'record-mismatch');
+    } finally {
+      await site.run(`mv -f ${info.path_at_rest}.good ${info.path_at_rest}; cat > ${data.info} <<'END'\n${original}END\n`);
     }
   });
 

@@ -20,6 +20,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/legacy-arguments.ts',
     'src/meter.ts',
     'src/nearest.ts',
+    'src/owner.ts',
     'src/report.ts',
     'src/secret.ts',
     'src/shell.ts',

@@ -34,6 +34,9 @@ done
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8
 
+# Slurm makes the log readable to others where the submitter's mask does.
+chmod go= /proc/self/fd/1 /proc/self/fd/2 2>/dev/null || true
+
 fail() { # EXIT-CODE MESSAGE
   echo "hpcs: error: $2" >&2
   exit "$1"
@@ -41,14 +44,18 @@ fail() { # EXIT-CODE MESSAGE
 
 # A job that was killed could not remove its directory. What is in it is no secret: the tool kit, and ciphertext without a key.
 for left in "$node_directory/hpcs.$(id -u)."*; do
-  if [ -O "$left" ] && [ -f "$left/pid" ] && ! kill -0 "$(cat "$left/pid")" 2>/dev/null; then rm -rf -- "$left"; fi
+  if [ -O "$left" ] && [ ! -L "$left" ] && read -r pid node <"$left/pid" 2>/dev/null &&
+    [ "$node" = "${SLURMD_NODENAME:-}" ] && ! kill -0 "$pid" 2>/dev/null; then
+    { chmod -R u+rwX -- "$left" && rm -rf -- "$left"; } 2>/dev/null || true
+  fi
 done
 
 # The tool kit is copied to private storage of this node first, checked there, and only then run.
 private=$(mktemp -d "$node_directory/hpcs.$(id -u).$SLURM_JOB_ID.XXXXXX") ||
   fail 5 "node-directory-unwritable: cannot write to $node_directory on this node"
 trap 'rm -rf "$private"' EXIT
-echo "$$" >"$private/pid"
+echo "$$ ${SLURMD_NODENAME:-}" >"$private/.pid"
+mv -- "$private/.pid" "$private/pid"
 cp -- "$tool_kit" "$private/kit.tar.gz" ||
   fail 5 "tool-kit-unreadable: cannot copy the tool kit $tool_kit to this node"
 [ "$(sha256sum <"$private/kit.tar.gz")" = "$tool_kit_sha256  -" ] ||
