@@ -10,7 +10,7 @@ import { sealFormats, type SealFormat } from '../src/record.ts';
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
-  static override summary = 'turn an OCI image into an encrypted Apptainer image on the site and grant its key';
+  static override summary = 'seal an OCI image as an Apptainer image, ship it to the site and grant its key';
   static override description = `The image is flattened by the Docker engine, made into a SIF in an unprivileged container without network, encrypted and uploaded
 while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
   static override examples = [
@@ -20,14 +20,14 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
   static override flags = {
     config: configFlag,
     'base-oci-image': Flags.string({ char: 'b', summary: 'image to prepare', helpValue: 'IMAGE', required: true }),
-    'sif-path': Flags.string({ char: 's', summary: 'directory for the SIF, where it is not encrypted', helpValue: 'DIR' }),
+    'sif-path': Flags.string({ char: 's', summary: 'directory for the plain SIF (required without -e)', helpValue: 'DIR' }),
     encrypted: Flags.boolean({ char: 'e', summary: 'seal the SIF, ship it and grant its key', default: false }),
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
-    'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR' }),
+    'data-path-at-rest': Flags.string({ summary: 'directory on the site (required with -e)', helpValue: 'DIR' }),
     username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
+    users: Flags.string({ char: 'u', summary: 'users who may read it (with -e: at least one of -u and -g)', helpValue: 'A,B' }),
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required with -e)', helpValue: 'A,B' }),
     'docker-path': Flags.string({
       char: 'd',
       summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)',
@@ -47,7 +47,7 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     })(),
     format: Flags.option({
       options: sealFormats,
-      summary: 'age for jobs of the original HPCS',
+      summary: 'format of the sealed file',
       default: 'openpgp' as SealFormat,
     })(),
   };

@@ -32,12 +32,12 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
     'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR', required: true }),
     username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({ char: 'u', summary: 'users who may read it', helpValue: 'A,B' }),
+    users: Flags.string({ char: 'u', summary: 'users who may read it (at least one of -u and -g)', helpValue: 'A,B' }),
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required)', helpValue: 'A,B' }),
     format: Flags.option({
       options: sealFormats,
-      summary: 'age for jobs of the original HPCS',
+      summary: 'format of the sealed file',
       default: 'openpgp' as SealFormat,
     })(),
   };

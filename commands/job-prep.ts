@@ -5,6 +5,7 @@ import { followJob, jobFailed } from '../src/job/follow.ts';
 import { submitJob } from '../src/job/prepare.ts';
 import { splitWords } from '../src/job/words.ts';
 import { unwrapQuotes } from '../src/legacy-arguments.ts';
+import { printableWriter } from '../src/report.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
 import { connect } from '../src/site/connect.ts';
 import { parseTimeLimit } from '../src/site/slurm.ts';
@@ -49,7 +50,7 @@ changes of state. The exit code is the application's. Results are opened with: h
     }),
     'supplementary-output-scripts': quoted({
       char: 'o',
-      summary: 'directory on the site with scripts to run after it',
+      summary: 'directory on the site with scripts to run after the application',
       helpValue: 'DIR',
     }),
     'singularity-supplementary-flags': quoted({
@@ -61,7 +62,7 @@ changes of state. The exit code is the application's. Results are opened with: h
       summary: 'arguments of the application, as one string (also -args); or give them behind --',
       helpValue: 'STRING',
     }),
-    mem: quoted({ summary: "memory a node (default: the partition's)", helpValue: 'SIZE' }),
+    mem: quoted({ summary: "memory per node (default: the partition's)", helpValue: 'SIZE' }),
     exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
     format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
@@ -103,7 +104,7 @@ changes of state. The exit code is the application's. Results are opened with: h
       transport,
       { jobId, name: record.name, workdir: record.workdir },
       {
-        ...(flags.follow ? { log: (bytes: Uint8Array) => void process.stderr.write(bytes) } : {}),
+        ...(flags.follow ? { log: printableWriter((text) => process.stderr.write(text)) } : {}),
         progress: this.progress,
         signal: this.signal,
       },

@@ -5,7 +5,7 @@ import { loadServerConfig } from '../src/server/config.ts';
 import { startServer } from '../src/server/server.ts';
 
 export default class Server extends BaseCommand {
-  static override summary = 'Serve identities and grants to clients: the HPCS server';
+  static override summary = 'serve identities and grants to clients: the HPCS server';
   static override description = `Runs until SIGTERM or SIGINT, then lets the requests under way end.
 
 It needs the admin socket of a SPIRE server, a SPIRE agent that gives it an identity of its own, and a vault (OpenBao or

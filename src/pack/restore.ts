@@ -36,7 +36,7 @@ function plainName(sealed: string): string {
 async function writeWhole(plain: Bytes, output: string, directory: string, signal?: AbortSignal): Promise<number> {
   const partial = `${output}.${process.pid}.partial`;
   try {
-    await mkdir(directory, { recursive: true });
+    await mkdir(directory, { recursive: true, mode: 0o700 });
     if ((await lstat(output).catch(() => undefined)) !== undefined) {
       throw new HpcsError('local', 'file-exists', `${output} exists already and is not overwritten`, {
         suggestion: 'choose another directory, or move it away',

@@ -90,7 +90,8 @@ class Staging implements Disposable {
   constructor(target: string) {
     this.#target = target;
     this.#directory = join(target, `.hpcs-unpack-${randomBytes(8).toString('hex')}`);
-    atFile(target, () => mkdirSync(target, { recursive: true }));
+    // What is unpacked is confidential: a directory that is made for it is its owner's alone.
+    atFile(target, () => mkdirSync(target, { recursive: true, mode: 0o700 }));
     atFile(this.#directory, () => mkdirSync(this.#directory, { mode: 0o700 }));
   }
 
