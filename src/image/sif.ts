@@ -39,9 +39,9 @@ export interface SifStream extends AsyncDisposable {
 
 // The size comes first, in a line of its own; then the file itself.
 const buildScript = `set -eu
-tar2sqfs --quiet --no-skip --compressor "$1" --comp-extra "level=$2" --num-jobs "$(nproc)" --defaults "mtime=$3" /work/rootfs.squashfs >&2
-stat -c %s /work/rootfs.squashfs
-exec cat /work/rootfs.squashfs`;
+tar2sqfs --quiet --no-skip --compressor "$1" --comp-extra "level=$2" --num-jobs "$(nproc)" --defaults "mtime=$3" /build/rootfs.squashfs >&2
+stat -c %s /build/rootfs.squashfs
+exec cat /build/rootfs.squashfs`;
 
 /**
  * Makes a SIF of an image: the flattened file system, with what Apptainer and the job need added to it, goes as a tar stream into
@@ -118,7 +118,7 @@ function buildSpec({ buildImage, compression }: SifOptions, tmpfs: number | unde
             // No swap: what lies in memory so as not to touch a disk must not be swapped to one.
             MemorySwap: buildMemory + tmpfs,
             ReadonlyRootfs: true,
-            Tmpfs: { '/work': `rw,noexec,nosuid,nodev,size=${tmpfs},mode=0700,uid=65532,gid=65532` },
+            Tmpfs: { '/build': `rw,noexec,nosuid,nodev,size=${tmpfs},mode=0700,uid=65532,gid=65532` },
           },
   };
 }

@@ -378,7 +378,7 @@ describe('an OCI image as a SIF', function () {
       assert.equal(Config['User'], '65532:65532');
       const { LogConfig, CapDrop, NetworkMode, ReadonlyRootfs, SecurityOpt, Privileged, Binds, Tmpfs } = HostConfig;
       assert.deepEqual({ LogConfig, CapDrop, NetworkMode, ReadonlyRootfs, SecurityOpt, Privileged, Binds }, { LogConfig: { Type: 'none', Config: {} }, CapDrop: ['ALL'], NetworkMode: 'none', ReadonlyRootfs: true, SecurityOpt: ['no-new-privileges'], Privileged: false, Binds: null }); // prettier-ignore
-      assert.deepEqual(Object.keys(Tmpfs as object), ['/work']);
+      assert.deepEqual(Object.keys(Tmpfs as object), ['/build']);
       assert.equal((await docker('logs', containers[0] ?? '')).code, 1);
       assert.ok(sif.size > 300_000);
     });

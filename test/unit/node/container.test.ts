@@ -9,16 +9,16 @@ import {
 
 const run: ContainerRun = {
   apptainer: 'apptainer',
-  sif: '/private/work/app.sif',
+  sif: '/private/mnt/app.sif',
   command: ['/app', '--width=100', '-f', 'a b'],
   image: { env: [], workdir: '' },
-  home: { source: '/private/work/home', target: '/sd-container/home' },
+  home: { source: '/private/mnt/home', target: '/sd-container/home' },
   binds: [
-    { source: '/private/work/encrypted', target: '/sd-container/encrypted' },
-    { source: '/private/work/scripts', target: '/sd-container/tools/input_logic/jobs', readOnly: true },
+    { source: '/private/mnt/encrypted', target: '/sd-container/encrypted' },
+    { source: '/private/mnt/scripts', target: '/sd-container/tools/input_logic/jobs', readOnly: true },
   ],
   flags: ['--env', 'TERM=xterm'],
-  temporary: '/private/work/apptainer',
+  temporary: '/private/mnt/apptainer',
 };
 
 describe('container', () => {
@@ -28,10 +28,10 @@ describe('container', () => {
     for (const flag of ['exec', '--containall', '--cleanenv', '--no-eval']) assert.ok(before.includes(flag), flag);
     const binds = args.flatMap((word, index) => (word === '--bind' ? [args[index + 1]] : []));
     assert.deepEqual(binds, [
-      '/private/work/encrypted:/sd-container/encrypted',
-      '/private/work/scripts:/sd-container/tools/input_logic/jobs:ro',
+      '/private/mnt/encrypted:/sd-container/encrypted',
+      '/private/mnt/scripts:/sd-container/tools/input_logic/jobs:ro',
     ]);
-    assert.equal(args[args.indexOf('--home') + 1], '/private/work/home:/sd-container/home');
+    assert.equal(args[args.indexOf('--home') + 1], '/private/mnt/home:/sd-container/home');
   });
 
   it("gets the user's flags before the image, and the command behind it, word by word", () => {
@@ -39,7 +39,7 @@ describe('container', () => {
     assert.deepEqual(args.slice(args.indexOf('--env')), [
       '--env',
       'TERM=xterm',
-      '/private/work/app.sif',
+      '/private/mnt/app.sif',
       '/app',
       '--width=100',
       '-f',
@@ -63,10 +63,10 @@ describe('container', () => {
     assert.deepEqual(containerEnvironment({ ...run, image }, '/usr/bin'), {
       PATH: '/usr/bin',
       LC_ALL: 'C.UTF-8',
-      HOME: '/private/work/apptainer',
-      TMPDIR: '/private/work/apptainer',
-      APPTAINER_TMPDIR: '/private/work/apptainer',
-      APPTAINER_CACHEDIR: '/private/work/apptainer',
+      HOME: '/private/mnt/apptainer',
+      TMPDIR: '/private/mnt/apptainer',
+      APPTAINER_TMPDIR: '/private/mnt/apptainer',
+      APPTAINER_CACHEDIR: '/private/mnt/apptainer',
       APPTAINERENV_PATH: '/app/bin',
       APPTAINERENV_A: 'b=c',
       APPTAINERENV_EMPTY: '',
