@@ -3,25 +3,17 @@ import { basename, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
-import type { Workloads } from './hpcs.ts';
-import { openIdentity, type ClientIdentity } from './identity/client-identity.ts';
+import { checkVault, grantSecret, type Readers } from './grant.ts';
+import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
-import { renderInfoRecord, secretName, type ImageConfig, type InfoRecord, type SealFormat, type VaultRecord } from './record.ts';
+import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
 import { generateKey } from './seal/keys.ts';
 import { seal } from './seal/seal.ts';
-import { openServices, type Services } from './services.ts';
+import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
 import { freeName, makeDirectory, startUpload, uploadFile } from './site/files.ts';
 import { stateDirectory } from './state.ts';
-import type { VaultSession } from './vault.ts';
-
-/** Who may read an artefact, in the site's terms. */
-export interface Readers {
-  users: string[];
-  groups: string[];
-  nodes: string[];
-}
 
 /** An artefact to be sealed, shipped and granted. */
 export interface Publication {
@@ -73,8 +65,9 @@ export async function publish(
   await makeDirectory(transport, publication.directory, { signal });
   await using identity = await openIdentity(config, { signal, progress });
 
+  const granter = { services, identity, signal };
   // Whether the key can be stored is known before hours of upload, not after.
-  await (await vaultSession(services, identity, signal)).revokeSelf(signal);
+  await checkVault(granter);
 
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
@@ -95,20 +88,17 @@ export async function publish(
   meter[Symbol.dispose]();
 
   progress(`granting ${describeReaders(publication.readers)}`);
-  const grant = await grantReaders(publication, services, identity, signal);
-  const record: VaultRecord = {
+  const record = {
     artefact: randomBytes(16).toString('hex'),
     kind: publication.kind,
     format: publication.format,
     sha512,
     size,
-    owner: identity.spiffeId,
     created: new Date().toISOString(),
     ...(publication.image === undefined ? {} : { image: publication.image }),
     key: key.secretKey.reveal(),
   };
-  progress('storing the key in the vault');
-  await storeKey(grant, record, services, identity, signal);
+  const grant = await grantSecret(publication.fileName, publication.readers, record, granter);
 
   const path = await upload.publishAs(await freeName(transport, wanted, record.artefact.slice(0, 8), { signal }));
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
@@ -122,7 +112,7 @@ export async function publish(
     kind: publication.kind,
     artefact: record.artefact,
     size,
-    nodes: publication.readers.nodes,
+    nodes: [...publication.readers.nodes],
   };
   const infoPath = `${wanted}.info.yaml`;
   await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { mode: 0o640, replace: true, signal });
@@ -168,38 +158,6 @@ export function readersOf(flags: {
     });
   }
   return readers;
-}
-
-async function grantReaders(
-  publication: Publication,
-  services: Services,
-  identity: ClientIdentity,
-  signal: AbortSignal,
-): Promise<Workloads> {
-  return services.server.createWorkloads({
-    jwt: await identity.jwt(services.audiences.hpcsServer),
-    secret: secretName(publication.fileName),
-    users: publication.readers.users,
-    groups: publication.readers.groups,
-    computeNodes: publication.readers.nodes,
-    signal,
-  });
-}
-
-async function storeKey(
-  grant: Workloads,
-  record: VaultRecord,
-  services: Services,
-  identity: ClientIdentity,
-  signal: AbortSignal,
-): Promise<void> {
-  await using session = await vaultSession(services, identity, signal);
-  await session.writeNew(grant.secretPath, record, signal);
-}
-
-/** A session of this client in the vault, with which it may write below its own path. */
-async function vaultSession(services: Services, identity: ClientIdentity, signal: AbortSignal): Promise<VaultSession> {
-  return services.vault.login(`client_${identity.clientId}`, await identity.jwt(services.audiences.vault), signal);
 }
 
 function describeReaders(readers: Readers): string {

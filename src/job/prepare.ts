@@ -2,9 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
+import { grantSecret, type Granter } from '../grant.ts';
 import { readCa } from '../http.ts';
-import { openIdentity, readTrustBundle, type ClientIdentity } from '../identity/client-identity.ts';
-import { secretName, type SealFormat, type VaultRecord } from '../record.ts';
+import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
+import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
@@ -95,13 +96,8 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   await store.save(record);
   progress('granting the job its own secret');
   // Without a list the script asks for the first of the nodes.
-  const job = await grantJob(
-    record,
-    request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes,
-    services,
-    identity,
-    signal,
-  );
+  const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
+  const job = await grantJob(record, granted, { services, identity, signal });
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -178,36 +174,15 @@ async function grantedNodes(
 }
 
 /** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
-async function grantJob(
-  record: JobRecord,
-  nodes: string[],
-  services: Services,
-  identity: ClientIdentity,
-  signal: AbortSignal,
-): Promise<JobPlan['job']> {
-  const grant = await services.server.createWorkloads({
-    jwt: await identity.jwt(services.audiences.hpcsServer),
-    secret: secretName(`job-${record.name}`),
-    users: [record.username],
-    groups: [],
-    computeNodes: nodes,
-    signal,
-  });
-  const content: VaultRecord = {
-    artefact: record.local,
-    kind: 'job',
-    format: 'hmac-sha256',
-    owner: identity.spiffeId,
-    created: record.created,
-    key: record.authenticationKey,
-  };
-  await using session = await services.vault.login(
-    `client_${identity.clientId}`,
-    await identity.jwt(services.audiences.vault),
-    signal,
+async function grantJob(record: JobRecord, nodes: string[], granter: Granter): Promise<JobPlan['job']> {
+  const readers = { users: [record.username], groups: [], nodes };
+  const { secretPath, role, spiffeId } = await grantSecret(
+    `job-${record.name}`,
+    readers,
+    { artefact: record.local, kind: 'job', format: 'hmac-sha256', created: record.created, key: record.authenticationKey },
+    granter,
   );
-  await session.writeNew(grant.secretPath, content, signal);
-  return { secretPath: grant.secretPath, role: grant.role, spiffeId: grant.spiffeId };
+  return { secretPath, role, spiffeId };
 }
 
 /** The services as a compute node reaches them, with the authorities it is to trust. */

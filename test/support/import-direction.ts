@@ -10,7 +10,16 @@ import { fileURLToPath } from 'node:url';
 export const layers: Readonly<Record<string, readonly string[]>> = {
   commands: ['commands/', 'src/main.ts', 'src/base-command.ts', 'src/hooks/'],
   flows: ['src/publish.ts', 'src/job/', 'src/node/', 'src/server/', 'src/sandbox/'],
-  services: ['src/services.ts', 'src/hpcs.ts', 'src/vault.ts', 'src/tool-kit.ts', 'src/identity/', 'src/image/', 'src/site/'],
+  services: [
+    'src/grant.ts',
+    'src/services.ts',
+    'src/hpcs.ts',
+    'src/vault.ts',
+    'src/tool-kit.ts',
+    'src/identity/',
+    'src/image/',
+    'src/site/',
+  ],
   formats: ['src/seal/', 'src/pack/', 'src/gocryptfs/', 'src/record.ts'],
   state: ['src/catalogue.ts', 'src/state.ts', 'src/config.ts', 'src/ini.ts'],
   leaves: [
