@@ -44,7 +44,9 @@ export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8
 
 # Slurm makes the log readable to others where the submitter's mask does.
-chmod go= /proc/self/fd/1 /proc/self/fd/2 2>/dev/null || true
+for log in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
+  if [ -f "$log" ] && [ -O "$log" ]; then chmod go= "$log" || true; fi
+done
 
 fail() { # EXIT-CODE MESSAGE
   echo "hpcs: error: $2" >&2
