@@ -6,7 +6,7 @@ import { resultFiles } from './manifest.ts';
 import { resultDirectory } from './script.ts';
 
 /** A job as far as its results on the site are found by it. */
-export interface SubmittedJob {
+export interface JobOnSite {
   jobId: string;
   name: string;
   workdir: string;
@@ -41,7 +41,7 @@ printf '%s %s\\n' "$newest" "$content"
 /** Looks for the results of the newest run of a job. @throws HpcsError `site` */
 export async function findResults(
   transport: Transport,
-  job: SubmittedJob,
+  job: JobOnSite,
   options: { signal?: AbortSignal | undefined } = {},
 ): Promise<FoundResults> {
   const { name, workdir, jobId } = job;

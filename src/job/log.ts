@@ -1,7 +1,7 @@
 import { HpcsError } from '../errors.ts';
 import { readStream } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
-import type { SubmittedJob } from './found.ts';
+import type { JobOnSite } from './found.ts';
 import { logPath } from './script.ts';
 
 /**
@@ -11,7 +11,7 @@ import { logPath } from './script.ts';
  */
 export async function* readLog(
   transport: Transport,
-  job: SubmittedJob,
+  job: JobOnSite,
   options: { signal: AbortSignal },
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const path = logPath(job.workdir, job.name, job.jobId);

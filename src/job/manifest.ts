@@ -1,8 +1,9 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { timingSafeEqual } from 'node:crypto';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import { sealFormats } from '../record.ts';
 import type { Secret } from '../secret.ts';
+import { jobMac } from './mac.ts';
 
 /** Names of the files in a job's result directory. */
 export const resultFiles = {
@@ -36,10 +37,7 @@ export type ResultManifest = z.output<typeof schema>;
 const envelope = z.object({ payload: z.string(), hmac: z.string().regex(/^[0-9a-f]{64}$/) });
 
 function mac(key: Secret, payload: string): Buffer {
-  const bytes = Buffer.from(key.reveal(), 'hex');
-  // What is no hex would be an empty key, with which anybody can make a manifest.
-  if (bytes.length !== 32) throw new HpcsError('bug', 'bug', 'the authentication key of the job does not have 32 bytes');
-  return createHmac('sha256', bytes).update('hpcs result manifest 1\n').update(payload).digest();
+  return jobMac(key, 'hpcs result manifest 1\n', payload);
 }
 
 /**

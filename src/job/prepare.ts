@@ -103,7 +103,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     name: slurm.jobName,
     workdir: slurm.workdir,
     scratch: config.supercomputer['node-scratch'] ?? null,
-    apptainer: config.supercomputer.apptainer ?? 'apptainer',
+    apptainer: config.supercomputer.apptainer,
     image: artefacts.image.planned,
     data: artefacts.data.planned,
     job,

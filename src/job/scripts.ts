@@ -2,6 +2,7 @@ import { HpcsError } from '../errors.ts';
 import { collect } from '../site/files.ts';
 import { assignments } from '../shell.ts';
 import type { Transport } from '../site/transport.ts';
+import { isRun } from '../node/scripts.ts';
 import type { PlannedScripts } from './plan.ts';
 
 // NUL-terminated lines: a file name may hold a line break, and `sha256sum -z` escapes nothing. Links are followed, since a script
@@ -41,7 +42,7 @@ export async function pinScripts(
   if (exit.code !== 0) throw unreadable(exit.stderr.trim());
   const files = parseListing(listed);
   if (files === undefined) throw unreadable('a file in it has a name that is not UTF-8, or the site lists it in an unknown form');
-  if (!files.some((file) => file.path.endsWith('.sh'))) {
+  if (!files.some((file) => isRun(file.path))) {
     throw new HpcsError('usage', 'no-scripts', `the ${what} script directory ${directory} holds no *.sh`, {
       suggestion: `leave --supplementary-${what}-scripts out if nothing is to be run`,
     });

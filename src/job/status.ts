@@ -1,6 +1,6 @@
 import { jobState, type JobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
-import { findResults, type FoundResults, type SubmittedJob } from './found.ts';
+import { findResults, type FoundResults, type JobOnSite } from './found.ts';
 
 /** How a job stands. */
 export interface JobStatus {
@@ -10,13 +10,13 @@ export interface JobStatus {
 }
 
 /** Asks the scheduler for a job's state and looks for its results. @throws HpcsError `job` or `site` */
-export async function jobStatus(transport: Transport, job: SubmittedJob, options: { signal: AbortSignal }): Promise<JobStatus> {
+export async function jobStatus(transport: Transport, job: JobOnSite, options: { signal: AbortSignal }): Promise<JobStatus> {
   const [state, results] = await Promise.all([jobState(transport, job.jobId, options), findResults(transport, job, options)]);
   return { state: state ?? null, results };
 }
 
 /** A status in words, one fact a line. */
-export function describeStatus(job: SubmittedJob, { state, results }: JobStatus): string[] {
+export function describeStatus(job: JobOnSite, { state, results }: JobStatus): string[] {
   const lines = [`job ${job.jobId} (${job.name}): ${state?.state ?? 'no longer known to the scheduler'}`];
   if (state !== null) {
     if (state.nodes !== '') lines.push(`nodes: ${state.nodes}`);

@@ -1,6 +1,7 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { timingSafeEqual } from 'node:crypto';
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { jobMac } from './mac.ts';
 
 /** The run of a job that a volume key belongs to. */
 export interface JobRun {
@@ -10,10 +11,7 @@ export interface JobRun {
 }
 
 function mac(authenticationKey: Secret, run: JobRun, password: string): Buffer {
-  return createHmac('sha256', Buffer.from(authenticationKey.reveal(), 'hex'))
-    .update(`hpcs output volume key 1\n${JSON.stringify([run.id, run.restart])}\n`)
-    .update(password)
-    .digest();
+  return jobMac(authenticationKey, `hpcs output volume key 1\n${JSON.stringify([run.id, run.restart])}\n`, password);
 }
 
 /**
