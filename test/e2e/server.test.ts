@@ -11,11 +11,10 @@ import { startAgent, type AgentOptions } from '../../src/identity/agent.ts';
 import { openIdentity, type ClientIdentity } from '../../src/identity/client-identity.ts';
 import { fetchJwtSvids, fetchX509Bundles, fetchX509Svid } from '../../src/identity/workload-api.ts';
 import { secretName } from '../../src/record.ts';
-import { parts } from '../../src/sandbox/names.ts';
 import { Secret } from '../../src/secret.ts';
 import { quote } from '../../src/shell.ts';
 import { Vault } from '../../src/vault.ts';
-import { Site } from '../support/site.ts';
+import { containerOf, Site } from '../support/site.ts';
 
 const refused =
   (code: string, message = /./) =>
@@ -89,7 +88,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
   // A program within the HPCS server's container: nothing else reaches SPIRE's admin socket.
   const inside = async (code: string): Promise<unknown> => {
     const program = `import { Spire } from '/app/src/server/spire.ts'; using spire = new Spire('/run/spire-admin/api.sock'); const td = '${config['spire-server']['trust-domain']}';\n${code}`;
-    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', parts.hpcsServer);
+    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', containerOf('hpcsServer'));
     assert.equal(ran.code, 0, ran.stderr);
     return JSON.parse(ran.stdout);
   };
@@ -193,7 +192,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
         site.run(
           `/opt/spire/bin/spire-server jwt mint -socketPath /run/spire-admin/api.sock -audience hpcs-server -ttl ${ttl} -spiffeID ${quote(id)}`,
           'root',
-          parts.spireServer,
+          containerOf('spireServer'),
         );
       const short = (await mint('1s', alice.spiffeId)).stdout.trim();
       await sleep(7000);
@@ -431,7 +430,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
     await grant(alice, { jwt: new Secret(jwt) });
     const { joinToken } = await server.nodeToken('cn-log');
     await assert.rejects(grant(alice, { jwt: new Secret(`${jwt}x`) }));
-    const log = (await site.docker.getContainer(parts.hpcsServer).logs({ stdout: true, stderr: true, tail: 2000 })).toString();
+    const log = (await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 2000 })).toString();
     assert.match(log, /grant made/);
     assert.match(log, /node token made/);
     for (const secret of [jwt, jwt.split('.')[2] ?? '?', joinToken.reveal()]) assert.ok(!log.includes(secret));

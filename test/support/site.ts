@@ -6,13 +6,21 @@ import { buffer } from 'node:stream/consumers';
 import type Docker from 'dockerode';
 import { connectDocker } from '../../src/image/docker.ts';
 import { tarOf } from '../../src/pack/tar.ts';
-import { parts } from '../../src/sandbox/names.ts';
+import { defaultName, engineName, parts, type Part } from '../../src/sandbox/names.ts';
 import { sandboxUp } from '../../src/sandbox/sandbox.ts';
 import { Readable } from 'node:stream';
 import { hpcs, type CliExit, type CliOptions } from './cli.ts';
 
 /** Where the tests' sandbox keeps its files; that of the demo too, so that neither starts it twice. */
 const directory = fileURLToPath(new URL('../../.sandbox', import.meta.url));
+
+/** Another name lets several checkouts be tested on one machine at once. */
+const name = process.env['HPCS_TEST_SANDBOX'] ?? defaultName;
+
+/** What the engine calls a part of the tests' sandbox. */
+export function containerOf(part: Part): string {
+  return engineName(name, parts[part]);
+}
 
 /** A running command in a container of the sandbox. */
 export interface Ran {
@@ -43,7 +51,7 @@ export class Site implements AsyncDisposable {
   /** The sandbox, started unless it runs. */
   static async open(): Promise<Site> {
     const docker = await connectDocker();
-    await sandboxUp({ docker, directory, progress: () => {} });
+    await sandboxUp({ docker, directory, name, progress: () => {} });
     const site = new Site(docker, await mkdtemp(join(tmpdir(), 'hpcs-test-')));
     await mkdir(site.state);
     await site.run(`mkdir -p ${site.scratch}`);
@@ -63,7 +71,7 @@ export class Site implements AsyncDisposable {
   }
 
   /** Runs shell text on the site. */
-  async run(script: string, user = 'alice', container: string = parts.site): Promise<Ran> {
+  async run(script: string, user = 'alice', container = containerOf('site')): Promise<Ran> {
     const exec = await this.docker
       .getContainer(container)
       .exec({ Cmd: ['sh', '-c', script], User: user, AttachStdout: true, AttachStderr: true });
