@@ -4,42 +4,32 @@
  *
  * @see https://age-encryption.org/v1
  */
-import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, randomBytes, type KeyObject } from 'node:crypto';
+import { createSecretKey, hkdfSync, randomBytes, type KeyObject } from 'node:crypto';
 import { Decrypter, Encrypter, type Stanza } from 'age-encryption';
 import { HpcsError, messageOf } from '../errors.ts';
-import { blockSize, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
-import { corrupt, trailingData, truncated, unknownFormat, wrongKey } from './faults.ts';
+import type { ByteReader } from './bytes.ts';
+import { corrupt, truncated, unknownFormat, wrongKey } from './faults.ts';
+import { openPayload } from './stream.ts';
 
 /** First line of every age file. */
 export const ageMagic = 'age-encryption.org/v1\n';
 
-const chunkSize = 64 * 1024;
-const tagSize = 16;
-const sealedChunkSize = chunkSize + tagSize;
 const nonceSize = 16;
-const chunksPerBlock = blockSize / chunkSize;
+const tagSize = 16;
 
 /** Headers hold a stanza a recipient, of 200 bytes (2 KiB with post-quantum ones). */
 const longestHeader = 1024 * 1024;
 
 /**
- * Seals a byte stream.
+ * Begins an age file: its header with the payload's nonce, and the payload's key.
  *
  * @param recipients `age1…`
  * @throws HpcsError `usage` for a recipient that is none
  */
-export async function* sealAge(input: Bytes, recipients: readonly string[]): AsyncGenerator<Buffer, void, undefined> {
+export async function ageHeader(recipients: readonly string[]): Promise<{ header: Uint8Array; key: KeyObject }> {
   const { header, fileKey } = await makeHeader(recipients);
   const nonce = randomBytes(nonceSize);
-  const payload = new PayloadSealer(payloadKey(fileKey, nonce));
-  yield Buffer.concat([header, nonce]);
-  // The last chunk is marked as such: each block waits until another one follows it.
-  let held: Buffer | undefined;
-  for await (const block of inBlocks(input, blockSize)) {
-    if (held !== undefined) yield payload.seal(held, false);
-    held = block;
-  }
-  yield payload.seal(held ?? Buffer.alloc(0), true);
+  return { header: Buffer.concat([header, nonce]), key: payloadKey(fileKey, nonce) };
 }
 
 /**
@@ -52,16 +42,7 @@ export async function* openAge(reader: ByteReader, identities: readonly string[]
   const fileKey = await readHeader(await takeHeader(reader), identities);
   const nonce = await reader.read(nonceSize);
   if (nonce.length < nonceSize) throw truncated();
-  const payload = new PayloadOpener(payloadKey(fileKey, nonce));
-  for (let first = true, last = false; !last; first = false) {
-    const block = await reader.read(chunksPerBlock * sealedChunkSize);
-    last = await reader.atEnd();
-    if (block.length === 0) throw truncated();
-    // An empty chunk is allowed only as the whole of an empty payload.
-    if (block.length % sealedChunkSize === tagSize && !(first && block.length === tagSize))
-      throw corrupt('its last part is empty');
-    yield payload.open(block, last);
-  }
+  yield* openPayload(reader, payloadKey(fileKey, nonce));
 }
 
 // The library does not hand out the file key of a new header; a recipient of our own, which adds no stanza, learns it.
@@ -138,85 +119,4 @@ async function readHeader(header: Buffer, identities: readonly string[]): Promis
 
 function payloadKey(fileKey: Uint8Array, nonce: Uint8Array): KeyObject {
   return createSecretKey(Buffer.from(hkdfSync('sha256', fileKey, nonce, 'payload', 32)));
-}
-
-/** Nonce of a chunk: its index in eleven bytes, then one that marks the last. */
-class ChunkNonce {
-  readonly bytes = Buffer.alloc(12);
-  #index = 0;
-
-  next(last: boolean): Buffer {
-    // 2^48 chunks are 16 EiB.
-    this.bytes.writeUIntBE(this.#index++, 5, 6);
-    this.bytes[11] = last ? 1 : 0;
-    return this.bytes;
-  }
-}
-
-class PayloadSealer {
-  readonly #nonce = new ChunkNonce();
-  readonly #key: KeyObject;
-
-  constructor(key: KeyObject) {
-    this.#key = key;
-  }
-
-  /** Seals some whole chunks, the last of which may be short when `last`. */
-  seal(plain: Buffer, last: boolean): Buffer {
-    const chunks = Math.max(1, Math.ceil(plain.length / chunkSize));
-    const sealed = Buffer.allocUnsafeSlow(plain.length + chunks * tagSize);
-    for (let chunk = 0, end = 0; chunk < chunks; chunk++) {
-      const nonce = this.#nonce.next(last && chunk === chunks - 1);
-      const cipher = createCipheriv('chacha20-poly1305', this.#key, nonce, { authTagLength: tagSize });
-      end += cipher.update(plain.subarray(chunk * chunkSize, (chunk + 1) * chunkSize)).copy(sealed, end);
-      cipher.final();
-      end += cipher.getAuthTag().copy(sealed, end);
-    }
-    return sealed;
-  }
-}
-
-class PayloadOpener {
-  readonly #nonce = new ChunkNonce();
-  readonly #key: KeyObject;
-
-  constructor(key: KeyObject) {
-    this.#key = key;
-  }
-
-  /** Opens some whole sealed chunks, the last of which may be short when `last`. Nothing comes out unless all are good. */
-  open(sealed: Buffer, last: boolean): Buffer {
-    const chunks = Math.ceil(sealed.length / sealedChunkSize);
-    const plain = Buffer.allocUnsafeSlow(Math.max(0, sealed.length - chunks * tagSize));
-    for (let chunk = 0, end = 0; chunk < chunks; chunk++) {
-      const one = sealed.subarray(chunk * sealedChunkSize, (chunk + 1) * sealedChunkSize);
-      const ends = last && chunk === chunks - 1;
-      const opened = this.#chunk(one, this.#nonce.next(ends));
-      if (opened === undefined) throw this.#fault(one, ends);
-      end += opened.copy(plain, end);
-    }
-    return plain;
-  }
-
-  #chunk(sealed: Buffer, nonce: Buffer): Buffer | undefined {
-    if (sealed.length < tagSize) return undefined;
-    const decipher = createDecipheriv('chacha20-poly1305', this.#key, nonce, { authTagLength: tagSize });
-    decipher.setAuthTag(sealed.subarray(sealed.length - tagSize));
-    const plain = decipher.update(sealed.subarray(0, sealed.length - tagSize));
-    try {
-      decipher.final();
-      return plain;
-    } catch {
-      return undefined;
-    }
-  }
-
-  /** Why a chunk did not open: a good chunk at the wrong end of the file, or a bad chunk. */
-  #fault(sealed: Buffer, ends: boolean): HpcsError {
-    const nonce = Buffer.from(this.#nonce.bytes);
-    nonce[11] = ends ? 0 : 1;
-    if (this.#chunk(sealed, nonce) !== undefined) return ends ? truncated() : trailingData();
-    if (!ends) return corrupt('a part of it does not authenticate');
-    return sealed.length < tagSize ? truncated() : corrupt('its last part does not authenticate, or is cut short');
-  }
 }

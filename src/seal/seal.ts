@@ -1,9 +1,9 @@
 import type { SealFormat } from '../record.ts';
-import { sealAge } from './age.ts';
+import { sealBody } from './body.ts';
 import type { Bytes } from './bytes.ts';
-import { compressed, type Compression } from './compress.ts';
+import type { Compression } from './compress.ts';
 import { digesting, type Summarised } from './digest.ts';
-import { sealOpenpgp } from './openpgp.ts';
+import { makeHeader } from './header.ts';
 
 /** How to seal. */
 export interface SealOptions {
@@ -25,8 +25,13 @@ export interface SealOptions {
  * @throws HpcsError `usage` (from the iterator) for a recipient that is none
  */
 export function seal(input: Bytes, options: SealOptions): Summarised {
-  const plain = compressed(watched(input, options), options.compress ?? 'auto');
-  return digesting(options.format === 'age' ? sealAge(plain, options.recipients) : sealOpenpgp(plain, options.recipients));
+  return digesting(sealed(watched(input, options), options));
+}
+
+async function* sealed(input: Bytes, options: SealOptions): AsyncGenerator<Uint8Array, void, undefined> {
+  const { header, body } = await makeHeader(options.format, options.recipients);
+  yield header;
+  yield* sealBody(input, body, options.compress ?? 'auto');
 }
 
 async function* watched(input: Bytes, { signal, onProgress }: SealOptions): AsyncGenerator<Uint8Array, void, undefined> {

@@ -1,0 +1,23 @@
+import type { KeyObject } from 'node:crypto';
+import type { Bytes } from './bytes.ts';
+import { compressed, type Compression } from './compress.ts';
+import { sealSeipd, type MessageKey } from './seipd.ts';
+import { sealPayload } from './stream.ts';
+
+/** What the bulk of sealed data is encrypted with, its header having been made. Can be handed to another thread. */
+export type BodyKey = { format: 'openpgp'; key: MessageKey } | { format: 'age'; key: KeyObject };
+
+/**
+ * Compresses and encrypts a byte stream: all that follows the header.
+ *
+ * @param allocate memory for a piece of the result, of a little more than 1 MiB; each is yielded once, and not touched afterwards
+ */
+export function sealBody(
+  input: Bytes,
+  body: BodyKey,
+  compress: Compression,
+  allocate?: (size: number) => Buffer,
+): AsyncGenerator<Buffer, void, undefined> {
+  const plain = compressed(input, compress);
+  return body.format === 'age' ? sealPayload(plain, body.key, allocate) : sealSeipd(plain, body.key, allocate);
+}

@@ -1,0 +1,22 @@
+import type { SealFormat } from '../record.ts';
+import { ageHeader } from './age.ts';
+import type { BodyKey } from './body.ts';
+import { openpgpHeader } from './openpgp.ts';
+
+/**
+ * Begins sealed data: what only the recipients' secret keys open, and the key of the rest.
+ *
+ * @param recipients public keys: `age1…`, or armored OpenPGP certificates. At least one
+ * @throws HpcsError `usage` for a recipient that is none
+ */
+export async function makeHeader(
+  format: SealFormat,
+  recipients: readonly string[],
+): Promise<{ header: Uint8Array; body: BodyKey }> {
+  if (format === 'age') {
+    const { header, key } = await ageHeader(recipients);
+    return { header, body: { format, key } };
+  }
+  const { header, key } = await openpgpHeader(recipients);
+  return { header, body: { format, key } };
+}

@@ -1,0 +1,221 @@
+/**
+ * A ring of blocks in shared memory: one thread fills them in order, others take them in the same order. Blocks change hands without
+ * being copied, and what is full makes its producer wait, so that memory does not grow with the data.
+ */
+
+/** How a ring is handed to another thread. All of it is shared memory. */
+export interface RingMemory {
+  readonly blocks: SharedArrayBuffer;
+  readonly control: SharedArrayBuffer;
+  readonly consumers: number;
+}
+
+/** Words of the control memory: the first three, then one for each consumer, then the size of each block. */
+const word = { produced: 0, state: 1, changes: 2, released: 3 } as const;
+
+const state = { running: 0, ended: 1, failed: 2 } as const;
+
+/**
+ * Makes the memory of a ring.
+ *
+ * @param slots blocks in it
+ * @param slotSize bytes of a block
+ * @param consumers threads that each see every block; one becomes free when all of them have released it
+ */
+export function makeRing(slots: number, slotSize: number, consumers: number): RingMemory {
+  return {
+    blocks: new SharedArrayBuffer(slots * slotSize),
+    control: new SharedArrayBuffer(4 * (word.released + consumers + slots)),
+    consumers,
+  };
+}
+
+/** What both ends know. Counts are of blocks, and wrap around after 2^32 of them: 4 PiB with blocks of 1 MiB. */
+class RingEnd {
+  protected readonly control: Int32Array;
+  protected readonly slots: number;
+  protected readonly slotSize: number;
+  protected readonly consumers: number;
+  readonly #blocks: Buffer;
+
+  constructor({ blocks, control, consumers }: RingMemory) {
+    this.control = new Int32Array(control);
+    this.consumers = consumers;
+    this.slots = this.control.length - word.released - consumers;
+    this.slotSize = blocks.byteLength / this.slots;
+    this.#blocks = Buffer.from(blocks);
+  }
+
+  protected slot(count: number): Buffer {
+    const start = this.#index(count) * this.slotSize;
+    return this.#blocks.subarray(start, start + this.slotSize);
+  }
+
+  protected sizeOf(count: number): number {
+    return Atomics.load(this.control, word.released + this.consumers + this.#index(count));
+  }
+
+  protected setSize(count: number, size: number): void {
+    Atomics.store(this.control, word.released + this.consumers + this.#index(count), size);
+  }
+
+  /** Tells all that wait that something is different now. */
+  protected changed(): void {
+    Atomics.add(this.control, word.changes, 1);
+    Atomics.notify(this.control, word.changes);
+  }
+
+  #index(count: number): number {
+    return (count >>> 0) % this.slots;
+  }
+}
+
+/** Thrown to whoever waits at a ring whose other end failed; the failure itself is told elsewhere. */
+export class RingFailed extends Error {
+  constructor() {
+    super('the other end of the ring failed');
+  }
+}
+
+/** The end that fills blocks. It may wait by stopping its thread: not for a thread that serves others too. */
+export class RingProducer extends RingEnd {
+  #produced = 0;
+  #used = 0;
+  #current: Buffer | undefined;
+
+  /** Puts bytes into the ring, block after block; waits, stopping the thread, while it is full. @throws RingFailed */
+  write(bytes: Uint8Array): void {
+    for (let taken = 0; taken < bytes.length;) {
+      this.#current ??= this.#wait();
+      taken += this.#put(this.#current, bytes, taken);
+    }
+  }
+
+  /** The same without stopping the thread. @throws RingFailed */
+  async writeAsync(bytes: Uint8Array): Promise<void> {
+    for (let taken = 0; taken < bytes.length;) {
+      this.#current ??= await this.#waitAsync();
+      taken += this.#put(this.#current, bytes, taken);
+    }
+  }
+
+  /** Hands over the last block: no more will come. */
+  end(): void {
+    if (this.#used > 0) this.#commit();
+    this.#finish(state.ended);
+  }
+
+  /** Makes whoever waits for blocks stop waiting. */
+  fail(): void {
+    this.#finish(state.failed);
+  }
+
+  #put(block: Buffer, bytes: Uint8Array, taken: number): number {
+    const part = bytes.subarray(taken, taken + this.slotSize - this.#used);
+    block.set(part, this.#used);
+    this.#used += part.length;
+    if (this.#used === this.slotSize) this.#commit();
+    return part.length;
+  }
+
+  #commit(): void {
+    this.setSize(this.#produced, this.#used);
+    this.#produced = (this.#produced + 1) | 0;
+    this.#used = 0;
+    this.#current = undefined;
+    Atomics.store(this.control, word.produced, this.#produced);
+    this.changed();
+  }
+
+  #finish(value: number): void {
+    Atomics.compareExchange(this.control, word.state, state.running, value);
+    this.changed();
+  }
+
+  #free(): Buffer | undefined {
+    if (Atomics.load(this.control, word.state) === state.failed) throw new RingFailed();
+    for (let consumer = 0; consumer < this.consumers; consumer++) {
+      const held = (this.#produced - Atomics.load(this.control, word.released + consumer)) | 0;
+      if (held >= this.slots) return undefined;
+    }
+    return this.slot(this.#produced);
+  }
+
+  #wait(): Buffer {
+    for (;;) {
+      const seen = Atomics.load(this.control, word.changes);
+      const free = this.#free();
+      if (free !== undefined) return free;
+      Atomics.wait(this.control, word.changes, seen);
+    }
+  }
+
+  async #waitAsync(): Promise<Buffer> {
+    for (;;) {
+      const seen = Atomics.load(this.control, word.changes);
+      const free = this.#free();
+      if (free !== undefined) return free;
+      await Atomics.waitAsync(this.control, word.changes, seen).value;
+    }
+  }
+}
+
+/** An end that takes blocks. What it took stays as it is until it releases it. */
+export class RingConsumer extends RingEnd {
+  readonly #consumer: number;
+  #taken = 0;
+  #released = 0;
+
+  /** @param consumer which of the ring's consumers this is, from 0 */
+  constructor(memory: RingMemory, consumer: number) {
+    super(memory);
+    this.#consumer = consumer;
+  }
+
+  /** The next block, or undefined after the last one; waits, stopping the thread. @throws RingFailed */
+  next(): Buffer | undefined {
+    for (;;) {
+      const seen = Atomics.load(this.control, word.changes);
+      const block = this.#take();
+      if (block !== null) return block;
+      Atomics.wait(this.control, word.changes, seen);
+    }
+  }
+
+  /** The same without stopping the thread. @throws RingFailed */
+  async nextAsync(): Promise<Buffer | undefined> {
+    for (;;) {
+      const seen = Atomics.load(this.control, word.changes);
+      const block = this.#take();
+      if (block !== null) return block;
+      await Atomics.waitAsync(this.control, word.changes, seen).value;
+    }
+  }
+
+  /** Gives back the oldest blocks that were taken; nothing of them may be used any more. */
+  release(count = 1): void {
+    if (((this.#taken - this.#released) | 0) < count) throw new RangeError('more blocks released than taken');
+    this.#released = (this.#released + count) | 0;
+    Atomics.store(this.control, word.released + this.#consumer, this.#released);
+    this.changed();
+  }
+
+  /** Makes the producer stop. */
+  fail(): void {
+    Atomics.store(this.control, word.state, state.failed);
+    this.changed();
+  }
+
+  /** Null: there is none yet. */
+  #take(): Buffer | undefined | null {
+    // In this order: what is produced before the end is seen with it.
+    const now = Atomics.load(this.control, word.state);
+    if (now === state.failed) throw new RingFailed();
+    if (this.#taken !== Atomics.load(this.control, word.produced)) {
+      const block = this.slot(this.#taken).subarray(0, this.sizeOf(this.#taken));
+      this.#taken = (this.#taken + 1) | 0;
+      return block;
+    }
+    return now === state.ended ? undefined : null;
+  }
+}
