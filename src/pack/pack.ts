@@ -23,6 +23,10 @@ export interface PackOptions {
   name?: string | undefined;
   /** Ends the archive with its reason. */
   signal?: AbortSignal | undefined;
+  /** Size of the blocks that come out, in bytes. Default 1 MiB. */
+  blockSize?: number | undefined;
+  /** Memory is used again after this many blocks. Default: never. */
+  reuseAfter?: number | undefined;
   /** Told of each entry when it begins: its name in the archive and the size of its content. */
   onEntry?: ((name: string, size: number) => void) | undefined;
 }
@@ -45,7 +49,7 @@ interface Found {
 }
 
 /**
- * Packs a directory or a single file as a tar stream, in blocks of about 1 MiB.
+ * Packs a directory or a single file as a tar stream, in blocks of one size but for the last.
  *
  * Symbolic links stay links (but for `path` itself, which is followed), hard links stay hard links, owners are numbers, times
  * are whole seconds (exact for long and non-ASCII names). A socket, FIFO or device is an error: leaving it out would be silent loss.
@@ -78,8 +82,9 @@ export async function scan(path: string, options: Pick<PackOptions, 'name' | 'si
   return sum;
 }
 
-function* packBlocks(path: string, { name, signal, onEntry }: PackOptions): Generator<Buffer, void, undefined> {
-  const output = new BlockWriter();
+function* packBlocks(path: string, options: PackOptions): Generator<Buffer, void, undefined> {
+  const { name, signal, onEntry } = options;
+  const output = new BlockWriter(options.blockSize ?? blockSize, options.reuseAfter ?? 0);
   for (const found of walk(path, name)) {
     signal?.throwIfAborted();
     onEntry?.(found.entry.name, found.entry.size);
@@ -230,8 +235,17 @@ function shown(path: string): string {
 
 /** Gathers bytes into blocks that pass on when they are full. */
 class BlockWriter {
-  #block = Buffer.allocUnsafeSlow(blockSize);
+  readonly #size: number;
+  readonly #reuseAfter: number;
+  readonly #handedOver: Buffer[] = [];
+  #block: Buffer;
   #used = 0;
+
+  constructor(size: number, reuseAfter: number) {
+    this.#size = size;
+    this.#reuseAfter = reuseAfter;
+    this.#block = Buffer.allocUnsafeSlow(size);
+  }
 
   *write(bytes: Uint8Array): Generator<Buffer, void, undefined> {
     for (let taken = 0; taken < bytes.length;) {
@@ -251,12 +265,18 @@ class BlockWriter {
     this.#used += size;
     if (this.#used === this.#block.length) {
       yield this.#block;
-      this.#block = Buffer.allocUnsafeSlow(blockSize);
+      this.#block = this.#next(this.#block);
       this.#used = 0;
     }
   }
 
   *finish(): Generator<Buffer, void, undefined> {
     if (this.#used > 0) yield this.#block.subarray(0, this.#used);
+  }
+
+  #next(full: Buffer): Buffer {
+    if (this.#reuseAfter > 0) this.#handedOver.push(full);
+    const oldest = this.#handedOver.length > this.#reuseAfter ? this.#handedOver.shift() : undefined;
+    return oldest ?? Buffer.allocUnsafeSlow(this.#size);
   }
 }

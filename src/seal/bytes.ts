@@ -9,6 +9,12 @@ export const blockSize = 1024 * 1024;
 /** Bytes in order, in pieces of any size. A piece is not changed once it has been handed over. */
 export type Bytes = AsyncIterable<Uint8Array>;
 
+/** Bytes in blocks whose memory is used again, but not before they are released. */
+export interface HeldBlocks extends AsyncIterable<Uint8Array> {
+  /** Gives back the oldest blocks that came out. */
+  release(blocks: number): void;
+}
+
 /** A view of the same memory with Buffer's methods. */
 export function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -115,4 +121,14 @@ export async function* inBlocks(input: Bytes, size: number, signal?: AbortSignal
     }
   }
   if (block !== undefined) yield block.subarray(0, used);
+}
+
+/**
+ * Gives memory back at once, instead of whenever garbage is collected next: what node:crypto and node:zlib return counts for little
+ * with the collector, and would pile up. Nothing of it may be used any more.
+ */
+export function free(bytes: Uint8Array): void {
+  const { buffer } = bytes;
+  // A small one may be a part of a pool, or of somebody else's memory.
+  if (buffer instanceof ArrayBuffer && bytes.byteLength === buffer.byteLength && !buffer.detached) buffer.transfer(0);
 }

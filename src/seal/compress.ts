@@ -21,7 +21,8 @@ import { corrupt } from './faults.ts';
 /** `auto` stores what does not get smaller; `zstd` compresses all; `none` leaves the stream as it is. */
 export type Compression = 'auto' | 'zstd' | 'none';
 
-const frameSize = 4 * blockSize;
+/** Bytes that are compressed as one. */
+export const frameSize = 4 * blockSize;
 
 /** Frames that are being compressed or expanded at any time. */
 const inFlight = 3;

@@ -18,11 +18,13 @@ const state = { running: 0, ended: 1, failed: 2 } as const;
 /**
  * Makes the memory of a ring.
  *
- * @param slots blocks in it
- * @param slotSize bytes of a block
+ * @param slots blocks in it; a power of two
+ * @param slotSize bytes of a block, at most
  * @param consumers threads that each see every block; one becomes free when all of them have released it
  */
 export function makeRing(slots: number, slotSize: number, consumers: number): RingMemory {
+  // Counts wrap around, and must not jump in the ring when they do.
+  if (!Number.isInteger(Math.log2(slots))) throw new RangeError('the slots of a ring are a power of two');
   return {
     blocks: new SharedArrayBuffer(slots * slotSize),
     control: new SharedArrayBuffer(4 * (word.released + consumers + slots)),
@@ -77,31 +79,59 @@ export class RingFailed extends Error {
   }
 }
 
-/** The end that fills blocks. It may wait by stopping its thread: not for a thread that serves others too. */
+/** The end that fills blocks. */
 export class RingProducer extends RingEnd {
   #produced = 0;
   #used = 0;
   #current: Buffer | undefined;
 
-  /** Puts bytes into the ring, block after block; waits, stopping the thread, while it is full. @throws RingFailed */
-  write(bytes: Uint8Array): void {
+  /**
+   * Memory of the ring to be filled in place and handed over by {@link put}; waits, stopping the thread, while the ring is full.
+   *
+   * @throws RingFailed
+   */
+  allocate(size: number): Buffer {
+    this.flush();
+    this.#current ??= this.#wait();
+    return this.#current.subarray(0, size);
+  }
+
+  /** Hands over bytes, at once what was allocated here, else by copying them; waits as `allocate` does. @throws RingFailed */
+  put(bytes: Uint8Array): void {
+    const current = this.#current;
+    if (this.#used === 0 && current !== undefined && bytes.buffer === current.buffer && bytes.byteOffset === current.byteOffset) {
+      this.#used = bytes.length;
+      this.flush();
+      return;
+    }
     for (let taken = 0; taken < bytes.length;) {
       this.#current ??= this.#wait();
-      taken += this.#put(this.#current, bytes, taken);
+      taken += this.#copy(this.#current, bytes, taken);
     }
   }
 
-  /** The same without stopping the thread. @throws RingFailed */
-  async writeAsync(bytes: Uint8Array): Promise<void> {
+  /** Hands over bytes by copying them; waits without stopping the thread. @throws RingFailed */
+  async putAsync(bytes: Uint8Array): Promise<void> {
     for (let taken = 0; taken < bytes.length;) {
       this.#current ??= await this.#waitAsync();
-      taken += this.#put(this.#current, bytes, taken);
+      taken += this.#copy(this.#current, bytes, taken);
     }
+  }
+
+  /** Hands over a block that is not full. */
+  flush(): void {
+    if (this.#used === 0) return;
+    this.setSize(this.#produced, this.#used);
+    this.#produced = (this.#produced + 1) | 0;
+    this.#used = 0;
+    this.#current = undefined;
+    Atomics.store(this.control, word.produced, this.#produced);
+    this.changed();
   }
 
   /** Hands over the last block: no more will come. */
   end(): void {
-    if (this.#used > 0) this.#commit();
+    this.flush();
     this.#finish(state.ended);
   }
 
@@ -110,21 +140,12 @@ export class RingProducer extends RingEnd {
     this.#finish(state.failed);
   }
 
-  #put(block: Buffer, bytes: Uint8Array, taken: number): number {
+  #copy(block: Buffer, bytes: Uint8Array, taken: number): number {
     const part = bytes.subarray(taken, taken + this.slotSize - this.#used);
     block.set(part, this.#used);
     this.#used += part.length;
-    if (this.#used === this.slotSize) this.#commit();
+    if (this.#used === this.slotSize) this.flush();
     return part.length;
-  }
-
-  #commit(): void {
-    this.setSize(this.#produced, this.#used);
-    this.#produced = (this.#produced + 1) | 0;
-    this.#used = 0;
-    this.#current = undefined;
-    Atomics.store(this.control, word.produced, this.#produced);
-    this.changed();
   }
 
   #finish(value: number): void {

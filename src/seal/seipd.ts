@@ -14,7 +14,7 @@ import {
   type DecipherOCB,
   type KeyObject,
 } from 'node:crypto';
-import { inBlocks, type ByteReader, type Bytes } from './bytes.ts';
+import { free, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
 import { corrupt, truncated, unknownFormat } from './faults.ts';
 import { definiteLength, packetType, partialLength, typeOctet } from './packets.ts';
 
@@ -26,6 +26,9 @@ const ours = { cipher: 9, aead: 2, chunkOctet: 12 };
 
 /** The largest chunk that RFC 9580 allows: 4 MiB. */
 const largestChunkOctet = 16;
+
+/** Bytes that are handed to the cipher at once: its answer is then small enough for memory that is at hand. */
+const updateSize = 64 * 1024;
 
 /** Parts of 1 MiB. */
 const partExponent = 20;
@@ -227,7 +230,8 @@ class ChunkSealer {
   *push(plain: Buffer): Generator<Buffer, void, undefined> {
     for (let taken = 0; taken < plain.length;) {
       this.#chunk ??= this.#cipher.sealer();
-      const piece = plain.subarray(taken, taken + this.#cipher.chunkSize - this.#chunkUsed);
+      const room = Math.min(updateSize, this.#cipher.chunkSize - this.#chunkUsed);
+      const piece = plain.subarray(taken, taken + room);
       yield* this.#put(this.#chunk.update(piece));
       taken += piece.length;
       this.#chunkUsed += piece.length;
@@ -263,6 +267,7 @@ class ChunkSealer {
         this.#partUsed = 1;
       }
     }
+    free(bytes);
   }
 }
 

@@ -6,7 +6,7 @@
  */
 import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto';
 import type { HpcsError } from '../errors.ts';
-import { blockSize, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
+import { blockSize, free, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
 import { corrupt, trailingData, truncated } from './faults.ts';
 
 const chunkSize = 64 * 1024;
@@ -78,7 +78,9 @@ class PayloadSealer {
     for (let chunk = 0, end = 0; chunk < chunks; chunk++) {
       const nonce = this.#nonce.next(last && chunk === chunks - 1);
       const cipher = createCipheriv('chacha20-poly1305', this.#key, nonce, { authTagLength: tagSize });
-      end += cipher.update(plain.subarray(chunk * chunkSize, (chunk + 1) * chunkSize)).copy(sealed, end);
+      const bytes = cipher.update(plain.subarray(chunk * chunkSize, (chunk + 1) * chunkSize));
+      end += bytes.copy(sealed, end);
+      free(bytes);
       cipher.final();
       end += cipher.getAuthTag().copy(sealed, end);
     }

@@ -1,0 +1,22 @@
+/** The thread that digests sealed bytes beside their encryption. Started by threads.ts. */
+import { createHash } from 'node:crypto';
+import { parentPort, workerData } from 'node:worker_threads';
+import { RingConsumer, RingFailed } from './ring.ts';
+import { failureOf } from './thread-failure.ts';
+import type { DigestTask } from './threads.ts';
+
+const task = workerData as DigestTask;
+const ring = new RingConsumer(task.sealed, task.consumer);
+const hash = createHash('sha512');
+let size = 0;
+try {
+  for (let block = ring.next(); block !== undefined; block = ring.next()) {
+    hash.update(block);
+    size += block.length;
+    ring.release();
+  }
+  parentPort?.postMessage({ summary: { sha512: hash.digest('hex'), size } });
+} catch (error) {
+  if (!(error instanceof RingFailed)) parentPort?.postMessage({ failure: failureOf(error) });
+  ring.fail();
+}

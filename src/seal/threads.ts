@@ -1,0 +1,192 @@
+/**
+ * Sealing on threads of its own: one packs, compresses and encrypts, one digests, and who ships the bytes is a third. They share
+ * memory, so that nothing is copied between them.
+ */
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
+import type { Bytes, HeldBlocks } from './bytes.ts';
+import { blockSize } from './bytes.ts';
+import type { BodyKey } from './body.ts';
+import type { Compression } from './compress.ts';
+import type { Summary } from './digest.ts';
+import { makeHeader } from './header.ts';
+import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
+import type { SealOptions } from './seal.ts';
+
+/** What to seal: a directory or file, packed on the way; or bytes. */
+export type SealSource = { path: string; name?: string | undefined } | Bytes;
+
+/** What the sealing thread is started with. */
+export interface SealTask {
+  source: { path: string; name?: string | undefined } | { ring: RingMemory };
+  header: Uint8Array;
+  body: BodyKey;
+  compress: Compression;
+  sealed: RingMemory;
+  /** One 64-bit count of plain bytes that were taken. */
+  taken: SharedArrayBuffer;
+}
+
+/** What the digesting thread is started with. */
+export interface DigestTask {
+  sealed: RingMemory;
+  /** Which consumer of the ring it is. */
+  consumer: number;
+}
+
+/** What a thread says at its end. */
+export type ThreadReport = { summary?: Summary } | { failure: ThreadFailure };
+
+/** An error as it crosses from thread to thread. */
+export interface ThreadFailure {
+  kind: ErrorKind;
+  code: string;
+  message: string;
+  suggestion: string | undefined;
+}
+
+/** Blocks of sealed bytes in the air: what lies between encryption and the site's answer that it has them. */
+const sealedSlots = 32;
+/** A block, its OpenPGP or age framing included. */
+const sealedSlotSize = blockSize + 4096;
+const plainSlots = 8;
+
+/** Small heaps: what these threads move lies outside of them. */
+const threadLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
+
+/** Sealed bytes that are being made. Disposing of it ends its threads. */
+export class Sealing implements HeldBlocks, AsyncDisposable {
+  /** Settles when all was sealed and digested, or failed, or was given up. Nobody has to wait for it. */
+  readonly summary: Promise<Summary>;
+  readonly #consumer: RingConsumer;
+  readonly #rings: RingMemory[];
+  readonly #threads: Worker[];
+  readonly #failure = Promise.withResolvers<never>();
+  readonly #input: Promise<void>;
+  readonly #unwatch: () => void;
+  #over = false;
+
+  private constructor(task: SealTask, input: Bytes | undefined, options: SealOptions) {
+    this.#consumer = new RingConsumer(task.sealed, 0);
+    this.#rings = 'ring' in task.source ? [task.sealed, task.source.ring] : [task.sealed];
+    this.#failure.promise.catch(() => undefined);
+    this.#threads = [];
+    this.#start('seal-thread', task);
+    const digested = this.#start('digest-thread', { sealed: task.sealed, consumer: 1 } satisfies DigestTask);
+    this.summary = Promise.race([digested, this.#failure.promise]).then((report) => {
+      if (report.summary === undefined) throw new HpcsError('bug', 'bug', 'the digesting thread gave no digest');
+      return report.summary;
+    });
+    this.summary.catch(() => undefined);
+    this.#input =
+      input === undefined || !('ring' in task.source) ? Promise.resolve() : this.#feed(input, new RingProducer(task.source.ring));
+    this.#unwatch = this.#watch(task.taken, options);
+  }
+
+  /**
+   * Starts sealing.
+   *
+   * @throws HpcsError `usage` for a recipient that is none; whatever fails later is thrown where the blocks are taken
+   */
+  static async start(source: SealSource, options: SealOptions): Promise<Sealing> {
+    options.signal?.throwIfAborted();
+    const { header, body } = await makeHeader(options.format, options.recipients);
+    const input = Symbol.asyncIterator in source ? source : undefined;
+    const task: SealTask = {
+      source: Symbol.asyncIterator in source ? { ring: makeRing(plainSlots, blockSize, 1) } : source,
+      header,
+      body,
+      compress: options.compress ?? 'auto',
+      sealed: makeRing(sealedSlots, sealedSlotSize, 2),
+      taken: new SharedArrayBuffer(8),
+    };
+    return new Sealing(task, input, options);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
+    try {
+      for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync()) yield block;
+    } catch (error) {
+      throw error instanceof RingFailed ? await this.#reason() : error;
+    }
+  }
+
+  release(blocks: number): void {
+    this.#consumer.release(blocks);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#over = true;
+    this.#unwatch();
+    this.#fail(new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end'));
+    await Promise.all(this.#threads.map((thread) => thread.terminate()));
+    await this.#input;
+  }
+
+  #start(name: 'seal-thread' | 'digest-thread', data: SealTask | DigestTask): Promise<{ summary?: Summary }> {
+    const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
+      name,
+      workerData: data,
+      resourceLimits: threadLimits,
+    });
+    this.#threads.push(thread);
+    const { promise, resolve } = Promise.withResolvers<{ summary?: Summary }>();
+    let reported = false;
+    thread.on('message', (report: ThreadReport) => {
+      reported = true;
+      if ('failure' in report) this.#fail(revive(report.failure));
+      else resolve(report);
+    });
+    thread.on('error', (error: unknown) => this.#fail(died(name, messageOf(error), error)));
+    thread.on('exit', () => {
+      if (!reported && !this.#over) this.#fail(died(name, 'it ended before it was done'));
+    });
+    return promise;
+  }
+
+  async #feed(input: Bytes, ring: RingProducer): Promise<void> {
+    try {
+      for await (const piece of input) await ring.putAsync(piece);
+      ring.end();
+    } catch (error) {
+      // A ring that failed is not the reason: that was told elsewhere.
+      if (!(error instanceof RingFailed)) this.#fail(error);
+    }
+  }
+
+  #watch(taken: SharedArrayBuffer, { signal, onProgress }: SealOptions): () => void {
+    const count = new BigInt64Array(taken);
+    const timer = setInterval(() => onProgress?.(Number(Atomics.load(count, 0))), 100);
+    timer.unref();
+    const onAbort = (): void => this.#fail(signal?.reason);
+    signal?.addEventListener('abort', onAbort);
+    return () => {
+      clearInterval(timer);
+      onProgress?.(Number(Atomics.load(count, 0)));
+      signal?.removeEventListener('abort', onAbort);
+    };
+  }
+
+  /** Makes everybody stop. The first reason counts. */
+  #fail(reason: unknown): void {
+    this.#failure.reject(reason);
+    for (const memory of this.#rings) new RingConsumer(memory, 0).fail();
+  }
+
+  // The thread whose ring failed tells why in a message of its own, which may be still on its way.
+  async #reason(): Promise<unknown> {
+    return this.#failure.promise.catch((error: unknown) => error);
+  }
+}
+
+function revive({ kind, code, message, suggestion }: ThreadFailure): HpcsError {
+  return new HpcsError(kind, code, message, suggestion === undefined ? {} : { suggestion });
+}
+
+function died(name: string, how: string, cause?: unknown): HpcsError {
+  return new HpcsError('local', 'thread-died', `a thread of this program died (${name}): ${how}`, {
+    cause,
+    suggestion: 'check that memory is left on this machine, and run the command again',
+  });
+}
