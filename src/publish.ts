@@ -12,7 +12,8 @@ import { generateKey } from './seal/keys.ts';
 import { seal } from './seal/seal.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
-import { freeName, makeDirectory, startUpload, uploadFile } from './site/files.ts';
+import { freeName, makeDirectory } from './site/files.ts';
+import { startUpload, uploadFile } from './site/upload.ts';
 import { stateDirectory } from './state.ts';
 
 /** An artefact to be sealed, shipped and granted. */

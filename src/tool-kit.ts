@@ -10,7 +10,8 @@ import { HpcsError, systemCode } from './errors.ts';
 import { keepOnly } from './keep.ts';
 import { tarOf } from './pack/tar.ts';
 import type { Transport } from './site/transport.ts';
-import { makeDirectory, sha256, uploadFile } from './site/files.ts';
+import { makeDirectory, sha256 } from './site/files.ts';
+import { uploadFile } from './site/upload.ts';
 
 /** One archive with all that a compute node needs: Node, `hpcs-node`, gocryptfs, spire-agent. */
 export interface ToolKit {

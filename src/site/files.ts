@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { posix } from 'node:path';
-import { HpcsError, messageOf } from '../errors.ts';
+import { HpcsError } from '../errors.ts';
 import { assignments } from '../shell.ts';
 import type { ExecOptions, RemoteExit, Transport } from './transport.ts';
 
@@ -18,11 +18,11 @@ export interface FileStat {
   type: 'file' | 'directory' | 'other';
 }
 
-// Messages are told apart by their text, which only the C locale keeps fixed.
-const preamble = 'LC_ALL=C\nexport LC_ALL\n';
+/** What shell text begins with: messages are told apart by their words, which only the C locale keeps fixed. */
+export const preamble = 'LC_ALL=C\nexport LC_ALL\n';
 
-// A path that starts with a dash would be taken for an option by programs that know no `--`.
-function plain(path: string): string {
+/** A path that no program takes for an option, as one that starts with a dash would be by those that know no `--`. */
+export function plain(path: string): string {
   return path.startsWith('-') ? `./${path}` : path;
 }
 
@@ -207,204 +207,8 @@ export async function freeName(transport: Transport, path: string, suffix: strin
   throw exists(path);
 }
 
-/** Options of {@link startUpload}. */
-export interface UploadOptions extends FileOptions {
-  /** Mode of the published file, 0600 by default. Until then it is 0600. */
-  mode?: number;
-  /** Told when the temporary file could not be removed, with one line for people. */
-  warn?: ((message: string) => void) | undefined;
-}
-
-/** Options of {@link Upload.publish}. */
-export interface PublishOptions extends FileOptions {
-  /** Replace what is there. Otherwise that is an error. */
-  replace?: boolean;
-}
-
-/**
- * Writes a stream to a hidden temporary neighbour of `path`, whole and on disk, with its size checked on the site.
- *
- * The site removes the temporary file itself when the upload fails, is aborted or loses its connection; disposing of the upload
- * removes it unless it was published.
- *
- * @throws HpcsError `site`: disk full, quota, permission, no such directory, a directory of that name; `integrity` when bytes are lost
- */
-export async function startUpload(
-  transport: Transport,
-  path: string,
-  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  options: UploadOptions = {},
-): Promise<Upload> {
-  const temporary = temporaryName(path);
-  // What ends early, here or in between, looks like the end of the content: only this behind it proves that it is.
-  const token = randomBytes(16).toString('hex');
-  let sent = 0;
-  const counted = (async function* () {
-    for await (const part of content) {
-      sent += part.length;
-      yield part;
-    }
-    yield Buffer.from(token);
-  })();
-  const script = preamble + assignments({ temporary: plain(temporary), path: plain(path), token }) + uploadScript;
-  await using process = transport.exec(script, { input: counted, signal: options.signal });
-  let answer: string;
-  let exit: RemoteExit;
-  try {
-    answer = Buffer.from(await collect(process.stdout, 4096))
-      .toString('utf8')
-      .trim();
-    exit = await process.finished;
-  } catch (error) {
-    if (error instanceof HpcsError && error.code === 'connection-lost') {
-      throw new HpcsError('site', error.code, error.message, {
-        cause: error,
-        suggestion: `run the command again; if it is still there, remove ${temporary} on the site`,
-      });
-    }
-    throw error;
-  }
-  if (exit.code !== 0) throw fileError('write', path, exit.stderr, exit.code);
-  if (answer !== String(sent)) {
-    await removeTemporary(transport, temporary).catch(() => undefined);
-    throw new HpcsError(
-      'integrity',
-      'upload-incomplete',
-      `${sent} bytes were sent for ${path}, but the site has ${answer || 'none'}`,
-      {
-        suggestion: 'check the quota and the file system on the site, then run the command again',
-      },
-    );
-  }
-  return new Upload(transport, path, temporary, sent, options);
-}
-
-// The answer cannot be written when the connection is gone: then nobody will publish the file.
-const uploadScript = `
-umask 077
-directory=\${path%/*}
-[ "$directory" != "$path" ] || directory=.
-[ -n "$directory" ] || directory=/
-[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
-[ -e "$directory" ] || { echo 'directory: No such file or directory' >&2; exit 1; }
-[ -d "$directory" ] || { echo 'Not a directory' >&2; exit 1; }
-drop() { rm -f -- "$temporary"; exit "$1"; }
-trap 'drop 129' HUP
-trap 'drop 130' INT
-trap 'drop 143' TERM
-trap '' PIPE
-set -C
-exec 3>"$temporary" || exit 1
-set +C
-cat >&3 || drop 1
-size=$(wc -c <"$temporary") || drop 1
-[ "$(tail -c 32 <"$temporary" 2>/dev/null | tr -d '\\0')" = "$token" ] || { echo 'the input ended early' >&2; drop 1; }
-truncate -s "$((size - 32))" -- "$temporary" || drop 1
-said=$(sync -- "$temporary" 2>&1) || case $said in
-  *'No space left'* | *uota* | *'nput/output'*) printf '%s\\n' "$said" >&2; drop 1 ;;
-esac
-exec 3>&-
-size=$(wc -c <"$temporary") || drop 1
-printf '%s\\n' "$((size))" 2>/dev/null || drop 1
-`;
-
-/** A file that lies complete on the site under a temporary name. */
-export class Upload implements AsyncDisposable {
-  /** Where it was meant for. */
-  readonly path: string;
-  /** Where it lies. */
-  readonly temporary: string;
-  /** In bytes. */
-  readonly size: number;
-  readonly #transport: Transport;
-  readonly #options: UploadOptions;
-  #published = false;
-
-  constructor(transport: Transport, path: string, temporary: string, size: number, options: UploadOptions) {
-    this.#transport = transport;
-    this.path = path;
-    this.temporary = temporary;
-    this.size = size;
-    this.#options = options;
-  }
-
-  /** Renames it into place. @see Upload.publishAs */
-  publish(options: PublishOptions = {}): Promise<string> {
-    return this.publishAs(this.path, options);
-  }
-
-  /**
-   * Renames it to `path`, in the same directory, in one step: who looks sees the old file, or none, or the whole new one.
-   *
-   * @returns `path`
-   * @throws HpcsError `site`, code `site-exists` when something is there and `replace` is not set
-   */
-  async publishAs(path: string, options: PublishOptions = {}): Promise<string> {
-    const values = {
-      temporary: plain(this.temporary),
-      path: plain(path),
-      mode: (this.#options.mode ?? 0o600).toString(8).padStart(4, '0'),
-    };
-    const body = options.replace === true ? replaceScript : publishScript;
-    const { code, stderr } = await run(this.#transport, preamble + assignments(values) + body, {
-      signal: options.signal ?? this.#options.signal,
-    });
-    if (code === takenCode) throw exists(path);
-    if (code !== 0) throw fileError('publish', path, stderr, code);
-    this.#published = true;
-    return path;
-  }
-
-  /** Removes the temporary file unless it was published. What cannot be removed is said through `warn`. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#published) return;
-    try {
-      await removeTemporary(this.#transport, this.temporary);
-    } catch (error) {
-      this.#options.warn?.(`the temporary file ${this.temporary} may remain on the site (${messageOf(error)})`);
-    }
-  }
-}
-
-const takenCode = 73;
-
-const replaceScript = `
-[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
-chmod -- "$mode" "$temporary" && mv -f -T -- "$temporary" "$path" || exit 1
-sync -- "\${path%/*}/" 2>/dev/null || :
-`;
-
-// A hard link never replaces anything; where the file system has none, `mv -n` leaves the source when something is there.
-const publishScript = `
-if [ -e "$path" ] || [ -L "$path" ]; then exit ${takenCode}; fi
-chmod -- "$mode" "$temporary" || exit 1
-if said=$(ln -T -- "$temporary" "$path" 2>&1); then
-  rm -f -- "$temporary" || exit 1
-else
-  case $said in
-    *'File exists'*) exit ${takenCode} ;;
-    *'not permitted'* | *'not supported'* | *'not implemented'* | *'Too many links'*)
-      mv -n -T -- "$temporary" "$path" || exit 1
-      if [ -e "$temporary" ]; then exit ${takenCode}; fi ;;
-    *) printf '%s\\n' "$said" >&2; exit 1 ;;
-  esac
-fi
-sync -- "\${path%/*}/" 2>/dev/null || :
-`;
-
-/** Uploads a stream and publishes it: {@link startUpload}, then {@link Upload.publish}. @returns its size in bytes */
-export async function uploadFile(
-  transport: Transport,
-  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  path: string,
-  options: UploadOptions & PublishOptions = {},
-): Promise<number> {
-  await using upload = await startUpload(transport, path, content, options);
-  await upload.publish(options);
-  return upload.size;
-}
-
-function exists(path: string): HpcsError {
+/** Something is at the path already. */
+export function exists(path: string): HpcsError {
   return new HpcsError('site', 'site-exists', `${path} is already there on the site`, {
     suggestion: 'choose another name, or remove it there',
   });
@@ -444,7 +248,8 @@ const troubles: ReadonlyArray<[pattern: RegExp, code: string, fact: string, sugg
   [/File name too long/, 'site-name-too-long', 'the name is too long', 'choose a shorter name'],
 ];
 
-function fileError(what: string, path: string, stderr: string, code: number | null): HpcsError {
+/** What a command on the site said of a file, as an error. */
+export function fileError(what: string, path: string, stderr: string, code: number | null): HpcsError {
   const last = stderr.trim().split('\n').at(-1)?.slice(0, 300) ?? '';
   for (const [pattern, name, fact, suggestion] of troubles) {
     if (!pattern.test(stderr)) continue;

@@ -22,10 +22,9 @@ import {
   run,
   sha256,
   sha512,
-  startUpload,
   stat,
-  uploadFile,
 } from '../../src/site/files.ts';
+import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import { fingerprint } from '../../src/site/known-hosts.ts';
 import { followLog } from '../../src/site/slurm.ts';
 import type { Transport } from '../../src/site/transport.ts';

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
 import { connect } from '../../src/site/connect.ts';
-import { startUpload } from '../../src/site/files.ts';
+import { startUpload } from '../../src/site/upload.ts';
 
 const [configuration, path = ''] = process.argv.slice(2);
 const endless = (async function* () {

@@ -1,0 +1,130 @@
+import { HpcsError } from '../errors.ts';
+
+/** A run of bytes that is sent as one, and acknowledged as one. */
+export interface Segment {
+  /** Where it belongs in the file. */
+  offset: number;
+  size: number;
+  blocks: Uint8Array[];
+}
+
+/** Unacknowledged bytes that are held at most: eight channels' windows of 2 MiB on their way, and as much again being gathered. */
+const window = 32 * 1024 * 1024;
+
+/**
+ * What is to be sent: the content cut into segments, each of which is held until the site has it, so that it can be sent once more
+ * after a cut without being made, that is encrypted, a second time.
+ */
+export class Outbox {
+  /** Bytes a segment should have. May change at any time. */
+  segmentSize = 2 * 1024 * 1024;
+  readonly #release: ((blocks: number) => void) | undefined;
+  readonly #waiting: Segment[] = [];
+  /** All that are not yet acknowledged, in order; with those behind them that are. */
+  readonly #held: { segment: Segment; acknowledged: boolean }[] = [];
+  #heldBytes = 0;
+  #total = 0;
+  #ended = false;
+  #failure: { error: unknown } | undefined;
+  #change = Promise.withResolvers<void>();
+
+  /**
+   * @param content read as far ahead as there is room for
+   * @param release told how many of the oldest blocks are not needed any more
+   */
+  constructor(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, release?: (blocks: number) => void) {
+    this.#release = release;
+    void this.#fill(content);
+  }
+
+  /** Bytes of the content so far; all of them once {@link take} has given the last. */
+  get total(): number {
+    return this.#total;
+  }
+
+  /** Whether the whole content is known, and no more than one segment of it is left to be taken. */
+  get nearlyDone(): boolean {
+    return this.#ended && this.#waiting.length <= 1;
+  }
+
+  /** The next segment to send; undefined when all were acknowledged. @throws what the content threw */
+  async take(): Promise<Segment | undefined> {
+    for (;;) {
+      if (this.#failure !== undefined) throw this.#failure.error;
+      const segment = this.#waiting.shift();
+      if (segment !== undefined) return segment;
+      if (this.#ended && this.#held.length === 0) return undefined;
+      await this.#change.promise;
+    }
+  }
+
+  /** The site has a segment. */
+  acknowledge(offset: number, size: number): void {
+    const found = this.#held.find(({ segment }) => segment.offset === offset);
+    // Sent twice, because the first answer came too late: nothing new.
+    if (found === undefined || found.acknowledged) return;
+    if (found.segment.size !== size) {
+      throw new HpcsError('integrity', 'upload-incomplete', `the site took ${size} of ${found.segment.size} bytes at ${offset}`);
+    }
+    found.acknowledged = true;
+    while (this.#held[0]?.acknowledged === true) {
+      const { segment } = this.#held.shift() as { segment: Segment };
+      this.#heldBytes -= segment.size;
+      this.#release?.(segment.blocks.length);
+    }
+    this.#changed();
+  }
+
+  /** These are to be sent again, as far as they were not acknowledged. */
+  giveBack(segments: readonly Segment[]): void {
+    this.#waiting.push(...this.unacknowledged(segments));
+    this.#waiting.sort((a, b) => a.offset - b.offset);
+    this.#changed();
+  }
+
+  /** Those of some segments that the site is not known to have. */
+  unacknowledged(segments: readonly Segment[]): Segment[] {
+    return segments.filter((segment) => this.#held.some((held) => held.segment === segment && !held.acknowledged));
+  }
+
+  /** Nothing will be taken any more: ends the content. */
+  close(reason: unknown): void {
+    this.#failure ??= { error: reason };
+    this.#changed();
+  }
+
+  async #fill(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
+    let blocks: Uint8Array[] = [];
+    let size = 0;
+    const flush = (): void => {
+      if (size === 0) return;
+      const segment = { offset: this.#total, size, blocks };
+      this.#total += size;
+      this.#heldBytes += size;
+      this.#held.push({ segment, acknowledged: false });
+      this.#waiting.push(segment);
+      [blocks, size] = [[], 0];
+      this.#changed();
+    };
+    try {
+      for await (const block of content) {
+        if (this.#failure !== undefined) return;
+        blocks.push(block);
+        size += block.length;
+        if (size >= this.segmentSize) flush();
+        // Whole segments only: what is being gathered counts when it is whole.
+        while (this.#heldBytes >= window && this.#failure === undefined) await this.#change.promise;
+      }
+      flush();
+      this.#ended = true;
+    } catch (error) {
+      this.#failure ??= { error };
+    }
+    this.#changed();
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers<void>();
+  }
+}

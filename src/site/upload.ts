@@ -1,0 +1,483 @@
+/**
+ * Uploads: bytes go to a hidden neighbour of their path, over as many channels as the way there asks for, and appear by a rename.
+ *
+ * The neighbour is written through descriptors of one file, so that nobody who may write to its directory can put another in its
+ * place. What the site has is acknowledged segment by segment; after a cut only the rest is sent, and the same bytes as before.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { HpcsError, messageOf } from '../errors.ts';
+import { assignments, quote } from '../shell.ts';
+import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
+import { Outbox, type Segment } from './outbox.ts';
+import { Throttle } from './throttle.ts';
+import type { Transport } from './transport.ts';
+
+/** Options of {@link startUpload}. */
+export interface UploadOptions extends FileOptions {
+  /** Mode of the file, 0600 by default. */
+  mode?: number;
+  /** Seconds for which a lost connection is tried again. Default 0: the upload fails with it. */
+  patience?: number | undefined;
+  /** Bytes per second, at most. */
+  bandwidth?: number | undefined;
+  /** Told how many of the content's oldest blocks are not needed any more. Until then their bytes must stay as they are. */
+  release?: ((blocks: number) => void) | undefined;
+  /** Told, with one line for people, of a lost connection, and when the temporary file could not be removed. */
+  warn?: ((message: string) => void) | undefined;
+}
+
+/** Options of {@link Upload.publish}. */
+export interface PublishOptions extends FileOptions {
+  /** Replace what is there. Otherwise that is an error. */
+  replace?: boolean;
+}
+
+/** Channels, each with OpenSSH's window of 2 MiB, that carry an upload at most. sshd allows ten sessions by default. */
+const mostLanes = 8;
+/** Milliseconds of round trip that one more channel is opened for: then each moves its window in the time that sealing makes it. */
+const roundTripPerLane = 6;
+/** On a way that one channel fills, segments are larger: each costs the site a process. */
+const largeSegment = 8 * 1024 * 1024;
+
+/**
+ * Writes a stream to a hidden temporary neighbour of `path`, whole and on disk, with its size checked on the site.
+ *
+ * The site removes the temporary file itself when the upload fails, is aborted, or loses its connection for longer than `patience`;
+ * disposing of the upload removes it unless it was published.
+ *
+ * @throws HpcsError `site`: disk full, quota, permission, no such directory, a directory of that name; `integrity` when bytes are lost
+ */
+export async function startUpload(
+  transport: Transport,
+  path: string,
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  options: UploadOptions = {},
+): Promise<Upload> {
+  const shipment = new Shipment(transport, path, content, options);
+  try {
+    await shipment.run();
+  } catch (error) {
+    throw await shipment.abandon(error);
+  }
+  return new Upload(transport, path, shipment.temporary, shipment.size, options);
+}
+
+/** The way of one stream to the site. */
+class Shipment {
+  readonly #transport: Transport;
+  readonly #path: string;
+  readonly #options: UploadOptions;
+  readonly #outbox: Outbox;
+  readonly #throttle: Throttle;
+  /** Seconds. */
+  readonly #patience: number;
+  /** Names that the temporary file may have, the newest first: of a rename whose answer was lost nobody knows whether it was done. */
+  #names: string[];
+  /** Device and inode of the temporary file, once it is there. */
+  #identity: string | undefined;
+  /** When the connection was lost, while it is. */
+  #cutAt: number | undefined;
+
+  constructor(
+    transport: Transport,
+    path: string,
+    content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    options: UploadOptions,
+  ) {
+    this.#transport = transport;
+    this.#path = path;
+    this.#options = options;
+    this.#patience = options.patience ?? 0;
+    this.#outbox = new Outbox(content, options.release);
+    this.#throttle = new Throttle(options.bandwidth);
+    this.#names = [temporaryName(path)];
+  }
+
+  get temporary(): string {
+    return this.#names[0] ?? '';
+  }
+
+  get size(): number {
+    return this.#outbox.total;
+  }
+
+  /** Sends everything, over as many connections as it takes. */
+  async run(): Promise<void> {
+    for (let wait = 250; ; wait = Math.min(2 * wait, 10_000)) {
+      try {
+        await this.#connection();
+        return;
+      } catch (error) {
+        if (this.#cutAt === undefined) wait = 250;
+        this.#cutAt ??= Date.now();
+        if (!isCut(error) || this.#identity === undefined || Date.now() - this.#cutAt >= this.#patience * 1000) throw error;
+        this.#options.warn?.(`${messageOf(error)}; trying for ${this.#patience} s to go on where it stopped`);
+      }
+      await sleep(wait);
+      this.#options.signal?.throwIfAborted();
+      // Whatever is left of the old connection knows only the old name: it can remove nothing any more.
+      this.#names = [temporaryName(this.#path), ...this.#names];
+    }
+  }
+
+  /** Gives up: removes the temporary file as far as possible. @returns what is to be thrown */
+  async abandon(error: unknown): Promise<unknown> {
+    this.#outbox.close(error);
+    if (error instanceof HpcsError && isCut(error)) {
+      return new HpcsError('site', error.code, error.message, {
+        cause: error,
+        suggestion: `run the command again; if it is still there, remove ${this.temporary} on the site`,
+      });
+    }
+    for (const name of this.#names) await removeTemporary(this.#transport, name).catch(() => undefined);
+    return error;
+  }
+
+  /** Sends what is left over one connection. */
+  async #connection(): Promise<void> {
+    const controller = new AbortController();
+    const given = this.#options.signal;
+    const signal = given === undefined ? controller.signal : AbortSignal.any([controller.signal, given]);
+    const failures: unknown[] = [];
+    const lanes = new Set<Promise<void>>();
+    const start = (lane: Promise<void>): void => {
+      const settled = lane.catch((error: unknown) => {
+        failures.push(error);
+        controller.abort(error);
+      });
+      lanes.add(settled);
+      void settled.then(() => lanes.delete(settled));
+    };
+    start(
+      this.#firstLane(signal, (count) => {
+        for (let lane = 1; lane < count; lane++) start(this.#furtherLane(signal));
+      }),
+    );
+    // The first lane starts the others.
+    while (lanes.size > 0) await Promise.all(lanes);
+    given?.throwIfAborted();
+    // The end of the connection is the reason for whatever else failed with it.
+    if (failures.length > 0) throw failures.find(isCut) ?? failures[0];
+  }
+
+  /** Makes the file, or finds it again; measures the way; carries segments; and has the site keep it all. */
+  async #firstLane(signal: AbortSignal, setLanes: (count: number) => void): Promise<void> {
+    const values = {
+      temporary: plain(this.temporary),
+      path: plain(this.#path),
+      mode: (this.#options.mode ?? 0o600).toString(8).padStart(4, '0'),
+      identity: this.#identity ?? '',
+      grace: String(this.#patience),
+    };
+    const names = this.#names.map((name) => quote(plain(name))).join(' ');
+    const beginning = this.#identity === undefined ? createScript : `set -- ${names}\n${resumeScript}`;
+    const answers = await this.#lane(beginning, values, signal, async function* (shipment, lane) {
+      shipment.#identity = await lane.answer('ready');
+      shipment.#names = [shipment.temporary];
+      shipment.#cutAt = undefined;
+      if (!shipment.#outbox.nearlyDone) {
+        let roundTrip = Infinity;
+        for (let ping = 0; ping < 3; ping++) {
+          const sent = performance.now();
+          yield Buffer.from('ping 0\n');
+          await lane.answer('pong');
+          roundTrip = Math.min(roundTrip, performance.now() - sent);
+        }
+        const count = Math.min(mostLanes, Math.ceil(roundTrip / roundTripPerLane));
+        if (count === 1) shipment.#outbox.segmentSize = largeSegment;
+        setLanes(count);
+      }
+      yield* shipment.#segments(signal);
+      yield Buffer.from('end 0\n');
+    });
+    const size = Number(await answers.answer('end'));
+    if (size === this.size) return;
+    throw new HpcsError(
+      'integrity',
+      'upload-incomplete',
+      `${this.size} bytes were sent for ${this.#path}, but the site has ${size}`,
+      {
+        suggestion: 'check the quota and the file system on the site, then run the command again',
+      },
+    );
+  }
+
+  /** Carries segments beside the first lane, if the site lets one more channel be opened. */
+  async #furtherLane(signal: AbortSignal): Promise<void> {
+    const values = { temporary: plain(this.temporary), identity: this.#identity ?? '' };
+    try {
+      await this.#lane(furtherScript, values, signal, (shipment) => shipment.#segments(signal));
+    } catch (error) {
+      if (!(error instanceof HpcsError && error.code === 'session-refused')) throw error;
+    }
+  }
+
+  /** Runs one channel to its end. @returns what it answered beside acknowledgements */
+  async #lane(
+    beginning: string,
+    values: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+    input: (shipment: this, lane: Answers) => AsyncGenerator<Uint8Array, void, undefined>,
+  ): Promise<Answers> {
+    const answers = new Answers();
+    await using process = this.#transport.exec(preamble + assignments(values) + beginning + laneScript, {
+      input: input(this, answers),
+      signal,
+    });
+    try {
+      for await (const line of linesOf(process.stdout)) {
+        const [word = '', value = ''] = line.split(' ');
+        if (/^\d+$/.test(word)) this.#outbox.acknowledge(Number(word), Number(value));
+        else answers.put(word, value);
+      }
+      const { code, stderr } = await process.finished;
+      if (code === replacedCode) throw replaced(this.temporary);
+      if (code !== 0) throw fileError('write', this.#path, stderr, code);
+      return answers;
+    } finally {
+      answers.end();
+    }
+  }
+
+  /** Segments one after the other, as long as any is left on any lane; what was not acknowledged in the end is given back. */
+  async *#segments(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    const taken: Segment[] = [];
+    try {
+      for (let segment = await this.#outbox.take(); segment !== undefined; segment = await this.#outbox.take()) {
+        taken.push(segment);
+        yield Buffer.from(`${segment.offset} ${segment.size}\n`);
+        for (const block of segment.blocks) {
+          await this.#throttle.pass(block.length, signal);
+          yield block;
+        }
+        if (taken.length > 2 * mostLanes) taken.splice(0, taken.length, ...this.#outbox.unacknowledged(taken));
+      }
+    } finally {
+      this.#outbox.giveBack(taken);
+    }
+  }
+}
+
+/** Words that a lane answers, each with a value. */
+class Answers {
+  readonly #values = new Map<string, string[]>();
+  #ended = false;
+  #change = Promise.withResolvers<void>();
+
+  put(word: string, value: string): void {
+    this.#values.set(word, [...(this.#values.get(word) ?? []), value]);
+    this.#changed();
+  }
+
+  /** No more will come. */
+  end(): void {
+    this.#ended = true;
+    this.#changed();
+  }
+
+  /** The next value of a word; waits for it. */
+  async answer(word: string): Promise<string> {
+    for (;;) {
+      const value = this.#values.get(word)?.shift();
+      if (value !== undefined) return value;
+      if (this.#ended) throw new HpcsError('site', 'upload-unanswered', `the site ended an upload without saying ${word}`);
+      await this.#change.promise;
+    }
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers<void>();
+  }
+}
+
+async function* linesOf(stream: AsyncIterable<Uint8Array>): AsyncGenerator<string, void, undefined> {
+  let rest = '';
+  for await (const piece of stream) {
+    const lines = (rest + Buffer.from(piece).toString('latin1')).split('\n');
+    rest = lines.pop() ?? '';
+    yield* lines;
+  }
+}
+
+/** Whether a connection was cut, or cannot be made for now: what trying again may mend. */
+function isCut(error: unknown): boolean {
+  return (
+    error instanceof HpcsError &&
+    ['connection-lost', 'ssh-unreachable', 'ssh-timeout', 'ssh-handshake-failed'].includes(error.code)
+  );
+}
+
+const replacedCode = 74;
+
+function replaced(path: string): HpcsError {
+  return new HpcsError('integrity', 'upload-replaced', `somebody put another file in the place of ${path} on the site`, {
+    suggestion: 'choose a directory in which nobody else may write',
+  });
+}
+
+const checkDirectory = `
+directory=\${path%/*}
+[ "$directory" != "$path" ] || directory=.
+[ -n "$directory" ] || directory=/
+[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
+[ -e "$directory" ] || { echo 'directory: No such file or directory' >&2; exit 1; }
+[ -d "$directory" ] || { echo 'Not a directory' >&2; exit 1; }
+`;
+
+// The owner of the file removes it; other lanes only end.
+const ownerScript = `
+drop() { rm -f -- "$temporary"; exit "$1"; }
+trap 'drop 129' HUP
+trap 'drop 130' INT
+trap 'drop 143' TERM
+`;
+
+const createScript = `
+umask 077
+${checkDirectory}${ownerScript}
+set -C
+exec 3>"$temporary" || exit 1
+set +C
+chmod -- "$mode" /proc/self/fd/3 || drop 1
+printf 'ready %s\n' "$(stat -L -c %d:%i /proc/self/fd/3)"
+`;
+
+const checkIdentity = `[ "$(stat -L -c %d:%i /proc/self/fd/3)" = "$identity" ] || exit ${replacedCode}
+`;
+
+const resumeScript = `
+for name do
+  if [ "$name" != "$temporary" ] && [ -e "$name" ]; then mv -T -- "$name" "$temporary" || exit 1; fi
+done
+[ -e "$temporary" ] || { echo 'what was uploaded before the cut is gone: No such file or directory' >&2; exit 1; }
+exec 3<>"$temporary" || exit 1
+${checkIdentity}${ownerScript}
+printf 'ready %s\n' "$identity"
+`;
+
+const furtherScript = `
+drop() { exit "$1"; }
+grace=
+exec 3<>"$temporary" || exit 1
+${checkIdentity}`;
+
+// Written through the descriptor: the name could lead elsewhere by now. What ends early without a word may come back: then the file is
+// kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open.
+const laneScript = `
+trap '' PIPE
+while read -r offset size; do
+  case $offset in
+    ping) echo pong ;;
+    end)
+      said=$(sync -- /proc/self/fd/3 2>&1) || case $said in
+        *'No space left'* | *uota* | *'nput/output'*) printf '%s\n' "$said" >&2; drop 1 ;;
+      esac
+      printf 'end %s\n' "$(stat -L -c %s /proc/self/fd/3)" || drop 1
+      exit 0 ;;
+    *)
+      dd bs=1048576 iflag=fullblock,count_bytes oflag=seek_bytes conv=notrunc,nocreat status=none \\
+        count="$size" seek="$offset" of=/proc/self/fd/3 || drop 1
+      printf '%s %s\n' "$offset" "$size" ;;
+  esac
+done
+[ -n "$grace" ] || exit 0
+[ "$grace" -gt 0 ] || drop 1
+exec 3>&-
+(trap '' HUP; sleep "$grace"; rm -f -- "$temporary") </dev/null >/dev/null 2>&1 &
+exit 1
+`;
+
+/** A file that lies complete on the site under a temporary name. */
+export class Upload implements AsyncDisposable {
+  /** Where it was meant for. */
+  readonly path: string;
+  /** Where it lies. */
+  readonly temporary: string;
+  /** In bytes. */
+  readonly size: number;
+  readonly #transport: Transport;
+  readonly #options: UploadOptions;
+  #published = false;
+
+  constructor(transport: Transport, path: string, temporary: string, size: number, options: UploadOptions) {
+    this.#transport = transport;
+    this.path = path;
+    this.temporary = temporary;
+    this.size = size;
+    this.#options = options;
+  }
+
+  /** Renames it into place. @see Upload.publishAs */
+  publish(options: PublishOptions = {}): Promise<string> {
+    return this.publishAs(this.path, options);
+  }
+
+  /**
+   * Renames it to `path`, in the same directory, in one step: who looks sees the old file, or none, or the whole new one.
+   *
+   * @returns `path`
+   * @throws HpcsError `site`, code `site-exists` when something is there and `replace` is not set
+   */
+  async publishAs(path: string, options: PublishOptions = {}): Promise<string> {
+    const values = {
+      temporary: plain(this.temporary),
+      path: plain(path),
+    };
+    const body = options.replace === true ? replaceScript : publishScript;
+    const { code, stderr } = await run(this.#transport, preamble + assignments(values) + body, {
+      signal: options.signal ?? this.#options.signal,
+    });
+    if (code === takenCode) throw exists(path);
+    if (code !== 0) throw fileError('publish', path, stderr, code);
+    this.#published = true;
+    return path;
+  }
+
+  /** Removes the temporary file unless it was published. What cannot be removed is said through `warn`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#published) return;
+    try {
+      await removeTemporary(this.#transport, this.temporary);
+    } catch (error) {
+      this.#options.warn?.(`the temporary file ${this.temporary} may remain on the site (${messageOf(error)})`);
+    }
+  }
+}
+
+const takenCode = 73;
+
+const replaceScript = `
+[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
+mv -f -T -- "$temporary" "$path" || exit 1
+sync -- "\${path%/*}/" 2>/dev/null || :
+`;
+
+// A hard link never replaces anything; where the file system has none, `mv -n` leaves the source when something is there.
+const publishScript = `
+if [ -e "$path" ] || [ -L "$path" ]; then exit ${takenCode}; fi
+if said=$(ln -T -- "$temporary" "$path" 2>&1); then
+  rm -f -- "$temporary" || exit 1
+else
+  case $said in
+    *'File exists'*) exit ${takenCode} ;;
+    *'not permitted'* | *'not supported'* | *'not implemented'* | *'Too many links'*)
+      mv -n -T -- "$temporary" "$path" || exit 1
+      if [ -e "$temporary" ]; then exit ${takenCode}; fi ;;
+    *) printf '%s\\n' "$said" >&2; exit 1 ;;
+  esac
+fi
+sync -- "\${path%/*}/" 2>/dev/null || :
+`;
+
+/** Uploads a stream and publishes it: {@link startUpload}, then {@link Upload.publish}. @returns its size in bytes */
+export async function uploadFile(
+  transport: Transport,
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  path: string,
+  options: UploadOptions & PublishOptions = {},
+): Promise<number> {
+  await using upload = await startUpload(transport, path, content, options);
+  await upload.publish(options);
+  return upload.size;
+}
