@@ -1,6 +1,6 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
 import { openImage } from '../src/image/image.ts';
@@ -45,6 +45,7 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       summary: 'SquashFS compression',
       default: 'zstd' as const,
     })(),
+    'bandwidth-limit': bandwidthFlag,
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -91,8 +92,9 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
         readers: plan.readers,
         image: image.config,
         total: image.size,
+        bandwidth: flags['bandwidth-limit'],
       },
-      { config: plan.config, signal: this.signal, progress: this.progress, meter: this.meter },
+      { config: plan.config, signal: this.signal, progress: this.progress, warning: this.warning, meter: this.meter },
     );
     this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;

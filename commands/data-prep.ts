@@ -1,8 +1,8 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
-import { pack, scan } from '../src/pack/pack.ts';
+import { scan } from '../src/pack/pack.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
 
@@ -35,6 +35,7 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     users: Flags.string({ char: 'u', summary: 'users who may read it (at least one of -u and -g)', helpValue: 'A,B' }),
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
     'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required)', helpValue: 'A,B' }),
+    'bandwidth-limit': bandwidthFlag,
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -53,16 +54,17 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     const published = await publish(
       {
         kind: 'data',
-        content: pack(input, { signal: this.signal }),
+        content: { path: input },
         fileName,
         directory: flags['data-path-at-rest'],
         username: flags.username,
         format: flags.format,
         readers,
         total: found.archive,
+        bandwidth: flags['bandwidth-limit'],
         keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),
       },
-      { config, signal: this.signal, progress: this.progress, meter: this.meter },
+      { config, signal: this.signal, progress: this.progress, warning: this.warning, meter: this.meter },
     );
     this.log(`data published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;

@@ -1,6 +1,7 @@
 import { Command, Flags } from '@oclif/core';
 import { HpcsError } from './errors.ts';
 import { Meter } from './meter.ts';
+import { parseRate } from './rate.ts';
 import { asHpcsError, printable, reportError } from './report.ts';
 
 /**
@@ -65,3 +66,10 @@ export const configFlag = Flags.string({
   summary: 'configuration file (default: HPCS_CONFIG, ./hpcs-client.conf, XDG, /tmp/hpcs-client.conf)',
   helpValue: 'FILE',
 });
+
+/** The flag that bounds an upload's rate. */
+export const bandwidthFlag = Flags.custom<number>({
+  summary: 'upload at most this many bytes a second, for example 20M (default: as configured, else no limit)',
+  helpValue: 'RATE',
+  parse: async (value) => parseRate(value),
+})();

@@ -3,6 +3,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
+import { parseRate } from './rate.ts';
 import { iniValues, parseIni } from './ini.ts';
 import { isOthersPath } from './owner.ts';
 
@@ -48,6 +49,17 @@ export const configSections = {
       .regex(/^SHA256:[A-Za-z0-9+/]{43}=?$/, 'a fingerprint as ssh-keygen -l prints it: SHA256:…')
       .optional(),
     'ssh-options': list.default([]),
+    'reconnect-limit': z.coerce
+      .number({ error: 'seconds' })
+      .int('seconds')
+      .min(0, 'seconds')
+      .max(86_400, 'seconds, a day at most')
+      .default(300),
+    'bandwidth-limit': z
+      .string()
+      .regex(/^\d+(\.\d+)?[kMG]?$/, 'bytes per second, for example 20M')
+      .transform(parseRate)
+      .optional(),
     'tool-kit-directory': siteDirectory.optional(),
     'node-scratch': siteDirectory.optional(),
     apptainer: z

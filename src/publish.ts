@@ -9,7 +9,7 @@ import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
 import { generateKey } from './seal/keys.ts';
-import { seal } from './seal/seal.ts';
+import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
 import { freeName, makeDirectory } from './site/files.ts';
@@ -19,8 +19,8 @@ import { stateDirectory } from './state.ts';
 /** An artefact to be sealed, shipped and granted. */
 export interface Publication {
   kind: 'image' | 'data';
-  /** Plain bytes, read once. */
-  content: AsyncIterable<Uint8Array>;
+  /** What to seal, read once. */
+  content: SealSource;
   /** Name of the sealed file. */
   fileName: string;
   /** Directory on the site. */
@@ -33,6 +33,8 @@ export interface Publication {
   total?: number | undefined;
   /** Local file that keeps a copy of the sealed bytes. */
   keep?: string | undefined;
+  /** Bytes per second, at most; in place of the configuration's. */
+  bandwidth?: number | undefined;
 }
 
 /** What was published. */
@@ -56,6 +58,7 @@ export async function publish(
     config: Config;
     signal: AbortSignal;
     progress: (line: string) => void;
+    warning: (line: string) => void;
     meter: (label: string, total?: number) => Meter;
   },
 ): Promise<Published> {
@@ -77,15 +80,22 @@ export async function publish(
   progress(doing);
   using meter = context.meter(doing, publication.total);
   // The original opens age files straight into a SIF or into tar.
-  const sealed = seal(publication.content, {
+  await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
     recipients: [key.publicKey],
     compress: publication.format === 'age' ? 'none' : 'auto',
     signal,
     onProgress: meter.update,
   });
-  await using upload = await startUpload(transport, wanted, keepCopy(sealed.bytes, publication.keep), { mode: 0o640, signal });
-  const { sha512, size } = await sealed.summary;
+  await using upload = await startUpload(transport, wanted, keepCopy(sealing, publication.keep), {
+    mode: 0o640,
+    signal,
+    patience: config.supercomputer['reconnect-limit'],
+    bandwidth: publication.bandwidth ?? config.supercomputer['bandwidth-limit'],
+    release: (blocks) => sealing.release(blocks),
+    warn: context.warning,
+  });
+  const { sha512, size } = await sealing.summary;
   meter[Symbol.dispose]();
 
   progress(`granting ${describeReaders(publication.readers)}`);

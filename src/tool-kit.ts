@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -71,10 +71,8 @@ export async function shipToolKit(transport: Transport, kit: ToolKit, directory:
  * @param target path of the archive; replaced if it exists
  */
 export async function buildToolKit(programs: string, target: string): Promise<void> {
-  const entries = [
-    { name: 'bin/node', mode: 0o755, content: await readProgram(process.execPath) },
-    { name: 'hpcs-node.mjs', mode: 0o644, content: await bundle() },
-  ];
+  const entries = [{ name: 'bin/node', mode: 0o755, content: await readProgram(process.execPath) }];
+  for (const [name, content] of Object.entries(await bundles())) entries.push({ name, mode: 0o644, content });
   for (const name of toolKitPrograms)
     entries.push({ name: `bin/${name}`, mode: 0o755, content: await readProgram(join(programs, name)) });
   const archive = Readable.from([tarOf(entries)]).pipe(createGzip({ level: constants.Z_BEST_SPEED }));
@@ -102,22 +100,33 @@ export async function toolKitIsCurrent(target: string, sources: readonly string[
   return times.every((time) => time < made.mtimeMs);
 }
 
-// From a build the bundle lies ready; from source esbuild, a development dependency, makes it.
-async function bundle(): Promise<Uint8Array> {
-  const extension = extname(fileURLToPath(import.meta.url));
-  if (extension === '.js') return readFile(new URL('../hpcs-node.mjs', import.meta.url));
-  const { build } = await import('esbuild');
-  const result = await build({
-    ...bundleOptions,
-    entryPoints: [fileURLToPath(new URL('./node/main.ts', import.meta.url))],
-    write: false,
+/** The modules of the tool kit, each bundled into one file: what a job runs, and the threads that it starts. */
+const modules = {
+  'hpcs-node.mjs': './node/main.ts',
+  'seal-thread.mjs': './seal/seal-thread.ts',
+  'digest-thread.mjs': './seal/digest-thread.ts',
+} as const;
+
+// From a build the bundles lie ready; from source esbuild, a development dependency, makes them.
+async function bundles(): Promise<Record<string, Uint8Array>> {
+  const built = extname(fileURLToPath(import.meta.url)) === '.js';
+  const contents = Object.entries(modules).map(async ([name, source]): Promise<[string, Uint8Array]> => {
+    if (built) return [name, await readFile(new URL(`../node/${name}`, import.meta.url))];
+    const { build } = await import('esbuild');
+    const result = await build({
+      ...bundleOptions,
+      entryPoints: [fileURLToPath(new URL(source, import.meta.url))],
+      write: false,
+    });
+    return [name, result.outputFiles[0]?.contents ?? new Uint8Array()];
   });
-  return result.outputFiles[0]?.contents ?? new Uint8Array();
+  return Object.fromEntries(await Promise.all(contents));
 }
 
-/** Writes the bundle of `hpcs-node`, for a build to find. */
-export async function writeBundle(target: string): Promise<void> {
-  await writeFile(target, await bundle());
+/** Writes the bundles into a directory, for a build to find. */
+export async function writeBundles(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  for (const [name, content] of Object.entries(await bundles())) await writeFile(join(directory, name), content);
 }
 
 /** How `hpcs-node` is bundled: one module, with `require` for the CommonJS packages inside. */

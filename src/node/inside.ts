@@ -1,4 +1,4 @@
-import { createReadStream, createWriteStream } from 'node:fs';
+import { createWriteStream } from 'node:fs';
 import { mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -7,11 +7,11 @@ import { HpcsError } from '../errors.ts';
 import { renderManifest, resultFiles } from '../job/manifest.ts';
 import type { Inside, PlannedArtefact } from '../job/plan.ts';
 import { renderVolumeKey } from '../job/volume-key.ts';
-import { pack } from '../pack/pack.ts';
 import { unpack } from '../pack/unpack.ts';
-import { digesting } from '../seal/digest.ts';
+import { readBytes } from '../seal/files.ts';
 import { open } from '../seal/open.ts';
 import { seal } from '../seal/seal.ts';
+import { digestingAside, Sealing } from '../seal/threads.ts';
 import { Secret } from '../secret.ts';
 import { applicationCommand, containerArguments, containerEnvironment, type Bind, type ContainerRun } from './container.ts';
 import type { NodeContext } from './outside.ts';
@@ -127,7 +127,7 @@ async function decrypt(
   signal: AbortSignal,
   use: (plain: AsyncIterable<Uint8Array>) => Promise<unknown>,
 ): Promise<void> {
-  const sealed = digesting(createReadStream(artefact.path, { highWaterMark: 1024 * 1024 }));
+  await using sealed = digestingAside(readBytes(artefact.path));
   await use(open(sealed.bytes, key, { signal }));
   const { sha512 } = await sealed.summary;
   if (sha512 === artefact.sha512) return;
@@ -212,11 +212,11 @@ async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> 
 async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
   const { plan, resultDirectory } = input;
   await output.revive();
-  const sealed = seal(pack(output.path, { name: 'output' }), {
-    format: plan.results.format,
-    recipients: [plan.results.publicKey],
-  });
-  await publishFile(join(resultDirectory, resultFiles.sealed), sealed.bytes);
+  await using sealing = await Sealing.start(
+    { path: output.path, name: 'output' },
+    { format: plan.results.format, recipients: [plan.results.publicKey] },
+  );
+  await publishFile(join(resultDirectory, resultFiles.sealed), sealing, (blocks) => sealing.release(blocks));
   const manifest = renderManifest(
     {
       version: 1,
@@ -226,7 +226,7 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
       flags: plan.flags,
       exitCode: outcome.exitCode,
       partial: outcome.partial,
-      result: { ...(await sealed.summary), format: plan.results.format },
+      result: { ...(await sealing.summary), format: plan.results.format },
       finished: new Date().toISOString(),
     },
     input.authenticationKey,
@@ -237,9 +237,21 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await rm(join(resultDirectory, resultFiles.outputVolumeKey), { force: true });
 }
 
-async function publishFile(path: string, bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
+/** Writes a file that appears whole or not at all. @param release told of each block that was written */
+async function publishFile(
+  path: string,
+  blocks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  release?: (blocks: number) => void,
+): Promise<void> {
   const temporary = `${path}.part`;
-  await pipeline(bytes, createWriteStream(temporary, { flags: 'wx', mode: 0o600, flush: true }));
+  {
+    await using file = await openFile(temporary, 'wx', 0o600);
+    for await (const block of blocks) {
+      await file.writeFile(block);
+      release?.(1);
+    }
+    await file.sync();
+  }
   await rename(temporary, path);
 }
 

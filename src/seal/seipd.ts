@@ -102,7 +102,7 @@ function parametersOf(parameters: Uint8Array): {
 export async function* sealSeipd(
   input: Bytes,
   key: MessageKey,
-  allocate: (size: number) => Buffer = Buffer.allocUnsafeSlow,
+  allocate: (size: number) => Buffer = (size) => Buffer.allocUnsafeSlow(size),
 ): AsyncGenerator<Buffer, void, undefined> {
   yield Buffer.of(typeOctet(packetType.encrypted));
   const sealer = new ChunkSealer(new ChunkCipher(key), () => newPart(allocate));

@@ -22,7 +22,7 @@ const chunksPerBlock = blockSize / chunkSize;
 export async function* sealPayload(
   input: Bytes,
   key: KeyObject,
-  allocate: (size: number) => Buffer = Buffer.allocUnsafeSlow,
+  allocate: (size: number) => Buffer = (size) => Buffer.allocUnsafeSlow(size),
 ): AsyncGenerator<Buffer, void, undefined> {
   const payload = new PayloadSealer(key, allocate);
   // The last chunk is marked as such: each block waits until another one follows it.

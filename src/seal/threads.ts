@@ -9,7 +9,7 @@ import type { Bytes, HeldBlocks } from './bytes.ts';
 import { blockSize } from './bytes.ts';
 import type { BodyKey } from './body.ts';
 import type { Compression } from './compress.ts';
-import type { Summary } from './digest.ts';
+import type { Summarised, Summary } from './digest.ts';
 import { makeHeader } from './header.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import type { SealOptions } from './seal.ts';
@@ -65,14 +65,13 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
   readonly #failure = Promise.withResolvers<never>();
   readonly #input: Promise<void>;
   readonly #unwatch: () => void;
-  #over = false;
 
   private constructor(task: SealTask, input: Bytes | undefined, options: SealOptions) {
     this.#consumer = new RingConsumer(task.sealed, 0);
     this.#rings = 'ring' in task.source ? [task.sealed, task.source.ring] : [task.sealed];
     this.#failure.promise.catch(() => undefined);
     this.#threads = [];
-    this.#start('seal-thread', task);
+    void this.#start('seal-thread', task);
     const digested = this.#start('digest-thread', { sealed: task.sealed, consumer: 1 } satisfies DigestTask);
     this.summary = Promise.race([digested, this.#failure.promise]).then((report) => {
       if (report.summary === undefined) throw new HpcsError('bug', 'bug', 'the digesting thread gave no digest');
@@ -106,7 +105,8 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
     try {
-      for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync()) yield block;
+      for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync())
+        yield block;
     } catch (error) {
       throw error instanceof RingFailed ? await this.#reason() : error;
     }
@@ -117,31 +117,15 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#over = true;
     this.#unwatch();
-    this.#fail(new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end'));
+    this.#fail(unfinished());
     await Promise.all(this.#threads.map((thread) => thread.terminate()));
     await this.#input;
   }
 
-  #start(name: 'seal-thread' | 'digest-thread', data: SealTask | DigestTask): Promise<{ summary?: Summary }> {
-    const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
-      name,
-      workerData: data,
-      resourceLimits: threadLimits,
-    });
-    this.#threads.push(thread);
+  #start(name: ThreadName, data: SealTask | DigestTask): Promise<{ summary?: Summary }> {
     const { promise, resolve } = Promise.withResolvers<{ summary?: Summary }>();
-    let reported = false;
-    thread.on('message', (report: ThreadReport) => {
-      reported = true;
-      if ('failure' in report) this.#fail(revive(report.failure));
-      else resolve(report);
-    });
-    thread.on('error', (error: unknown) => this.#fail(died(name, messageOf(error), error)));
-    thread.on('exit', () => {
-      if (!reported && !this.#over) this.#fail(died(name, 'it ended before it was done'));
-    });
+    this.#threads.push(startThread(name, data, { report: resolve, fail: (error) => this.#fail(error) }));
     return promise;
   }
 
@@ -178,6 +162,78 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
   async #reason(): Promise<unknown> {
     return this.#failure.promise.catch((error: unknown) => error);
   }
+}
+
+/**
+ * Lets a byte stream through unchanged, and digests it on another thread meanwhile. Disposing of it ends the thread.
+ *
+ * @returns the bytes, and their summary once the last one was taken
+ */
+export function digestingAside(input: Bytes): Summarised & AsyncDisposable {
+  const ring = makeRing(plainSlots, blockSize, 1);
+  const { promise, resolve, reject } = Promise.withResolvers<Summary>();
+  promise.catch(() => undefined);
+  const thread = startThread('digest-thread', { sealed: ring, consumer: 0 } satisfies DigestTask, {
+    report: ({ summary }) => summary !== undefined && resolve(summary),
+    fail: (error) => {
+      reject(error);
+      new RingConsumer(ring, 0).fail();
+    },
+  });
+  const bytes = (async function* () {
+    const producer = new RingProducer(ring);
+    try {
+      for await (const piece of input) {
+        await producer.putAsync(piece);
+        yield piece;
+      }
+      producer.end();
+    } catch (error) {
+      reject(error);
+      throw error instanceof RingFailed ? await promise.catch((reason: unknown) => reason) : error;
+    } finally {
+      // After an end this changes nothing.
+      producer.fail();
+    }
+  })();
+  return {
+    bytes,
+    summary: promise,
+    async [Symbol.asyncDispose]() {
+      reject(unfinished());
+      await thread.terminate();
+    },
+  };
+}
+
+type ThreadName = 'seal-thread' | 'digest-thread';
+
+/** Starts a thread. It says what it has to say once; one that ends without a word has died. */
+function startThread(
+  name: ThreadName,
+  data: SealTask | DigestTask,
+  told: { report: (report: { summary?: Summary }) => void; fail: (error: unknown) => void },
+): Worker {
+  const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
+    name,
+    workerData: data,
+    resourceLimits: threadLimits,
+  });
+  let over = false;
+  thread.on('message', (report: ThreadReport) => {
+    over = true;
+    if ('failure' in report) told.fail(revive(report.failure));
+    else told.report(report);
+  });
+  thread.on('error', (error: unknown) => told.fail(died(name, messageOf(error), error)));
+  thread.on('exit', () => {
+    if (!over) told.fail(died(name, 'it ended before it was done'));
+  });
+  return thread;
+}
+
+function unfinished(): HpcsError {
+  return new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end');
 }
 
 function revive({ kind, code, message, suggestion }: ThreadFailure): HpcsError {

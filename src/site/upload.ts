@@ -121,16 +121,16 @@ class Shipment {
   }
 
   /** Gives up: removes the temporary file as far as possible. @returns what is to be thrown */
-  async abandon(error: unknown): Promise<unknown> {
-    this.#outbox.close(error);
-    if (error instanceof HpcsError && isCut(error)) {
-      return new HpcsError('site', error.code, error.message, {
-        cause: error,
+  async abandon(reason: unknown): Promise<unknown> {
+    this.#outbox.close(reason);
+    if (reason instanceof HpcsError && isCut(reason)) {
+      return new HpcsError('site', reason.code, reason.message, {
+        cause: reason,
         suggestion: `run the command again; if it is still there, remove ${this.temporary} on the site`,
       });
     }
     for (const name of this.#names) await removeTemporary(this.#transport, name).catch(() => undefined);
-    return error;
+    return reason;
   }
 
   /** Sends what is left over one connection. */
@@ -139,22 +139,20 @@ class Shipment {
     const given = this.#options.signal;
     const signal = given === undefined ? controller.signal : AbortSignal.any([controller.signal, given]);
     const failures: unknown[] = [];
-    const lanes = new Set<Promise<void>>();
-    const start = (lane: Promise<void>): void => {
-      const settled = lane.catch((error: unknown) => {
+    const guarded = async (lane: Promise<void>): Promise<void> => {
+      try {
+        await lane;
+      } catch (error) {
         failures.push(error);
         controller.abort(error);
-      });
-      lanes.add(settled);
-      void settled.then(() => lanes.delete(settled));
+      }
     };
-    start(
-      this.#firstLane(signal, (count) => {
-        for (let lane = 1; lane < count; lane++) start(this.#furtherLane(signal));
-      }),
-    );
-    // The first lane starts the others.
-    while (lanes.size > 0) await Promise.all(lanes);
+    const further: Promise<void>[] = [];
+    const setLanes = (count: number): void => {
+      for (let lane = 1; lane < count; lane++) further.push(guarded(this.#furtherLane(signal)));
+    };
+    await guarded(this.#firstLane(signal, setLanes));
+    await Promise.all(further);
     given?.throwIfAborted();
     // The end of the connection is the reason for whatever else failed with it.
     if (failures.length > 0) throw failures.find(isCut) ?? failures[0];

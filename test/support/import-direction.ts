@@ -30,6 +30,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/meter.ts',
     'src/nearest.ts',
     'src/owner.ts',
+    'src/rate.ts',
     'src/report.ts',
     'src/secret.ts',
     'src/shell.ts',
