@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { Socket } from 'node:net';
 import { NodeSSH } from 'node-ssh';
 import ssh2, { type Client, type ClientChannel, type PublicKeyAuthMethod, type AgentAuthMethod } from 'ssh2';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
@@ -11,6 +12,7 @@ import {
   parseKnownHosts,
   type KnownHostEntry,
 } from './known-hosts.ts';
+import { gatherWrites } from './gather-writes.ts';
 import { LinkTransport, type Link } from './link-transport.ts';
 import { remoteCommand, type Channel } from './remote-process.ts';
 import {
@@ -103,7 +105,9 @@ async function openClient(
   signal: AbortSignal | undefined,
 ): Promise<Client> {
   const ssh = new NodeSSH();
+  const socket = new Socket();
   const config = {
+    sock: socket,
     host: settings.host,
     port: settings.port ?? 22,
     username: settings.username,
@@ -122,6 +126,9 @@ async function openClient(
       return refusal === undefined;
     },
   };
+  socket.setNoDelay(true);
+  socket.connect({ host: settings.host, port: settings.port ?? 22 });
+  gatherWrites(socket);
   const connecting = ssh.connect(config);
   const onAbort = (): void => {
     ssh.connection?.destroy();
@@ -132,7 +139,6 @@ async function openClient(
   try {
     await connecting;
     if (ssh.connection === null) throw connectionLost(settings.host, undefined);
-    ssh.connection.setNoDelay(true);
     return ssh.connection;
   } catch (error) {
     ssh.dispose();

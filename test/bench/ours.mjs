@@ -1,0 +1,45 @@
+// One stage of ours as a process of its own, without the services: what sealing, shipping and opening cost.
+//   ours.mjs send CONFIGURATION SOURCE TARGET FORMAT KEY-FILE      (writes the secret key to KEY-FILE)
+//   ours.mjs open SEALED KEY-FILE DIRECTORY
+// Runs the built modules, as an installed client does.
+import { writeFile } from 'node:fs/promises';
+import { posix } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const {
+  positionals: [mode, ...args],
+} = parseArgs({ allowPositionals: true });
+const built = (module) => import(new URL(`../../dist/src/${module}.js`, import.meta.url).href);
+
+if (mode === 'send') {
+  const [configuration, source, target, format, keyFile] = args;
+  const [{ loadConfig }, { scan }, { connect }, { startUpload }, { generateKey }, { Sealing }] = await Promise.all(
+    ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/keys', 'seal/threads'].map(built),
+  );
+  const config = await loadConfig(configuration);
+  await scan(source);
+  await using transport = await connect(config);
+  const key = await generateKey(format);
+  await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
+  await using sealing = await Sealing.start(
+    { path: source },
+    { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'auto' },
+  );
+  await using upload = await startUpload(transport, target, sealing, {
+    mode: 0o640,
+    patience: 300,
+    release: (blocks) => sealing.release(blocks),
+  });
+  const { sha512 } = await sealing.summary;
+  await upload.publish();
+  console.log(sha512, posix.basename(target));
+} else {
+  const [sealed, keyFile, directory] = args;
+  const [{ readKey, readBytes }, { open }, { unpack }, { digestingAside }] = await Promise.all(
+    ['seal/files', 'seal/open', 'pack/unpack', 'seal/threads'].map(built),
+  );
+  const key = await readKey(keyFile);
+  await using bytes = digestingAside(readBytes(sealed));
+  await unpack(open(bytes.bytes, key), directory, {});
+  console.log((await bytes.summary).sha512);
+}
