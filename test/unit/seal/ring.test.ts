@@ -1,0 +1,97 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { makeRing, RingConsumer, RingFailed, RingProducer } from '../../../src/seal/ring.ts';
+import type { RingPeer } from '../../support/ring-peer.ts';
+
+const peer = async (task: RingPeer): Promise<{ sha256: string; size: number }> => {
+  const thread = new Worker(new URL('../../support/ring-peer.ts', import.meta.url), { workerData: task });
+  const [told] = (await once(thread, 'message')) as [{ sha256: string; size: number }];
+  await thread.terminate();
+  return told;
+};
+
+describe('a ring', () => {
+  it('loses and alters nothing in ten thousand rounds of random sizes and stalls, whoever is slow', async function () {
+    this.timeout(120_000);
+    const ring = makeRing(8, 512, 2);
+    const seed = Math.floor(Math.random() * 2 ** 32);
+    const common = { ring, rounds: 10_000, consumer: 0 };
+    const [made, first, second] = await Promise.all([
+      peer({ ...common, role: 'produce', seed }),
+      peer({ ...common, role: 'consume', seed: seed + 1 }),
+      peer({ ...common, role: 'consume', consumer: 1, seed: seed + 2 }),
+    ]);
+    assert.ok(made.size > 1_000_000);
+    assert.deepEqual(first, made, `seed ${seed}`);
+    assert.deepEqual(second, made, `seed ${seed}`);
+  });
+
+  it('holds a producer back until a block is released', async () => {
+    const ring = makeRing(2, 4, 1);
+    const producer = new RingProducer(ring);
+    const consumer = new RingConsumer(ring, 0);
+    let done = false;
+    const filling = producer.putAsync(Buffer.from('abcdefghijkl')).then(() => (done = true));
+    await sleep(20);
+    assert.equal(done, false);
+    assert.equal(String(await consumer.nextAsync()), 'abcd');
+    await sleep(20);
+    assert.equal(done, false, 'a block that is taken is not free yet');
+    consumer.release();
+    await filling;
+    producer.end();
+    assert.equal(String(await consumer.nextAsync()), 'efgh');
+    assert.equal(String(await consumer.nextAsync()), 'ijkl');
+    assert.equal(await consumer.nextAsync(), undefined);
+    assert.equal(await consumer.nextAsync(), undefined);
+  });
+
+  it('hands over what was allocated in it without copying', () => {
+    const ring = makeRing(2, 8, 1);
+    const producer = new RingProducer(ring);
+    const block = producer.allocate(3);
+    block.write('xyz');
+    producer.put(block);
+    assert.equal(String(new RingConsumer(ring, 0).next()), 'xyz');
+    assert.equal(Buffer.from(ring.blocks).toString('latin1', 0, 3), 'xyz');
+  });
+
+  it('hands over a block that is not full before one that is allocated', () => {
+    const ring = makeRing(4, 8, 1);
+    const producer = new RingProducer(ring);
+    producer.put(Buffer.from('ab'));
+    const block = producer.allocate(2);
+    block.write('cd');
+    producer.put(block);
+    producer.put(Buffer.from('ef'));
+    producer.end();
+    const consumer = new RingConsumer(ring, 0);
+    assert.deepEqual([consumer.next(), consumer.next(), consumer.next(), consumer.next()].map((one) => one && String(one)), ['ab', 'cd', 'ef', undefined]); // prettier-ignore
+  });
+
+  it('wakes both ends when one fails', async () => {
+    const ring = makeRing(2, 4, 1);
+    const waiting = new RingConsumer(ring, 0).nextAsync();
+    new RingProducer(ring).fail();
+    await assert.rejects(waiting, RingFailed);
+    const full = makeRing(2, 4, 1);
+    const filling = new RingProducer(full).putAsync(Buffer.alloc(100));
+    await sleep(5);
+    new RingConsumer(full, 0).fail();
+    await assert.rejects(filling, RingFailed);
+  });
+
+  it('does not let more be released than was taken', () => {
+    const ring = makeRing(2, 4, 1);
+    new RingProducer(ring).put(Buffer.alloc(8));
+    const consumer = new RingConsumer(ring, 0);
+    consumer.next();
+    assert.throws(() => consumer.release(2), RangeError);
+  });
+
+  it('has a power of two of blocks', () => {
+    assert.throws(() => makeRing(3, 4, 1), RangeError);
+  });
+});
