@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdir, chmod, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseConfig, type Config } from '../../src/config.ts';
+import { generateKey } from '../../src/seal/keys.ts';
+import { open } from '../../src/seal/open.ts';
+import { Sealing } from '../../src/seal/threads.ts';
+import { connect } from '../../src/site/connect.ts';
+import { startUpload, uploadFile } from '../../src/site/upload.ts';
+import type { Transport } from '../../src/site/transport.ts';
+import { Sshd } from '../support/sshd.ts';
+import { collect, failsWith, inPieces } from '../support/streams.ts';
+
+const mib = 1024 * 1024;
+
+describe('uploads', function () {
+  this.timeout(180_000);
+  let sshd: Sshd;
+  let home: string;
+
+  before(async () => {
+    sshd = await Sshd.start(['ed25519']);
+    await writeFile(sshd.file('known_hosts'), await sshd.knownHost());
+    home = sshd.file('home/alice/uploads');
+    await mkdir(home);
+    await chmod(home, 0o777);
+  });
+  after(() => sshd[Symbol.asyncDispose]());
+
+  const site = (transport: string, port = sshd.port): Config =>
+    parseConfig(
+      `[spire-server]\naddress = a\nport = 1\ntrust-domain = t\n[hpcs-server]\nurl = https://a\n[vault]\nurl = https://b\n[supercomputer]
+address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.file('ed25519')}\nknown-hosts = ${sshd.file('known_hosts')}\ntransport = ${transport}\n`,
+      'test.conf',
+    );
+  const parts = async (name: string): Promise<string[]> => (await readdir(home)).filter((file) => file.startsWith(`.${name}`));
+  const digestOf = async (path: string): Promise<string> =>
+    createHash('sha512')
+      .update(await readFile(path))
+      .digest('hex');
+  const until = async (condition: () => Promise<boolean>): Promise<void> => {
+    for (let tries = 0; tries < 100; tries++) {
+      if (await condition()) return;
+      await sleep(100);
+    }
+    assert.fail('it did not come to pass');
+  };
+
+  for (const kind of ['ssh2', 'openssh']) {
+    it(`go on after a cut at every tenth of the way, and seal nothing twice: ${kind}`, async () => {
+      const size = 100 * mib;
+      const plain = randomBytes(mib);
+      let made = 0;
+      let cuts = 0;
+      const content = (async function* () {
+        for (; made < size; made += mib) {
+          // What is read ahead is a part of the tenth.
+          if (made >= (cuts + 1) * (size / 10) && cuts < 9) {
+            cuts++;
+            sshd.dropConnections();
+          }
+          yield plain;
+        }
+      })();
+      const key = await generateKey('openpgp');
+      await using transport = await connect(site(kind));
+      await using sealing = await Sealing.start(content, { format: 'openpgp', recipients: [key.publicKey], compress: 'none' });
+      const warnings: string[] = [];
+      const path = `${home}/cut-${kind}`;
+      await using upload = await startUpload(transport, path, sealing, {
+        patience: 60,
+        release: (blocks) => sealing.release(blocks),
+        warn: (line) => warnings.push(line),
+      });
+      const { sha512, size: sealedSize } = await sealing.summary;
+      assert.equal(cuts, 9);
+      assert.ok(warnings.length >= 1, 'some cut was noticed');
+      assert.equal(upload.size, sealedSize);
+      await upload.publish();
+      assert.equal(await digestOf(path), sha512);
+      assert.equal(made, size, 'nothing was read twice');
+      assert.deepEqual(await parts(`cut-${kind}`), []);
+      let opened = 0;
+      for await (const piece of open(inPieces(await readFile(path), [mib]), key.secretKey)) opened += piece.length;
+      assert.equal(opened, size);
+      await rm(path);
+    });
+  }
+
+  it('that do not come back in time fail, and the site removes what it has', async () => {
+    await using transport = await connect(site('ssh2'));
+    const slow = (async function* () {
+      for (let block = 0; block < 200; block++) {
+        yield randomBytes(mib);
+        await sleep(20);
+      }
+    })();
+    const proxy = await forward(sshd.port);
+    await writeFile(
+      sshd.file('known_hosts'),
+      (await sshd.knownHost()) + (await sshd.knownHost('ed25519', `[127.0.0.1]:${proxy.port}`)),
+    );
+    await using far = await connect(site('ssh2', proxy.port));
+    const uploading = startUpload(far, `${home}/late`, slow, { patience: 2 });
+    setTimeout(() => proxy.cut(), 1000);
+    await assert.rejects(uploading, (error: Error & { suggestion?: string }) => {
+      assert.match(error.suggestion ?? '', /remove .*\.late\./);
+      return failsWith('site', 'ssh-unreachable', 'connection-lost')(error);
+    });
+    await until(async () => (await parts('late')).length === 0);
+    void transport;
+  });
+
+  it('use more channels over a longer way, and all bytes arrive', async () => {
+    await using way = await longWay(sshd.port);
+    await writeFile(sshd.file('known_hosts'), await sshd.knownHost('ed25519', `[127.0.0.1]:${way.port}`));
+    for (const kind of ['ssh2', 'openssh']) {
+      await using transport = await connect(site(kind, way.port));
+      const counted = new CountingTransport(transport);
+      const content = randomBytes(50 * mib + 17);
+      const path = `${home}/far-${kind}`;
+      await uploadFile(counted, inPieces(content, [mib + 33]), path);
+      assert.ok((await readFile(path)).equals(content));
+      // One for each 6 ms of the way.
+      assert.ok(counted.most >= 5 && counted.most <= 8, `${counted.most} at once`);
+    }
+    await writeFile(sshd.file('known_hosts'), await sshd.knownHost());
+  });
+
+  it('make do with the channels that the site allows', async () => {
+    await using narrow = await Sshd.start(['ed25519']);
+    await narrow.restart(['MaxSessions 2']);
+    await using way = await longWay(narrow.port);
+    const before = sshd;
+    sshd = narrow;
+    try {
+      await writeFile(narrow.file('known_hosts'), await narrow.knownHost('ed25519', `[127.0.0.1]:${way.port}`));
+      await using transport = await connect(site('ssh2', way.port));
+      const content = randomBytes(20 * mib);
+      await using upload = await startUpload(transport, 'narrow', inPieces(content, [mib]));
+      assert.equal(upload.size, content.length);
+      assert.ok((await readFile(narrow.file(`home/alice/${upload.temporary}`))).equals(content));
+    } finally {
+      sshd = before;
+    }
+  });
+
+  it('keep to a bandwidth', async () => {
+    await using transport = await connect(site('ssh2'));
+    const started = performance.now();
+    await uploadFile(transport, inPieces(randomBytes(4 * mib), [256 * 1024]), `${home}/slow`, { bandwidth: 2 * mib });
+    // The first piece may go at once; no machine is too slow for this.
+    assert.ok(performance.now() - started > 1700);
+  });
+
+  it('write into no file but their own, whatever is put in its place', async () => {
+    await using transport = await connect(site('ssh2'));
+    await writeFile(`${home}/treasure`, 'mine');
+    const gate = Promise.withResolvers<void>();
+    const content = (async function* () {
+      yield randomBytes(9 * mib);
+      await gate.promise;
+      yield randomBytes(9 * mib);
+    })();
+    const uploading = startUpload(transport, `${home}/swapped`, content, { mode: 0o640 });
+    await until(async () => (await parts('swapped')).length === 1);
+    const [name = ''] = await parts('swapped');
+    await rm(`${home}/${name}`);
+    await symlink(`${home}/treasure`, `${home}/${name}`);
+    gate.resolve();
+    const upload = await uploading.catch(() => undefined);
+    await upload?.[Symbol.asyncDispose]();
+    assert.equal(await readFile(`${home}/treasure`, 'utf8'), 'mine');
+  });
+
+  it('take what a stream gives in any pieces', async () => {
+    await using transport = await connect(site('ssh2'));
+    const content = randomBytes(3 * mib + 1);
+    for (const sizes of [[1_000_003], [7, 70_000, 2 * mib]]) {
+      await uploadFile(transport, inPieces(content, sizes), `${home}/pieces`, { replace: true });
+      assert.ok((await readFile(`${home}/pieces`)).equals(content));
+    }
+    assert.equal((await collect(inPieces(content))).length, content.length);
+  });
+});
+
+/** Counts the commands that run at once. */
+class CountingTransport implements Transport {
+  most = 0;
+  #now = 0;
+  readonly #inner: Transport;
+
+  constructor(inner: Transport) {
+    this.#inner = inner;
+  }
+
+  exec(...args: Parameters<Transport['exec']>): ReturnType<Transport['exec']> {
+    this.most = Math.max(this.most, ++this.#now);
+    const process = this.#inner.exec(...args);
+    const ended = (): void => void this.#now--;
+    process.finished.then(ended, ended);
+    return process;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#inner[Symbol.asyncDispose]();
+  }
+}
+
+/** A way of 30 ms there and back to a port. */
+async function longWay(target: number): Promise<AsyncDisposable & { port: number }> {
+  const program = fileURLToPath(new URL('../bench/delay-proxy.ts', import.meta.url));
+  const proxy = spawn(process.execPath, [program, String(target), '15'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [line] = (await once(proxy.stdout, 'data')) as [Buffer];
+  return {
+    port: Number(String(line)),
+    async [Symbol.asyncDispose]() {
+      proxy.kill();
+      await once(proxy, 'exit');
+    },
+  };
+}
+
+/** A way to a port that can be cut for good. */
+async function forward(target: number): Promise<{ port: number; cut: () => void }> {
+  const { connect: open } = await import('node:net');
+  const sockets = new Set<{ destroy: () => void }>();
+  const server: Server = createServer((client) => {
+    const upstream = open({ host: '127.0.0.1', port: target });
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on('error', () => undefined);
+      socket.on('close', () => {
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+    client.pipe(upstream).pipe(client);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return {
+    port: address.port,
+    cut: () => {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
