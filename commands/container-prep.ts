@@ -1,12 +1,15 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
 import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
-import { loadConfig } from '../src/config.ts';
+import { loadConfig, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
+import { siteCompression } from '../src/image/compression.ts';
 import { openImage } from '../src/image/image.ts';
+import { sifCompressions, type SifCompression } from '../src/image/sif.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
+import { connect } from '../src/site/connect.ts';
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
@@ -41,9 +44,9 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       default: 'missing' as const,
     })(),
     compression: Flags.option({
-      options: ['zstd', 'gzip'] as const,
-      summary: 'SquashFS compression',
-      default: 'zstd' as const,
+      options: ['auto', ...sifCompressions] as const,
+      summary: 'SquashFS compression; auto: zstd, or gzip where the site is too old for it',
+      default: 'auto' as const,
     })(),
     'bandwidth-limit': bandwidthFlag,
     format: Flags.option({
@@ -69,7 +72,7 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       image: flags['base-oci-image'],
       platform: flags.platform,
       pull: flags.pull,
-      compression: flags.compression,
+      compression: flags.compression === 'auto' ? await this.#fitting(plan?.config, flags.username) : flags.compression,
       dockerPath: flags['docker-path'],
       buildImage: plan?.config.client['build-image'],
       signal: this.signal,
@@ -98,6 +101,13 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     );
     this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;
+  }
+
+  /** What the site can read. A SIF that is only written has no site to ask. */
+  async #fitting(config: Config | undefined, username: string | undefined): Promise<SifCompression> {
+    if (config === undefined) return 'zstd';
+    await using site = await connect(config, { signal: this.signal, username });
+    return await siteCompression(site, config.supercomputer.apptainer, { signal: this.signal });
   }
 }
 
