@@ -44,6 +44,8 @@ export const vaultRecordSchema = z.object({
   /** RFC 3339 time. */
   created: z.string(),
   image: imageConfigSchema.optional(),
+  /** Who can open it beside the holder of `key`: fingerprints of OpenPGP certificates, or `age1…`. */
+  recipients: z.array(z.string()).optional(),
   /** Armored OpenPGP secret key, `AGE-SECRET-KEY-1…`, or for a job the authentication key in hex. */
   key: z.string(),
 });

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { HpcsError } from '../errors.ts';
 import { renderManifest, resultFiles } from '../job/manifest.ts';
-import type { Inside, PlannedArtefact } from '../job/plan.ts';
+import type { Inside, JobPlan, PlannedArtefact } from '../job/plan.ts';
 import { renderVolumeKey } from '../job/volume-key.ts';
 import { unpack } from '../pack/unpack.ts';
 import { readBytes } from '../seal/files.ts';
@@ -201,10 +201,13 @@ async function contain(
 
 /** From the start, so that the output of a job which is killed can still be opened by its owner, and by nobody else. */
 async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> {
-  const { format, publicKey } = input.plan.results;
   const run = { id: input.jobId, restart: input.restart };
   using key = renderVolumeKey(output.password, run, input.authenticationKey);
-  const sealed = seal(Readable.from([key.bytes()]), { format, recipients: [publicKey], compress: 'none' });
+  const sealed = seal(Readable.from([key.bytes()]), {
+    format: input.plan.results.format,
+    recipients: resultRecipients(input.plan),
+    compress: 'none',
+  });
   await publishFile(join(input.resultDirectory, resultFiles.outputVolumeKey), sealed.bytes);
 }
 
@@ -214,7 +217,7 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await output.revive();
   await using sealing = await Sealing.start(
     { path: output.path, name: 'output' },
-    { format: plan.results.format, recipients: [plan.results.publicKey] },
+    { format: plan.results.format, recipients: resultRecipients(plan) },
   );
   await publishFile(join(resultDirectory, resultFiles.sealed), sealing, (blocks) => sealing.release(blocks));
   const manifest = renderManifest(
@@ -235,6 +238,10 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await output[Symbol.asyncDispose]();
   await rm(output.cipher, { recursive: true, force: true });
   await rm(join(resultDirectory, resultFiles.outputVolumeKey), { force: true });
+}
+
+function resultRecipients({ results }: JobPlan): string[] {
+  return [results.publicKey, ...results.recipients];
 }
 
 /** Writes a file that appears whole or not at all. @param release told of each block that was written */

@@ -93,6 +93,8 @@ async function makeKeyPackets(sessionKey: Uint8Array, recipients: readonly strin
       algorithm: 'aes256',
       aeadAlgorithm: 'ocb',
       encryptionKeys: await Promise.all(recipients.map((armoredKey) => readKey({ armoredKey }))),
+      // Whether a certificate is still valid was asked when it was given; a node's clock may be wrong besides.
+      date: null as unknown as Date,
       format: 'binary',
     });
   } catch (error) {
