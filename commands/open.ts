@@ -6,7 +6,7 @@ import { HpcsError } from '../src/errors.ts';
 import { restore, type Restored } from '../src/pack/restore.ts';
 import { blockSize, type Bytes } from '../src/seal/bytes.ts';
 import { readBytes, readKey, readPassphrase } from '../src/seal/files.ts';
-import { open } from '../src/seal/open.ts';
+import { open, openTwice } from '../src/seal/open.ts';
 import { unlock } from '../src/seal/unlock.ts';
 import type { Secret } from '../src/secret.ts';
 import { askHidden } from '../src/terminal.ts';
@@ -15,7 +15,8 @@ import { askHidden } from '../src/terminal.ts';
 export default class Open extends BaseCommand {
   static override summary = 'decrypt and unpack a sealed artefact or result';
   static override description = `Nothing appears in the output directory unless all of the file is authentic and complete.
-With "--output -" the decrypted bytes go to standard output while they are read: use them only when the exit code is 0.`;
+With "--output -" the decrypted bytes go to standard output while they are read: use them only when the exit code is 0. A file in the
+format openpgp-gpg, which can be checked only at its end, is then read twice, first to check it.`;
   static override examples = [
     '<%= config.bin %> open encrypted_jp2a_input.tgz --key-file artefact.key --output opened',
     '<%= config.bin %> open encrypted_jp2a_input.tgz --key owner.key --output opened',
@@ -36,10 +37,16 @@ With "--output -" the decrypted bytes go to standard output while they are read:
       throw new HpcsError('usage', 'usage', 'key and passphrase cannot both come from standard input', { suggestion: 'name a file for one of them' }); // prettier-ignore
     const passphrase = (): Promise<Secret> => askPassphrase(flags['key-file'], flags['passphrase-file'], this.signal);
     using key = await unlock(await readKey(flags['key-file']), passphrase);
-    const plain = open(readBytes(args.sealed), key, { signal: this.signal });
     if (flags.output === '-' && this.jsonEnabled())
       throw new HpcsError('usage', 'usage', 'the decrypted bytes and --json cannot share standard output', { suggestion: 'name a directory with --output' }); // prettier-ignore
-    if (flags.output === '-') return { output: '-', entries: 1, bytes: await toStandardOutput(plain) };
+    if (flags.output === '-')
+      return {
+        output: '-',
+        entries: 1,
+        bytes: await toStandardOutput(openTwice(() => readBytes(args.sealed), key, { signal: this.signal })),
+      };
+    // It appears in its place only when all was checked.
+    const plain = open(readBytes(args.sealed), key, { signal: this.signal, checkedAtEnd: true });
     const restored = await restore(plain, args.sealed, flags.output, this.signal);
     this.log(`opened ${restored.output}: ${restored.entries} entries, ${restored.bytes} bytes`);
     return restored;

@@ -86,7 +86,7 @@ export async function publish(
   await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
     recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
-    compress: publication.format === 'age' ? 'none' : 'auto',
+    compress: publication.format === 'openpgp' ? 'auto' : 'none',
     signal,
     onProgress: meter.update,
   });

@@ -128,7 +128,12 @@ async function decrypt(
   use: (plain: AsyncIterable<Uint8Array>) => Promise<unknown>,
 ): Promise<void> {
   await using sealed = digestingAside(readBytes(artefact.path));
-  await use(open(sealed.bytes, key, { signal }));
+  try {
+    await use(open(sealed.bytes, key, { signal, checkedAtEnd: true }));
+  } catch (error) {
+    signal.throwIfAborted();
+    throw artefact.format === 'openpgp-gpg' ? withheld(artefact) : error;
+  }
   const { sha512 } = await sealed.summary;
   if (sha512 === artefact.sha512) return;
   throw new HpcsError(
@@ -136,6 +141,20 @@ async function decrypt(
     'artefact-altered',
     `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`,
     { suggestion: 'prepare it again, and tell the site' },
+  );
+}
+
+// Data that can be checked only at its end may have been altered by the site when something is wrong with its content: what that is
+// could tell the site, which reads the job's log, some of the content.
+function withheld(artefact: PlannedArtefact): HpcsError {
+  return new HpcsError(
+    'integrity',
+    'artefact-altered',
+    `${artefact.path} could not be decrypted: it is not what was published, or there is no room for it`,
+    {
+      suggestion:
+        'compare its SHA-512 with the info record; what else is known of the cause is not told where the site can read it',
+    },
   );
 }
 
@@ -217,7 +236,12 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await output.revive();
   await using sealing = await Sealing.start(
     { path: output.path, name: 'output' },
-    { format: plan.results.format, recipients: resultRecipients(plan) },
+    {
+      format: plan.results.format,
+      recipients: resultRecipients(plan),
+      // As other programs open it.
+      compress: plan.results.format === 'openpgp-gpg' ? 'none' : 'auto',
+    },
   );
   await publishFile(join(resultDirectory, resultFiles.sealed), sealing, (blocks) => sealing.release(blocks));
   const manifest = renderManifest(

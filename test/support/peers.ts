@@ -3,10 +3,19 @@ import { tarOf, type SmallTarEntry } from '../../src/pack/tar.ts';
 
 const image = 'hpcs-test/peers';
 
+/** GnuPG as the oldest of the sites have it. */
+export const oldPeers = 'hpcs-test/old-peers';
+
+const oldDockerfile = `FROM debian:bookworm-slim
+RUN apt-get -qq update \\
+ && apt-get -qq install -y --no-install-recommends gnupg zstd >/dev/null \\
+ && rm -rf /var/lib/apt/lists/*
+`;
+
 /** Other programs that speak our formats, in their newest Debian versions. sid's Release file counts as expired. */
 const dockerfile = `FROM debian:sid-slim
 RUN apt-get -qq -o Acquire::Check-Valid-Until=false update \\
- && apt-get -qq install -y --no-install-recommends age sqop rsop zstd >/dev/null \\
+ && apt-get -qq install -y --no-install-recommends age gnupg sqop rsop zstd >/dev/null \\
  && rm -rf /var/lib/apt/lists/*
 `;
 
@@ -17,14 +26,19 @@ export interface PeerExit {
   stderr: string;
 }
 
-/** Builds the image, once a machine. */
+/** Builds both images, once a machine. */
 export async function buildPeers(): Promise<void> {
-  const { code, stderr, stdout } = await docker(['build', '-q', '-t', image, '-'], dockerfile);
-  if (code !== 0) throw new Error(`cannot build ${image}: ${stderr}${stdout.toString()}`);
+  for (const [name, text] of [
+    [image, dockerfile],
+    [oldPeers, oldDockerfile],
+  ] as const) {
+    const { code, stderr, stdout } = await docker(['build', '-q', '-t', name, '-'], text);
+    if (code !== 0) throw new Error(`cannot build ${name}: ${stderr}${stdout.toString()}`);
+  }
 }
 
 /** Runs shell text in a directory that holds these files, in a container without network and with nothing left of it. */
-export function inPeers(shell: string, files: readonly SmallTarEntry[] = []): Promise<PeerExit> {
+export function inPeers(shell: string, files: readonly SmallTarEntry[] = [], peers = image): Promise<PeerExit> {
   const run = [
     'run',
     '--rm',
@@ -37,7 +51,7 @@ export function inPeers(shell: string, files: readonly SmallTarEntry[] = []): Pr
     '/work:size=256m',
     '-w',
     '/work',
-    image,
+    peers,
   ];
   return docker([...run, 'sh', '-c', `tar -x && { ${shell}; }`], tarOf(files));
 }

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createSecretKey, randomBytes } from 'node:crypto';
 import * as openpgp from 'openpgp';
 import { Secret } from '../../../src/secret.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
-import { open } from '../../../src/seal/open.ts';
+import { open, openTwice } from '../../../src/seal/open.ts';
 import { openEncrypted } from '../../../src/seal/openpgp.ts';
 import { seal } from '../../../src/seal/seal.ts';
+import { newMessageKey, sealSeipd } from '../../../src/seal/seipd.ts';
+import { sealSeipd1 } from '../../../src/seal/seipd1.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
 
 // RFC 9580, A.4: sample version 6 secret key.
@@ -149,15 +151,58 @@ describe('openpgp.js', () => {
     }
   }
 
-  it('seals with the older, unauthenticated packet what we refuse by name', async () => {
-    const old = await openpgp.generateKey({ userIDs: [{ name: 'old' }], format: 'armored' });
-    const sealed = await openpgp.encrypt({
-      message: await openpgp.createMessage({ binary: plain }),
-      encryptionKeys: await openpgp.readKey({ armoredKey: old.publicKey }),
-      format: 'binary',
+  for (const compression of ['uncompressed', 'zip', 'zlib'] as const) {
+    it(`seals with the older packet what we open when it may be checked at its end: ${compression}`, async () => {
+      const old = await openpgp.generateKey({ userIDs: [{ name: 'old' }], format: 'armored' });
+      const sealed = await openpgp.encrypt({
+        message: await openpgp.createMessage({ binary: plain }),
+        encryptionKeys: await openpgp.readKey({ armoredKey: old.publicKey }),
+        format: 'binary',
+        config: { preferredCompressionAlgorithm: openpgp.enums.compression[compression] },
+      });
+      const secret = new Secret(old.privateKey);
+      const read = (): AsyncGenerator<Uint8Array> => inPieces(sealed as Uint8Array);
+      await assert.rejects(collect(open(read(), secret)), failsWith('integrity', 'checked-at-end'));
+      assert.ok((await collect(open(read(), secret, { checkedAtEnd: true }))).equals(plain));
+      assert.ok((await collect(openTwice(read, secret))).equals(plain));
     });
-    const stream = open(inPieces(sealed as Uint8Array), new Secret(old.privateKey));
-    await assert.rejects(collect(stream), failsWith('integrity', 'unknown-format'));
+  }
+
+  it('opens what we sealed in the older packet, and reads its key: version 4, curve25519', async () => {
+    const old = await generateKey('openpgp-gpg');
+    const secret = await openpgp.readPrivateKey({ armoredKey: old.secretKey.reveal() });
+    assert.equal(secret.keyPacket.version, 4);
+    assert.deepEqual(secret.getSubkeys().map((part) => part.getAlgorithmInfo()), [{ algorithm: 'ecdh', curve: 'curve25519Legacy' }]); // prettier-ignore
+    for (const size of [0, 1, 262_144, 600_000]) {
+      const part = plain.subarray(0, size);
+      const recipients = [old.publicKey];
+      const sealed = await collect(seal(inPieces(part), { format: 'openpgp-gpg', recipients, compress: 'none' }).bytes);
+      const message = await openpgp.readMessage({ binaryMessage: sealed });
+      const { data } = await openpgp.decrypt({ message, decryptionKeys: secret, format: 'binary' });
+      assert.ok(Buffer.from(data as Uint8Array).equals(part));
+    }
+  });
+
+  it('makes of one kind of message no other', async () => {
+    const sessionKey = randomBytes(32);
+    const old = await openpgp.readPrivateKey({ armoredKey: (await generateKey('openpgp-gpg')).secretKey.reveal() });
+    // A session key for version 1 before data of version 2, and the other way.
+    const packets = async (aeadAlgorithm?: 'ocb'): Promise<Uint8Array> =>
+      openpgp.encryptSessionKey({
+        data: sessionKey,
+        algorithm: 'aes256',
+        ...(aeadAlgorithm === undefined ? {} : { aeadAlgorithm }),
+        encryptionKeys: old.toPublic(),
+        format: 'binary',
+      });
+    for (const [keyPackets, body] of [
+      [await packets(), sealSeipd(inPieces(plain), newMessageKey(sessionKey))],
+      [await packets('ocb'), sealSeipd1(inPieces(plain), createSecretKey(sessionKey))],
+    ] as const) {
+      const sealed = Buffer.concat([keyPackets, await collect(body)]);
+      const opened = open(inPieces(sealed), new Secret(old.armor()), { checkedAtEnd: true });
+      await assert.rejects(collect(opened), failsWith('integrity', 'wrong-key'));
+    }
   });
 
   it('makes version 4 keys for owners, to which we seal as well', async () => {
