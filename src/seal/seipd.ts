@@ -38,7 +38,10 @@ const ciphers: Readonly<Record<number, { name: string; keySize: number }>> = {
   9: { name: 'aes-256', keySize: 32 },
 };
 
-/** Name, nonce size in bytes. EAX (1) is missing in node:crypto. @see RFC 9580, section 9.6 */
+/** EAX, which node:crypto does not have. */
+const eax = 1;
+
+/** Name, nonce size in bytes. @see RFC 9580, section 9.6 */
 const modes: Readonly<Record<number, { name: string; nonceSize: number }>> = {
   2: { name: 'ocb', nonceSize: 15 },
   3: { name: 'gcm', nonceSize: 12 },
@@ -83,6 +86,7 @@ function parametersOf(parameters: Uint8Array): {
   const [, cipherId = 0, aeadId = 0, chunkOctet = 0] = parameters;
   const cipher = ciphers[cipherId];
   const mode = modes[aeadId];
+  if (aeadId === eax) throw unknownFormat('OpenPGP in EAX mode, which this program does not open');
   if (cipher === undefined || mode === undefined || chunkOctet > largestChunkOctet)
     throw unknownFormat(`OpenPGP cipher ${cipherId}, mode ${aeadId}, chunk size ${chunkOctet}`);
   return { cipher, mode, chunkSize: 2 ** (chunkOctet + 6) };

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,7 +11,8 @@ import { seal } from '../../src/seal/seal.ts';
 import { unlock } from '../../src/seal/unlock.ts';
 import type { SealFormat } from '../../src/record.ts';
 import type { SmallTarEntry } from '../../src/pack/tar.ts';
-import { buildPeers, inPeers, oldPeers, type PeerExit } from '../support/peers.ts';
+import { buildPeers, inPeers, oldPeers, streamToPeers, type PeerExit } from '../support/peers.ts';
+import { lockedSampleKey, sampleMessage } from '../support/openpgp-samples.ts';
 import { collect, inPieces } from '../support/streams.ts';
 
 const kib = 1024;
@@ -220,5 +221,55 @@ describe("the peers' own keys", () => {
         await rm(directory, { recursive: true });
       }
     }).timeout(60_000);
+  }
+
+  it("opens RFC 9580's locked sample key (A.5), and with it the sample message (A.8)", async () => {
+    const words = 'correct horse battery staple';
+    const key = await unlock(new Secret(lockedSampleKey), async () => new Secret(words));
+    assert.equal((await collect(open(inPieces(sampleMessage), key))).toString(), 'Hello, world!');
+  }).timeout(300_000);
+});
+
+describe('more than 4 GiB', () => {
+  const size = 2 ** 32 + 12_345;
+  const block = randomBytes(mib);
+  const plain = async function* (): AsyncGenerator<Uint8Array> {
+    for (let left = size; left > 0; left -= block.length) yield block.subarray(0, left);
+  };
+  let sha256: string;
+
+  before(async function () {
+    this.timeout(300_000);
+    await buildPeers();
+    const hash = createHash('sha256');
+    for await (const piece of plain()) hash.update(piece);
+    sha256 = hash.digest('hex');
+  });
+
+  for (const name of ['GnuPG 2.2', 'GnuPG 2.4', 'age', 'sqop']) {
+    const peer = peers[name];
+    it(`is sealed and opened in constant memory, and ${name} opens it`, async () => {
+      assert.ok(peer);
+      const key = await generateKey(peer.format);
+      const sealed = (): AsyncIterable<Uint8Array> => seal(plain(), { format: peer.format, recipients: [key.publicKey], compress: 'none' }).bytes; // prettier-ignore
+      const hash = createHash('sha256');
+      let seen = 0;
+      // Once buffers circulate, no more are taken.
+      let [early, late] = [0, 0];
+      for await (const piece of open(sealed(), key.secretKey, { checkedAtEnd: true })) {
+        hash.update(piece);
+        seen += piece.length;
+        if (seen < 512 * mib) early = Math.max(early, process.memoryUsage.rss());
+        else late = Math.max(late, process.memoryUsage.rss());
+      }
+      assert.equal(hash.digest('hex'), sha256);
+      assert.ok(late < early + 150 * mib, `${early / mib} MiB at first, ${late / mib} MiB later`);
+      const store = `printf %s ${Buffer.from(`${key.secretKey.reveal()}\n`).toString('base64')} | base64 -d > key && `;
+      const shell = `umask 077; ${store}${peer.prepare ?? ''}{ ${peer.decrypt}; echo $? >&2; } | sha256sum`;
+      const { code, stdout, stderr } = await streamToPeers(shell, sealed(), peer.image);
+      assert.equal(code, 0, stderr);
+      assert.equal(stdout.toString().slice(0, 64), sha256, stderr);
+      assert.match(stderr, /^0$/m);
+    }).timeout(600_000);
   }
 });

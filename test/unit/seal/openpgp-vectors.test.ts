@@ -8,33 +8,8 @@ import { openEncrypted } from '../../../src/seal/openpgp.ts';
 import { seal } from '../../../src/seal/seal.ts';
 import { newMessageKey, sealSeipd } from '../../../src/seal/seipd.ts';
 import { sealSeipd1 } from '../../../src/seal/seipd1.ts';
+import { sampleKey, sampleMessage } from '../../support/openpgp-samples.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
-
-// RFC 9580, A.4: sample version 6 secret key.
-const sampleKey = `-----BEGIN PGP PRIVATE KEY BLOCK-----
-
-xUsGY4d/4xsAAAAg+U2nu0jWCmHlZ3BqZYfQMxmZu52JGggkLq2EVD34laMAGXKB
-exK+cH6NX1hs5hNhIB00TrJmosgv3mg1ditlsLfCsQYfGwoAAABCBYJjh3/jAwsJ
-BwUVCg4IDAIWAAKbAwIeCSIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
-2azJBScJAgcCAAAAAK0oIBA+LX0ifsDm185Ecds2v8lwgyU2kCcUmKfvBXbAf6rh
-RYWzuQOwEn7E/aLwIwRaLsdry0+VcallHhSu4RN6HWaEQsiPlR4zxP/TP7mhfVEe
-7XWPxtnMUMtf15OyA51YBMdLBmOHf+MZAAAAIIaTJINn+eUBXbki+PSAld2nhJh/
-LVmFsS+60WyvXkQ1AE1gCk95TUR3XFeibg/u/tVY6a//1q0NWC1X+yui3O24wpsG
-GBsKAAAALAWCY4d/4wKbDCIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
-2azJAAAAAAQBIKbpGG2dWTX8j+VjFM21J0hqWlEg+bdiojWnKfA5AQpWUWtnNwDE
-M0g12vYxoWM8Y81W+bHBw805I8kWVkXU6vFOi+HWvv/ira7ofJu16NnoUkhclkUr
-k0mXubZvyl4GBg==
------END PGP PRIVATE KEY BLOCK-----`;
-
-// RFC 9580, A.8: sample X25519-AEAD-OCB encrypted packet sequence, "Hello, world!" and a padding packet.
-const sampleMessage = Buffer.from(
-  'wV0GIQYSyD8ecG9jCP4VGkF3Q6HwM3kOk+mXhIjR2zeNqZMIhRmHzxjV8bU/gXzO' +
-    'WgBM85PMiVi93AZfJfhK9QmxfdNnZBjeo1VDeVZheQHgaVf7yopqR6W1FT6NOrfS' +
-    'aQIHAgZhZBZTW+CwcW1g4FKlbExAf56zaw76/prQoN+bAzxpohup69LA7JW/Vp0l' +
-    'yZnuSj3hcFj0DfqLTGgr4/u717J+sPWbtQBfgMfG9AOIwwrUBqsFE9zW+f1zdlYo' +
-    'bhF30A+IitsxxA==',
-  'base64',
-);
 
 // RFC 9580, A.10 (OCB) and A.11 (GCM): session keys, and bodies of the encrypted packets.
 const samples = {
@@ -52,7 +27,28 @@ const samples = {
   },
 };
 
+// RFC 9580, A.9: in EAX mode.
+const eaxSample = {
+  sessionKey: '3881bafe985412459b86c36f98cb9a5e',
+  body:
+    '020701069ff90e3b321964f3a42913c8dcc6619325015227efb7eaeaa49f04c2e674175d4a3d226ed6afcb9ca9ac122c1470e11c63d4c0ab' +
+    '241c6a938ad48bf99a5a99b90bba8325de61047540258ab7959a95ad051dda96eb15431dfef5f5e2255ca78261546e339a',
+};
+
 describe("RFC 9580's samples", () => {
+  it('refuses the EAX sample by name, which openpgp.js opens', async () => {
+    const [key, body] = [eaxSample.sessionKey, eaxSample.body].map((hex) => Buffer.from(hex, 'hex'));
+    assert.ok(key && body);
+    const message = await openpgp.readMessage({ binaryMessage: Buffer.concat([Buffer.of(0xd2, body.length), body]) });
+    const { data } = await openpgp.decrypt({ message, sessionKeys: { data: key, algorithm: 'aes128' } });
+    assert.equal(data, 'Hello, world!');
+    await assert.rejects(collect(openEncrypted(inPieces(body), () => Promise.resolve(key))), (error) => {
+      failsWith('integrity', 'unknown-format')(error);
+      assert.match(String(error), /EAX/);
+      return true;
+    });
+  });
+
   it('opens A.8, X25519 and OCB', async () => {
     const plain = await collect(open(inPieces(sampleMessage), new Secret(sampleKey)));
     assert.equal(plain.toString(), 'Hello, world!');
