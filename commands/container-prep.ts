@@ -1,12 +1,17 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
-import { loadConfig } from '../src/config.ts';
+import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
+import { loadConfig, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
+import { siteCompression } from '../src/image/compression.ts';
 import { openImage } from '../src/image/image.ts';
+import { sifCompressions, type SifCompression } from '../src/image/sif.ts';
+import type { Readers } from '../src/grant.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
+import type { Recipient } from '../src/seal/recipients.ts';
+import { connect } from '../src/site/connect.ts';
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
@@ -41,11 +46,12 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       default: 'missing' as const,
     })(),
     compression: Flags.option({
-      options: ['zstd', 'gzip'] as const,
-      summary: 'SquashFS compression',
-      default: 'zstd' as const,
+      options: ['auto', ...sifCompressions] as const,
+      summary: 'SquashFS compression; auto: zstd, or gzip where the site is too old for it',
+      default: 'auto' as const,
     })(),
     'bandwidth-limit': bandwidthFlag,
+    recipient: recipientFlag,
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -57,19 +63,13 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     const { flags } = await this.parse(ContainerPrep);
     const name = basename(flags['data-path'] ?? `prepared_${flags['base-oci-image'].replaceAll(/[^A-Za-z0-9._-]+/g, '_')}.sif`);
     // What can be wrong with the command line is said before the image is made.
-    const plan = flags.encrypted
-      ? {
-          config: await loadConfig(flags.config),
-          readers: readersOf(flags),
-          directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
-        }
-      : undefined;
+    const plan = flags.encrypted ? await this.#plan(flags) : undefined;
     const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
     await using image = await openImage({
       image: flags['base-oci-image'],
       platform: flags.platform,
       pull: flags.pull,
-      compression: flags.compression,
+      compression: flags.compression === 'auto' ? await this.#fitting(plan?.config, flags.username) : flags.compression,
       dockerPath: flags['docker-path'],
       buildImage: plan?.config.client['build-image'],
       signal: this.signal,
@@ -90,6 +90,7 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
         username: flags.username,
         format: flags.format,
         readers: plan.readers,
+        recipients: plan.recipients,
         image: image.config,
         total: image.size,
         bandwidth: flags['bandwidth-limit'],
@@ -98,6 +99,30 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     );
     this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;
+  }
+
+  async #plan(
+    flags: Parameters<typeof readersOf>[0] & {
+      config: string | undefined;
+      'data-path-at-rest': string | undefined;
+      recipient: string[];
+      format: SealFormat;
+    },
+  ): Promise<{ config: Config; readers: Readers; directory: string; recipients: Recipient[] }> {
+    const config = await loadConfig(flags.config);
+    return {
+      config,
+      readers: readersOf(flags),
+      directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
+      recipients: await this.recipients(config, flags),
+    };
+  }
+
+  /** What the site can read. A SIF that is only written has no site to ask. */
+  async #fitting(config: Config | undefined, username: string | undefined): Promise<SifCompression> {
+    if (config === undefined) return 'zstd';
+    await using site = await connect(config, { signal: this.signal, username });
+    return await siteCompression(site, config.supercomputer.apptainer, { signal: this.signal });
   }
 }
 

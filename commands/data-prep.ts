@@ -1,6 +1,6 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
+import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
 import { scan } from '../src/pack/pack.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
@@ -36,6 +36,7 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
     'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required)', helpValue: 'A,B' }),
     'bandwidth-limit': bandwidthFlag,
+    recipient: recipientFlag,
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -47,6 +48,7 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     const { flags } = await this.parse(DataPrep);
     const config = await loadConfig(flags.config);
     const readers = readersOf(flags);
+    const recipients = await this.recipients(config, flags);
     const input = flags['input-path'];
     const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);
     const found = await scan(input);
@@ -60,6 +62,7 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
         username: flags.username,
         format: flags.format,
         readers,
+        recipients,
         total: found.archive,
         bandwidth: flags['bandwidth-limit'],
         keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),

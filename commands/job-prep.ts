@@ -1,5 +1,5 @@
 import { Flags } from '@oclif/core';
-import { BaseCommand, configFlag } from '../src/base-command.ts';
+import { BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
 import { followJob, jobFailed } from '../src/job/follow.ts';
 import { submitJob } from '../src/job/prepare.ts';
@@ -64,6 +64,7 @@ changes of state. The exit code is the application's. Results are opened with: h
     }),
     mem: quoted({ summary: "memory per node (default: the partition's)", helpValue: 'SIZE' }),
     exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
+    recipient: recipientFlag,
     format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
   };
@@ -75,6 +76,7 @@ changes of state. The exit code is the application's. Results are opened with: h
     const { flags } = await this.parse(JobPrep, words.slice(0, dashes));
     const config = await loadConfig(flags.config);
     const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...words.slice(dashes + 1)];
+    const recipients = await this.recipients(config, flags);
     await using transport = await connect(config, { signal: this.signal });
     const { jobId, record } = await submitJob(
       {
@@ -96,6 +98,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         flags: splitWords(flags['singularity-supplementary-flags'], 'value of --singularity-supplementary-flags'),
         arguments: args,
         format: flags.format,
+        recipients,
       },
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
     );

@@ -1,7 +1,10 @@
 import { Command, Flags } from '@oclif/core';
+import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
 import { Meter } from './meter.ts';
 import { parseRate } from './rate.ts';
+import type { SealFormat } from './record.ts';
+import { describeRecipient, readRecipients, type Recipient } from './seal/recipients.ts';
 import { asHpcsError, printable, reportError } from './report.ts';
 
 /**
@@ -49,6 +52,20 @@ export abstract class BaseCommand extends Command {
     process.stderr.write(`warning: ${printable(message)}\n`);
   };
 
+  /** The recipients of the configuration and the command line, checked before anything starts, and shown. @throws HpcsError */
+  protected async recipients(config: Config, flags: { recipient: string[]; format: SealFormat }): Promise<Recipient[]> {
+    const found = await readRecipients([...config.client.recipient, ...flags.recipient], flags.format);
+    for (const recipient of found) {
+      this.progress(`recipient: ${describeRecipient(recipient)}`);
+      if (flags.format === 'openpgp' && !recipient.opensAead) {
+        this.warning(
+          `the programs of ${describeRecipient(recipient)} may not open this format: hpcs open does, with its secret key`,
+        );
+      }
+    }
+    return found;
+  }
+
   protected override async catch(error: Error): Promise<void> {
     const interrupted = this.signal.aborted && this.signal.reason instanceof HpcsError && !(error instanceof HpcsError);
     const command = `${this.config.bin} ${(this.id ?? '').replaceAll(':', ' ')}`;
@@ -60,6 +77,14 @@ export abstract class BaseCommand extends Command {
     await super.finally(failure);
   }
 }
+
+/** The flag of commands that seal. */
+export const recipientFlag = Flags.string({
+  summary: 'who can open it too: age1…, or a file with an OpenPGP certificate (may be repeated)',
+  helpValue: 'RECIPIENT',
+  multiple: true,
+  default: [],
+});
 
 /** The flag that every command with a configuration has. */
 export const configFlag = Flags.string({

@@ -72,6 +72,7 @@ export const configSections = {
     'state-directory': text.optional(),
     'tool-kit': text.optional(),
     'build-image': text.optional(),
+    recipient: list.default([]),
     'allow-insecure-http': boolean.default(false),
   }),
 } as const;

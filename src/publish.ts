@@ -9,6 +9,7 @@ import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
 import { generateKey } from './seal/keys.ts';
+import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
@@ -27,6 +28,8 @@ export interface Publication {
   directory: string;
   username: string | undefined;
   format: SealFormat;
+  /** Who can open it beside the holder of the key in the vault. */
+  recipients: readonly Recipient[];
   readers: Readers;
   image?: ImageConfig;
   /** Plain bytes in all, where they are known, for the progress. */
@@ -82,8 +85,8 @@ export async function publish(
   // The original opens age files straight into a SIF or into tar.
   await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
-    recipients: [key.publicKey],
-    compress: publication.format === 'age' ? 'none' : 'auto',
+    recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
+    compress: publication.format === 'openpgp' ? 'auto' : 'none',
     signal,
     onProgress: meter.update,
   });
@@ -107,6 +110,7 @@ export async function publish(
     size,
     created: new Date().toISOString(),
     ...(publication.image === undefined ? {} : { image: publication.image }),
+    ...recipientsField(publication.recipients),
     key: key.secretKey.reveal(),
   };
   const grant = await grantSecret(publication.fileName, publication.readers, record, granter);

@@ -3,8 +3,11 @@ import { parse, stringify } from 'yaml';
 import { z } from 'zod';
 import { HpcsError } from './errors.ts';
 
-/** How an artefact is sealed. The original knows only `age`. */
-export const sealFormats = ['openpgp', 'age'] as const;
+/**
+ * How an artefact is sealed: OpenPGP with AEAD (RFC 9580), age, or OpenPGP as every GnuPG opens it, which can be checked only at its
+ * end. The original knows only `age`.
+ */
+export const sealFormats = ['openpgp', 'age', 'openpgp-gpg'] as const;
 export type SealFormat = (typeof sealFormats)[number];
 
 const sha512 = z.string({ error: 'a SHA-512 digest in hex' }).regex(/^[0-9a-f]{128}$/, 'a SHA-512 digest in hex');
@@ -44,6 +47,8 @@ export const vaultRecordSchema = z.object({
   /** RFC 3339 time. */
   created: z.string(),
   image: imageConfigSchema.optional(),
+  /** Who can open it beside the holder of `key`: fingerprints of OpenPGP certificates, or `age1…`. */
+  recipients: z.array(z.string()).optional(),
   /** Armored OpenPGP secret key, `AGE-SECRET-KEY-1…`, or for a job the authentication key in hex. */
   key: z.string(),
 });

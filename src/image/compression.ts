@@ -1,10 +1,28 @@
+import { assignments } from '../shell.ts';
+import { run } from '../site/files.ts';
+import type { Transport } from '../site/transport.ts';
 import type { SifCompression } from './sif.ts';
+
+/**
+ * Asks the site's login node which SquashFS compression fits it. The compute nodes may differ; what they have cannot be seen before
+ * a job runs there.
+ *
+ * @param apptainer the program as the configuration names it
+ * @throws HpcsError `site` when the site cannot be asked
+ */
+export async function siteCompression(
+  transport: Transport,
+  apptainer: string,
+  options: { signal?: AbortSignal | undefined } = {},
+): Promise<SifCompression> {
+  return fittingCompression((await run(transport, compressionProbe(apptainer), options)).stdout);
+}
 
 /**
  * POSIX shell text for the site: three facts by which {@link fittingCompression} chooses. Each line may be missing.
  */
-export const compressionProbe = `echo "kernel $(uname -r)"
-{ apptainer --version || singularity --version || singularity-ce --version; } 2>/dev/null | sed 's/^/program /;q'
+export const compressionProbe = (apptainer: string): string => `${assignments({ apptainer })}echo "kernel $(uname -r)"
+{ "$apptainer" --version || apptainer --version || singularity --version; } 2>/dev/null | sed 's/^/program /;q'
 { cat "/boot/config-$(uname -r)" "/lib/modules/$(uname -r)/config" || zcat /proc/config.gz; } 2>/dev/null | grep SQUASHFS_ZSTD | sed 's/^/config /;q'
 `;
 

@@ -86,7 +86,7 @@ async function readPassword(
   });
   using key = new Secret(job.resultKey);
   using authenticationKey = new Secret(job.authenticationKey);
-  using content = new Secret(await collect(open(once(sealed), key, { signal }), longestOwn));
+  using content = new Secret(await collect(open(once(sealed), key, { signal, checkedAtEnd: true }), longestOwn));
   return parseVolumeKey(content, { id: job.jobId, restart: found.restart }, authenticationKey);
 }
 

@@ -44,7 +44,8 @@ export const jobPlanSchema = z.object({
   flags: z.array(z.string()),
   inputScripts: scriptsSchema.nullable(),
   outputScripts: scriptsSchema.nullable(),
-  results: z.object({ format: z.enum(sealFormats), publicKey: z.string() }),
+  /** Public keys: the job's own, and those of owner recipients. */
+  results: z.object({ format: z.enum(sealFormats), publicKey: z.string(), recipients: z.array(z.string()) }),
   services: z.object({
     hpcsServer: z.object({ url: z.string(), ca: z.string().nullable() }),
     vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),

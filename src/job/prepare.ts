@@ -7,6 +7,7 @@ import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
 import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
+import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
@@ -29,6 +30,8 @@ export interface JobRequest {
   flags: string[];
   arguments: string[];
   format: SealFormat;
+  /** Who can open the results beside the holder of the state directory. */
+  recipients: readonly Recipient[];
 }
 
 /** How a job preparation talks to the outside. */
@@ -97,7 +100,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   progress('granting the job its own secret');
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const job = await grantJob(record, granted, { services, identity, signal });
+  const job = await grantJob(record, request.recipients, granted, { services, identity, signal });
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -111,7 +114,11 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     flags: request.flags,
     inputScripts: scripts.input,
     outputScripts: scripts.output,
-    results: { format: request.format, publicKey: key.publicKey },
+    results: {
+      format: request.format,
+      publicKey: key.publicKey,
+      recipients: request.recipients.map(({ publicKey }) => publicKey),
+    },
     services: await servicesFromNode(config, services, signal),
   };
   progress(`submitting to ${site}`);
@@ -174,12 +181,24 @@ async function grantedNodes(
 }
 
 /** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
-async function grantJob(record: JobRecord, nodes: string[], granter: Granter): Promise<JobPlan['job']> {
+async function grantJob(
+  record: JobRecord,
+  recipients: readonly Recipient[],
+  nodes: string[],
+  granter: Granter,
+): Promise<JobPlan['job']> {
   const readers = { users: [record.username], groups: [], nodes };
   const { secretPath, role, spiffeId } = await grantSecret(
     `job-${record.name}`,
     readers,
-    { artefact: record.local, kind: 'job', format: 'hmac-sha256', created: record.created, key: record.authenticationKey },
+    {
+      artefact: record.local,
+      kind: 'job',
+      format: 'hmac-sha256',
+      created: record.created,
+      ...recipientsField(recipients),
+      key: record.authenticationKey,
+    },
     granter,
   );
   return { secretPath, role, spiffeId };

@@ -39,7 +39,7 @@ export async function openResults(
   using key = new Secret(job.resultKey);
   await using destination = await TargetDirectory.make(target);
   const fetched = digesting(readStream(transport, `${found.directory}/${resultFiles.sealed}`, { signal }));
-  await unpack(open(fetched.bytes, key, { signal }), destination.temporary, { signal });
+  await unpack(open(fetched.bytes, key, { signal, checkedAtEnd: true }), destination.temporary, { signal });
   const { sha512, size } = await fetched.summary;
   if (sha512 !== manifest.result.sha512 || size !== manifest.result.size) {
     throw new HpcsError('integrity', 'results-altered', `the results of job ${job.jobId} are not the ones its manifest names`, {

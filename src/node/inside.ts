@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { HpcsError } from '../errors.ts';
 import { renderManifest, resultFiles } from '../job/manifest.ts';
-import type { Inside, PlannedArtefact } from '../job/plan.ts';
+import type { Inside, JobPlan, PlannedArtefact } from '../job/plan.ts';
 import { renderVolumeKey } from '../job/volume-key.ts';
 import { unpack } from '../pack/unpack.ts';
 import { readBytes } from '../seal/files.ts';
@@ -128,7 +128,12 @@ async function decrypt(
   use: (plain: AsyncIterable<Uint8Array>) => Promise<unknown>,
 ): Promise<void> {
   await using sealed = digestingAside(readBytes(artefact.path));
-  await use(open(sealed.bytes, key, { signal }));
+  try {
+    await use(open(sealed.bytes, key, { signal, checkedAtEnd: true }));
+  } catch (error) {
+    signal.throwIfAborted();
+    throw artefact.format === 'openpgp-gpg' ? withheld(artefact) : error;
+  }
   const { sha512 } = await sealed.summary;
   if (sha512 === artefact.sha512) return;
   throw new HpcsError(
@@ -136,6 +141,20 @@ async function decrypt(
     'artefact-altered',
     `${artefact.path} is not what was published: its SHA-512 is ${sha512.slice(0, 16)}…, not ${artefact.sha512.slice(0, 16)}…`,
     { suggestion: 'prepare it again, and tell the site' },
+  );
+}
+
+// Data that can be checked only at its end may have been altered by the site when something is wrong with its content: what that is
+// could tell the site, which reads the job's log, some of the content.
+function withheld(artefact: PlannedArtefact): HpcsError {
+  return new HpcsError(
+    'integrity',
+    'artefact-altered',
+    `${artefact.path} could not be decrypted: it is not what was published, or there is no room for it`,
+    {
+      suggestion:
+        'compare its SHA-512 with the info record; what else is known of the cause is not told where the site can read it',
+    },
   );
 }
 
@@ -201,10 +220,13 @@ async function contain(
 
 /** From the start, so that the output of a job which is killed can still be opened by its owner, and by nobody else. */
 async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> {
-  const { format, publicKey } = input.plan.results;
   const run = { id: input.jobId, restart: input.restart };
   using key = renderVolumeKey(output.password, run, input.authenticationKey);
-  const sealed = seal(Readable.from([key.bytes()]), { format, recipients: [publicKey], compress: 'none' });
+  const sealed = seal(Readable.from([key.bytes()]), {
+    format: input.plan.results.format,
+    recipients: resultRecipients(input.plan),
+    compress: 'none',
+  });
   await publishFile(join(input.resultDirectory, resultFiles.outputVolumeKey), sealed.bytes);
 }
 
@@ -214,7 +236,12 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await output.revive();
   await using sealing = await Sealing.start(
     { path: output.path, name: 'output' },
-    { format: plan.results.format, recipients: [plan.results.publicKey] },
+    {
+      format: plan.results.format,
+      recipients: resultRecipients(plan),
+      // As other programs open it.
+      compress: plan.results.format === 'openpgp-gpg' ? 'none' : 'auto',
+    },
   );
   await publishFile(join(resultDirectory, resultFiles.sealed), sealing, (blocks) => sealing.release(blocks));
   const manifest = renderManifest(
@@ -235,6 +262,10 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
   await output[Symbol.asyncDispose]();
   await rm(output.cipher, { recursive: true, force: true });
   await rm(join(resultDirectory, resultFiles.outputVolumeKey), { force: true });
+}
+
+function resultRecipients({ results }: JobPlan): string[] {
+  return [results.publicKey, ...results.recipients];
 }
 
 /** Writes a file that appears whole or not at all. @param release told of each block that was written */

@@ -204,7 +204,8 @@ async function expanded(frame: Buffer, contentSize: number): Promise<Buffer> {
   return content;
 }
 
-async function* through(input: Bytes, expander: Duplex): AsyncGenerator<Uint8Array, void, undefined> {
+/** Expands a stream by one of node:zlib's expanders, to its end. @throws HpcsError `integrity` */
+export async function* through(input: Bytes, expander: Duplex): AsyncGenerator<Uint8Array, void, undefined> {
   let drained = false;
   const whole = (async function* () {
     yield* input;

@@ -32,6 +32,16 @@ export function wrongKey(cause?: unknown): HpcsError {
   });
 }
 
+/** Data that can be checked only at its end, where each piece is to be used as it comes. */
+export function isCheckedAtEnd(): HpcsError {
+  return new HpcsError(
+    'integrity',
+    'checked-at-end',
+    'the sealed data is OpenPGP of the older kind (SEIPD version 1), which can be checked only at its end',
+    { suggestion: 'open it into a directory, or seal it in another format' },
+  );
+}
+
 /** Not a format, or not a variant of it, that this program opens. */
 export function unknownFormat(what: string): HpcsError {
   return new HpcsError('integrity', 'unknown-format', `not sealed data of a known format: ${what}`, {

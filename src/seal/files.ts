@@ -23,7 +23,20 @@ export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void,
  * @param file path, or `-` for standard input
  * @throws HpcsError `usage` for a file open to others, or too long to be a key; `local` when it cannot be read
  */
-export async function readKey(file: string): Promise<Secret> {
+export function readKey(file: string): Promise<Secret> {
+  return readSecret(file);
+}
+
+/** Reads a passphrase as {@link readKey} reads a key: the first line, without its end. @throws HpcsError as that */
+export async function readPassphrase(file: string): Promise<Secret> {
+  using content = await readSecret(file);
+  const bytes = Buffer.from(content.bytes().buffer, content.bytes().byteOffset, content.bytes().byteLength);
+  const end = bytes.indexOf(0x0a);
+  const line = end < 0 ? bytes : bytes.subarray(0, end);
+  return new Secret(line.at(-1) === 0x0d ? line.subarray(0, -1) : line);
+}
+
+async function readSecret(file: string): Promise<Secret> {
   const parts: Buffer[] = [];
   let size = 0;
   for await (const part of file === '-' ? (process.stdin as AsyncIterable<Buffer>) : privateParts(file)) {

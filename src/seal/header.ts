@@ -1,7 +1,9 @@
+import { createSecretKey } from 'node:crypto';
 import type { SealFormat } from '../record.ts';
 import { ageHeader } from './age.ts';
 import type { BodyKey } from './body.ts';
 import { openpgpHeader } from './openpgp.ts';
+import { newMessageKey } from './seipd.ts';
 
 /**
  * Begins sealed data: what only the recipients' secret keys open, and the key of the rest.
@@ -17,6 +19,9 @@ export async function makeHeader(
     const { header, key } = await ageHeader(recipients);
     return { header, body: { format, key } };
   }
-  const { header, key } = await openpgpHeader(recipients);
-  return { header, body: { format, key } };
+  const { header, sessionKey } = await openpgpHeader(recipients, format);
+  const body: BodyKey =
+    format === 'openpgp' ? { format, key: newMessageKey(sessionKey) } : { format, key: createSecretKey(sessionKey) };
+  sessionKey.fill(0);
+  return { header, body };
 }

@@ -15,12 +15,24 @@ export interface ArtefactKey {
 /**
  * Makes a fresh key pair, in memory only.
  *
- * @param format `openpgp`: a version 6 curve25519 key (RFC 9580); `age`: X25519 (age-encryption.org/v1)
+ * @param format `openpgp`: a version 6 curve25519 key (RFC 9580); `openpgp-gpg`: a version 4 one, as GnuPG reads it; `age`: X25519
+ *   (age-encryption.org/v1)
  */
 export async function generateKey(format: SealFormat): Promise<ArtefactKey> {
   if (format === 'age') {
     const identity = await generateX25519Identity();
     return { format, secretKey: new Secret(identity), publicKey: await identityToRecipient(identity) };
+  }
+  if (format === 'openpgp-gpg') {
+    const { privateKey, publicKey } = await generateOpenpgpKey({
+      type: 'ecc',
+      curve: 'curve25519Legacy',
+      // GnuPG takes no key without a name.
+      userIDs: [{ name: 'hpcs' }],
+      format: 'armored',
+      config: { v6Keys: false, aeadProtect: false },
+    });
+    return { format, secretKey: new Secret(privateKey), publicKey };
   }
   const { privateKey, publicKey } = await generateOpenpgpKey({
     type: 'curve25519',

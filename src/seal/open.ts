@@ -13,13 +13,18 @@ export interface OpenOptions {
   signal?: AbortSignal | undefined;
   /** Expand what was compressed (zstd, gzip) before it was sealed. Default true. */
   decompress?: boolean | undefined;
+  /**
+   * Also open what can be checked only at its end (`openpgp-gpg`). Set it only where nothing of what comes out is used, or shown to
+   * others, before the iteration has ended without an error. Default false: refused with `checked-at-end`.
+   */
+  checkedAtEnd?: boolean | undefined;
 }
 
 /**
- * Opens sealed data of either format, told by its first bytes, in constant memory.
+ * Opens sealed data of any format, told by its first bytes, in constant memory.
  *
- * Each piece that comes out has been authenticated; but only the end of the iteration says that the data was whole. What came
- * before an error is to be thrown away.
+ * Each piece that comes out has been authenticated, unless `checkedAtEnd` is set; but only the end of the iteration says that the
+ * data was whole. What came before an error is to be thrown away.
  *
  * @param keys `AGE-SECRET-KEY-1…` lines or armored OpenPGP secret keys; any one that fits will do
  * @throws HpcsError `integrity` (from the iterator): `wrong-key`, `corrupt`, `truncated`, `trailing-data`, `unknown-format`
@@ -31,8 +36,31 @@ export async function* open(
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const texts = (keys instanceof Secret ? [keys] : keys).map((key) => key.reveal());
   await using reader = new ByteReader(abortable(input, options.signal));
-  const plain = (await isAge(reader)) ? openAge(reader, ageKeys(texts)) : openOpenpgp(reader, openpgpKeys(texts));
+  const plain = (await isAge(reader)) ? openAge(reader, ageKeys(texts)) : openOpenpgp(reader, openpgpKeys(texts), options);
   yield* options.decompress === false ? plain : decompressed(plain);
+}
+
+/**
+ * Opens sealed data that can be read twice. What can be checked only at its end is first read to its end: so each piece that comes out
+ * has been authenticated, in every format.
+ *
+ * @param read begins to read the data, each time from its first byte
+ * @throws HpcsError as {@link open} does
+ */
+export async function* openTwice(
+  read: () => Bytes,
+  keys: Secret | readonly Secret[],
+  options: OpenOptions = {},
+): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    yield* open(read(), keys, options);
+    return;
+  } catch (error) {
+    if (!(error instanceof HpcsError) || error.code !== 'checked-at-end') throw error;
+  }
+  const late = { ...options, checkedAtEnd: true };
+  for await (const _piece of open(read(), keys, { ...late, decompress: false }));
+  yield* open(read(), keys, late);
 }
 
 async function isAge(reader: ByteReader): Promise<boolean> {

@@ -22,7 +22,7 @@ export interface PacketHeader {
   type: number;
   /** Its own bytes. */
   raw: Buffer;
-  /** Size of the body, or of its first part. */
+  /** Size of the body, or of its first part; Infinity where it is all that is left. */
   length: number;
   /** Whether `length` is that of a first part, after which another length follows. */
   partial: boolean;
@@ -57,9 +57,9 @@ export async function readPacketHeader(reader: ByteReader): Promise<PacketHeader
     const { raw, length, partial } = await readLength(reader);
     return { type: octet & 0x3f, raw: Buffer.concat([first, raw]), length, partial };
   }
-  // The legacy form; its indeterminate length is not for packets that we read.
+  // The legacy form. Without a length it takes all that is left, as GnuPG's compressed packets do.
   const size = [1, 2, 4][octet & 3];
-  if (size === undefined) throw corrupt('a packet has no length');
+  if (size === undefined) return { type: (octet >> 2) & 0xf, raw: first, length: Infinity, partial: false };
   const raw = await exactly(reader, size);
   return { type: (octet >> 2) & 0xf, raw: Buffer.concat([first, raw]), length: raw.readUIntBE(0, size), partial: false };
 }
@@ -70,6 +70,7 @@ export async function* packetBody(reader: ByteReader, header: PacketHeader): Byt
   for (;;) {
     while (length > 0) {
       const piece = await reader.some(length);
+      if (piece === undefined && length === Infinity) return;
       if (piece === undefined) throw truncated();
       length -= piece.length;
       yield piece;

@@ -14,9 +14,10 @@ import {
   type DecipherOCB,
   type KeyObject,
 } from 'node:crypto';
-import { free, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
+import type { ByteReader, Bytes } from './bytes.ts';
 import { corrupt, truncated, unknownFormat } from './faults.ts';
-import { definiteLength, packetType, partialLength, typeOctet } from './packets.ts';
+import { packetType, typeOctet } from './packets.ts';
+import { literalPacket, PartWriter } from './parts.ts';
 
 const tagSize = 16;
 const saltSize = 32;
@@ -28,14 +29,7 @@ const ours = { cipher: 9, aead: 2, chunkOctet: 12 };
 const largestChunkOctet = 16;
 
 /** Bytes that are handed to the cipher at once: its answer is then small enough for memory that is at hand. */
-const updateSize = 64 * 1024;
-
-/** Parts of 1 MiB. */
-const partExponent = 20;
-const partSize = 2 ** partExponent;
-
-/** @see RFC 9580, section 4.2.1.4 */
-const smallestFirstPart = 512;
+export const updateSize = 64 * 1024;
 
 /** Name, key size in bytes. @see RFC 9580, section 9.3 */
 const ciphers: Readonly<Record<number, { name: string; keySize: number }>> = {
@@ -44,7 +38,10 @@ const ciphers: Readonly<Record<number, { name: string; keySize: number }>> = {
   9: { name: 'aes-256', keySize: 32 },
 };
 
-/** Name, nonce size in bytes. EAX (1) is missing in node:crypto. @see RFC 9580, section 9.6 */
+/** EAX, which node:crypto does not have. */
+const eax = 1;
+
+/** Name, nonce size in bytes. @see RFC 9580, section 9.6 */
 const modes: Readonly<Record<number, { name: string; nonceSize: number }>> = {
   2: { name: 'ocb', nonceSize: 15 },
   3: { name: 'gcm', nonceSize: 12 },
@@ -89,6 +86,7 @@ function parametersOf(parameters: Uint8Array): {
   const [, cipherId = 0, aeadId = 0, chunkOctet = 0] = parameters;
   const cipher = ciphers[cipherId];
   const mode = modes[aeadId];
+  if (aeadId === eax) throw unknownFormat('OpenPGP in EAX mode, which this program does not open');
   if (cipher === undefined || mode === undefined || chunkOctet > largestChunkOctet)
     throw unknownFormat(`OpenPGP cipher ${cipherId}, mode ${aeadId}, chunk size ${chunkOctet}`);
   return { cipher, mode, chunkSize: 2 ** (chunkOctet + 6) };
@@ -105,49 +103,9 @@ export async function* sealSeipd(
   allocate: (size: number) => Buffer = (size) => Buffer.allocUnsafeSlow(size),
 ): AsyncGenerator<Buffer, void, undefined> {
   yield Buffer.of(typeOctet(packetType.encrypted));
-  const sealer = new ChunkSealer(new ChunkCipher(key), () => newPart(allocate));
+  const sealer = new ChunkSealer(new ChunkCipher(key), allocate);
   for await (const piece of literalPacket(input)) yield* sealer.push(piece);
   yield* sealer.finish();
-}
-
-/**
- * The stream as one literal packet, in parts each after its length. The first part has to hold the packet's own header; those
- * after it make up for that, so that from the second block on each whole block is one part, and none has to be copied.
- */
-async function* literalPacket(input: Bytes): AsyncGenerator<Buffer, void, undefined> {
-  yield Buffer.of(typeOctet(packetType.literal));
-  // Binary, no file name, no date.
-  const header = Buffer.from([0x62, 0, 0, 0, 0, 0]);
-  let held: Buffer | undefined;
-  let first = true;
-  for await (const block of inBlocks(input, partSize)) {
-    if (held !== undefined) {
-      if (first) yield* firstParts(header, held);
-      else yield* part(held);
-      first = false;
-    }
-    held = block;
-  }
-  const last = held ?? Buffer.alloc(0);
-  yield definiteLength(first ? header.length + last.length : last.length);
-  if (first) yield header;
-  yield last;
-}
-
-function* firstParts(header: Buffer, block: Buffer): Generator<Buffer, void, undefined> {
-  let taken = smallestFirstPart - header.length;
-  yield* part(Buffer.concat([header, block.subarray(0, taken)]));
-  for (let size = partSize; size > 0; size >>>= 1) {
-    if (block.length - taken < size) continue;
-    yield* part(block.subarray(taken, taken + size));
-    taken += size;
-  }
-}
-
-/** A part, whose size must be a power of two. */
-function* part(bytes: Buffer): Generator<Buffer, void, undefined> {
-  yield Buffer.of(partialLength(Math.log2(bytes.length)));
-  yield bytes;
 }
 
 /** The key and the nonces of one SEIPD version 2 packet. */
@@ -215,15 +173,11 @@ class ChunkSealer {
   #chunk: CipherOCB | undefined;
   #chunkUsed = 0;
   #total = 0;
-  readonly #newPart: () => Buffer;
-  #part: Buffer;
-  #partUsed = 1;
+  readonly #parts: PartWriter;
 
-  constructor(cipher: ChunkCipher, newPart: () => Buffer) {
+  constructor(cipher: ChunkCipher, allocate: (size: number) => Buffer) {
     this.#cipher = cipher;
-    this.#newPart = newPart;
-    this.#part = newPart();
-    this.#partUsed += cipher.header.copy(this.#part, this.#partUsed);
+    this.#parts = new PartWriter(cipher.header, allocate);
   }
 
   /** Seals a piece; yields the parts that became full. */
@@ -232,7 +186,7 @@ class ChunkSealer {
       this.#chunk ??= this.#cipher.sealer();
       const room = Math.min(updateSize, this.#cipher.chunkSize - this.#chunkUsed);
       const piece = plain.subarray(taken, taken + room);
-      yield* this.#put(this.#chunk.update(piece));
+      yield* this.#parts.put(this.#chunk.update(piece));
       taken += piece.length;
       this.#chunkUsed += piece.length;
       if (this.#chunkUsed === this.#cipher.chunkSize) yield* this.#endChunk(this.#chunk);
@@ -244,45 +198,20 @@ class ChunkSealer {
   *finish(): Generator<Buffer, void, undefined> {
     if (this.#chunk !== undefined) yield* this.#endChunk(this.#chunk);
     yield* this.#endChunk(this.#cipher.sealer(this.#total));
-    // In one piece, and not in place: whoever gave the memory may not expect a part that begins elsewhere.
-    yield Buffer.concat([definiteLength(this.#partUsed - 1), this.#part.subarray(1, this.#partUsed)]);
+    yield this.#parts.last();
   }
 
   *#endChunk(chunk: CipherOCB): Generator<Buffer, void, undefined> {
     // OCB holds back an incomplete block until here.
-    yield* this.#put(chunk.final());
-    yield* this.#put(chunk.getAuthTag());
+    yield* this.#parts.put(chunk.final());
+    yield* this.#parts.put(chunk.getAuthTag());
     this.#chunk = undefined;
     this.#chunkUsed = 0;
   }
-
-  *#put(bytes: Buffer): Generator<Buffer, void, undefined> {
-    for (let taken = 0; taken < bytes.length;) {
-      const copied = bytes.copy(this.#part, this.#partUsed, taken);
-      taken += copied;
-      this.#partUsed += copied;
-      if (this.#partUsed === this.#part.length) {
-        yield this.#part;
-        this.#part = this.#newPart();
-        this.#partUsed = 1;
-      }
-    }
-    free(bytes);
-  }
-}
-
-function newPart(allocate: (size: number) => Buffer): Buffer {
-  const part = allocate(1 + partSize);
-  part[0] = partialLength(partExponent);
-  return part;
 }
 
 /** Opens the chunks of an SEIPD version 2 packet's body. */
 export async function* openChunks(body: ByteReader, findKey: () => Promise<Uint8Array>): AsyncGenerator<Buffer, void, undefined> {
-  const version = (await body.peek(1))[0];
-  if (version === 1)
-    throw unknownFormat('OpenPGP encryption of the older kind (SEIPD version 1), which can be checked only at its end');
-  if (version !== undefined && version !== 2) throw unknownFormat(`OpenPGP encryption (SEIPD) version ${version}`);
   const parameters = await body.read(4);
   const salt = await body.read(saltSize);
   if (salt.length < saltSize) throw truncated();

@@ -51,11 +51,15 @@ describe('a site that tampers', function () {
     site.hpcs(['job-prep', '--json', ...jobArguments(site, image, data, extra).slice(1)], { env });
 
   /** Submits while nothing is started, tampers, and lets the job start. */
-  const submitThen = async (tamper: () => Promise<unknown>, extra: readonly string[] = []): Promise<CliExit> => {
+  const submitThen = async (
+    tamper: () => Promise<unknown>,
+    extra: readonly string[] = [],
+    input: Prepared = data,
+  ): Promise<CliExit> => {
     await site.run('scontrol update PartitionName=standard State=DOWN', 'root');
     let tampered: Promise<unknown> | undefined;
     try {
-      return await site.hpcs(jobArguments(site, image, data, extra.length > 0 ? extra : ['--', 'args', 'ran']), {
+      return await site.hpcs(jobArguments(site, image, input, extra.length > 0 ? extra : ['--', 'args', 'ran']), {
         onStderr: (text) => {
           if (tampered !== undefined || !text.includes('submitting to')) return;
           tampered = (async () => {
@@ -169,6 +173,19 @@ describe('a site that tampers', function () {
       assert.equal(exit.code, 7, exit.stderr);
       assert.match(exit.stderr, /hpcs: error: (corrupt|artefact-altered):/);
       assert.doesNotMatch(exit.stderr, /application: starting/);
+    });
+
+    it('having altered data that can be checked only at its end, and is told nothing of what came of it', async () => {
+      const gpg = await prepareData(site, join(site.temporary, 'one'), { name: 'gpg.tgz', format: 'openpgp-gpg' });
+      const { path_at_rest: path } = await infoRecord(site, gpg.info);
+      // The first tar header: what unpacking says of it could hold a part of the content.
+      const exit = await submitThen(
+        () => site.run(`chmod u+w ${path}; printf X | dd of=${path} bs=1 seek=200 conv=notrunc`),
+        [],
+        gpg,
+      );
+      refusedInJob(exit, 'artefact-altered');
+      assert.match(exit.stderr, /gpg\.tgz could not be decrypted: it is not what was published, or there is no room for it$/m);
     });
 
     it('having altered the tool kit', async () => {

@@ -34,6 +34,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/report.ts',
     'src/secret.ts',
     'src/shell.ts',
+    'src/terminal.ts',
   ],
 };
 

@@ -55,6 +55,7 @@ const plain: ScriptCase = {
     results: {
       format: 'openpgp',
       publicKey: '-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nexample\n-----END PGP PUBLIC KEY BLOCK-----\n',
+      recipients: [],
     },
     services: {
       hpcsServer: { url: 'https://hpcs.example.org:10080', ca: null },
@@ -127,7 +128,7 @@ const hostile: ScriptCase = {
     arguments: hostileArguments,
     flags: hostileArguments,
     inputScripts: { directory: '/\nHPCS_PLAN\n', files: hostileArguments.map((path) => ({ path, sha256: 'd'.repeat(64) })) },
-    results: { format: 'openpgp', publicKey: '\nHPCS_PLAN\n' },
+    results: { format: 'openpgp', publicKey: '\nHPCS_PLAN\n', recipients: ['\nHPCS_PLAN\n'] },
   },
 };
 

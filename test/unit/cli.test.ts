@@ -150,6 +150,12 @@ const cases: Record<string, Case> = {
     message: 'cannot read /nonexistent: ENOENT',
     next: /path/,
   },
+  'a recipient that is not there': {
+    args: ['data-prep', '-i', 'test.conf', ...readers, '--recipient', 'none.cert', '--config', 'test.conf'],
+    code: 3,
+    message: 'cannot read the recipient none.cert: ENOENT',
+    next: /OpenPGP certificate, or a public key that begins with age1/,
+  },
   'a state directory that others can write to': {
     args: ['job', 'list', '--config', 'test.conf'],
     env: { HPCS_STATE_DIR: '/tmp' },

@@ -16,7 +16,9 @@ describe('state', () => {
   afterEach(() => rm(directory, { recursive: true }));
 
   describe('directory', () => {
-    const config = () => ({ client: { 'state-directory': join(directory, 'configured'), 'allow-insecure-http': false } });
+    const config = () => ({
+      client: { 'state-directory': join(directory, 'configured'), recipient: [], 'allow-insecure-http': false },
+    });
 
     it('is that of HPCS_STATE_DIR, then of the configuration, then of XDG, then of the home', async () => {
       const env = {

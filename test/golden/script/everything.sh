@@ -129,7 +129,8 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
  },
  "results": {
   "format": "openpgp",
-  "publicKey": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nexample\n-----END PGP PUBLIC KEY BLOCK-----\n"
+  "publicKey": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nexample\n-----END PGP PUBLIC KEY BLOCK-----\n",
+  "recipients": []
  },
  "services": {
   "hpcsServer": {

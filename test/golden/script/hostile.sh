@@ -200,7 +200,10 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
  "outputScripts": null,
  "results": {
   "format": "openpgp",
-  "publicKey": "\nHPCS_PLAN\n"
+  "publicKey": "\nHPCS_PLAN\n",
+  "recipients": [
+   "\nHPCS_PLAN\n"
+  ]
  },
  "services": {
   "hpcsServer": {

@@ -1,12 +1,32 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as openpgp from 'openpgp';
 import { tarOf } from '../../../src/pack/tar.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { seal } from '../../../src/seal/seal.ts';
 import { hpcs } from '../../support/cli.ts';
 import { collect, inPieces } from '../../support/streams.ts';
+
+const cli = fileURLToPath(new URL('../../../bin/dev.js', import.meta.url));
+
+/** Runs shell text on a terminal of its own, and types when it asks. */
+async function onTerminal(command: string, asks: RegExp, typed: string): Promise<{ screen: string; code: number | null }> {
+  const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  let screen = '';
+  let asked = false;
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    screen += text;
+    if (asked || !asks.test(screen)) return;
+    asked = true;
+    child.stdin.write(typed);
+  });
+  const code = await new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
+  return { screen, code };
+}
 
 describe('hpcs open', function () {
   this.timeout(60_000);
@@ -90,6 +110,49 @@ describe('hpcs open', function () {
     for (const input of ['', 'hello', 'x'.repeat(100_000)])
       assert.equal((await hpcs(['open', file, '--key-file', '-', '--output', output], { input })).code, 2);
     assert.equal((await hpcs(['open', file, '--key-file', join(directory, 'none'), '--output', output])).code, 3);
+  });
+
+  it("opens with a recipient's protected key, its passphrase from a file", async () => {
+    const passphrase = 'correct horse ☃';
+    const owner = await openpgp.generateKey({ userIDs: [{ name: 'Olga Owner' }], passphrase });
+    const recipients = [key.publicKey, owner.publicKey];
+    const file = join(directory, 'encrypted_data.bin');
+    await writeFile(file, await collect(seal(inPieces(Buffer.from(content)), { format: 'openpgp', recipients }).bytes));
+    await writeFile(keyFile, owner.privateKey);
+    await writeFile(join(directory, 'words'), `${passphrase}\n`, { mode: 0o600 });
+    const open = ['open', file, '--key', keyFile, '--output', output];
+    const { code, stderr } = await hpcs([...open, '--passphrase-file', join(directory, 'words')]);
+    assert.equal(code, 0, stderr);
+    assert.equal(await readFile(join(output, 'data.bin'), 'utf8'), content);
+
+    const wrong = await hpcs([...open, '--passphrase-file', '-'], { input: 'wrong\n' });
+    assert.equal(wrong.code, 2);
+    assert.match(wrong.stderr, /does not open with this passphrase/);
+    await chmod(join(directory, 'words'), 0o644);
+    assert.match((await hpcs([...open, '--passphrase-file', join(directory, 'words')])).stderr, /is open to others/);
+    const twice = await hpcs(['open', file, '--key', '-', '--passphrase-file', '-', '--output', output]);
+    assert.match(twice.stderr, /cannot both come from standard input/);
+    // A session of its own has no terminal.
+    const alone = await hpcs(open, { through: ['setsid', '-w'] });
+    assert.match(alone.stderr, /there is no terminal to ask for it\n {2}name a file with the passphrase/);
+    assert.equal(alone.code, 2);
+  });
+
+  it('asks for a passphrase on the terminal, and does not show it', async () => {
+    const owner = await openpgp.generateKey({ userIDs: [{ name: 'Olga Owner' }], passphrase: 'secret wörd' });
+    const file = await sealed(Buffer.from(content));
+    const recipients = [owner.publicKey];
+    await writeFile(file, await collect(seal(inPieces(Buffer.from(content)), { format: 'openpgp', recipients }).bytes));
+    await writeFile(keyFile, owner.privateKey);
+    const command = [process.execPath, cli, 'open', file, '--key', keyFile, '--output', output].join(' ');
+    // Backspace takes back one character, however many bytes it has.
+    const { screen, code } = await onTerminal(command, /passphrase of .*: $/, 'secret wöx\u007F\u007Förd\r');
+    assert.equal(code, 0, screen);
+    assert.match(screen, /passphrase of \S+: \r\nopened /);
+    assert.doesNotMatch(screen, /secret|rd\b/);
+    assert.equal(await readFile(join(output, 'data.tgz'), 'utf8'), content);
+    const stopped = await onTerminal(command, /passphrase of .*: $/, 'secret\u0003');
+    assert.equal(stopped.code, 130, stopped.screen);
   });
 
   it('tells a wrong key, a missing file and a directory', async () => {

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { compressionProbe, fittingCompression } from '../../../src/image/compression.ts';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { compressionProbe, fittingCompression, siteCompression } from '../../../src/image/compression.ts';
+import { LocalTransport } from '../../support/local-transport.ts';
 
 describe('the compression that fits a site', () => {
   for (const [facts, expected] of [
@@ -20,7 +24,23 @@ describe('the compression that fits a site', () => {
   }
 
   it('is asked of a real shell without words on standard error', () => {
-    const facts = execFileSync('/bin/sh', ['-c', `exec 2>&1\n${compressionProbe}`], { encoding: 'utf8' });
+    const facts = execFileSync('/bin/sh', ['-c', `exec 2>&1\n${compressionProbe('apptainer')}`], { encoding: 'utf8' });
     assert.match(facts, /^kernel \d+\.\d+.*\n(program .*\n)?(config .*\n)?$/);
+  });
+
+  it('is asked of the program that is configured, wherever it lies', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'compression-'));
+    try {
+      const program = join(directory, "it's apptainer");
+      for (const [version, expected] of [
+        ['singularity version 3.5.0', 'gzip'],
+        ['apptainer version 1.4.5', 'zstd'],
+      ] as const) {
+        await writeFile(program, `#!/bin/sh\n[ "$1" = --version ] && echo '${version}'\n`, { mode: 0o755 });
+        assert.equal(await siteCompression(new LocalTransport(), program), expected);
+      }
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   });
 });

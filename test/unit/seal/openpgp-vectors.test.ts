@@ -1,38 +1,15 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createSecretKey, randomBytes } from 'node:crypto';
 import * as openpgp from 'openpgp';
 import { Secret } from '../../../src/secret.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
-import { open } from '../../../src/seal/open.ts';
+import { open, openTwice } from '../../../src/seal/open.ts';
 import { openEncrypted } from '../../../src/seal/openpgp.ts';
 import { seal } from '../../../src/seal/seal.ts';
+import { newMessageKey, sealSeipd } from '../../../src/seal/seipd.ts';
+import { sealSeipd1 } from '../../../src/seal/seipd1.ts';
+import { sampleKey, sampleMessage } from '../../support/openpgp-samples.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
-
-// RFC 9580, A.4: sample version 6 secret key.
-const sampleKey = `-----BEGIN PGP PRIVATE KEY BLOCK-----
-
-xUsGY4d/4xsAAAAg+U2nu0jWCmHlZ3BqZYfQMxmZu52JGggkLq2EVD34laMAGXKB
-exK+cH6NX1hs5hNhIB00TrJmosgv3mg1ditlsLfCsQYfGwoAAABCBYJjh3/jAwsJ
-BwUVCg4IDAIWAAKbAwIeCSIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
-2azJBScJAgcCAAAAAK0oIBA+LX0ifsDm185Ecds2v8lwgyU2kCcUmKfvBXbAf6rh
-RYWzuQOwEn7E/aLwIwRaLsdry0+VcallHhSu4RN6HWaEQsiPlR4zxP/TP7mhfVEe
-7XWPxtnMUMtf15OyA51YBMdLBmOHf+MZAAAAIIaTJINn+eUBXbki+PSAld2nhJh/
-LVmFsS+60WyvXkQ1AE1gCk95TUR3XFeibg/u/tVY6a//1q0NWC1X+yui3O24wpsG
-GBsKAAAALAWCY4d/4wKbDCIhBssYbE8GCaaX5NUt+mxyKwwfHifBilZwj2Ul7Ce6
-2azJAAAAAAQBIKbpGG2dWTX8j+VjFM21J0hqWlEg+bdiojWnKfA5AQpWUWtnNwDE
-M0g12vYxoWM8Y81W+bHBw805I8kWVkXU6vFOi+HWvv/ira7ofJu16NnoUkhclkUr
-k0mXubZvyl4GBg==
------END PGP PRIVATE KEY BLOCK-----`;
-
-// RFC 9580, A.8: sample X25519-AEAD-OCB encrypted packet sequence, "Hello, world!" and a padding packet.
-const sampleMessage = Buffer.from(
-  'wV0GIQYSyD8ecG9jCP4VGkF3Q6HwM3kOk+mXhIjR2zeNqZMIhRmHzxjV8bU/gXzO' +
-    'WgBM85PMiVi93AZfJfhK9QmxfdNnZBjeo1VDeVZheQHgaVf7yopqR6W1FT6NOrfS' +
-    'aQIHAgZhZBZTW+CwcW1g4FKlbExAf56zaw76/prQoN+bAzxpohup69LA7JW/Vp0l' +
-    'yZnuSj3hcFj0DfqLTGgr4/u717J+sPWbtQBfgMfG9AOIwwrUBqsFE9zW+f1zdlYo' +
-    'bhF30A+IitsxxA==',
-  'base64',
-);
 
 // RFC 9580, A.10 (OCB) and A.11 (GCM): session keys, and bodies of the encrypted packets.
 const samples = {
@@ -50,7 +27,28 @@ const samples = {
   },
 };
 
+// RFC 9580, A.9: in EAX mode.
+const eaxSample = {
+  sessionKey: '3881bafe985412459b86c36f98cb9a5e',
+  body:
+    '020701069ff90e3b321964f3a42913c8dcc6619325015227efb7eaeaa49f04c2e674175d4a3d226ed6afcb9ca9ac122c1470e11c63d4c0ab' +
+    '241c6a938ad48bf99a5a99b90bba8325de61047540258ab7959a95ad051dda96eb15431dfef5f5e2255ca78261546e339a',
+};
+
 describe("RFC 9580's samples", () => {
+  it('refuses the EAX sample by name, which openpgp.js opens', async () => {
+    const [key, body] = [eaxSample.sessionKey, eaxSample.body].map((hex) => Buffer.from(hex, 'hex'));
+    assert.ok(key && body);
+    const message = await openpgp.readMessage({ binaryMessage: Buffer.concat([Buffer.of(0xd2, body.length), body]) });
+    const { data } = await openpgp.decrypt({ message, sessionKeys: { data: key, algorithm: 'aes128' } });
+    assert.equal(data, 'Hello, world!');
+    await assert.rejects(collect(openEncrypted(inPieces(body), () => Promise.resolve(key))), (error) => {
+      failsWith('integrity', 'unknown-format')(error);
+      assert.match(String(error), /EAX/);
+      return true;
+    });
+  });
+
   it('opens A.8, X25519 and OCB', async () => {
     const plain = await collect(open(inPieces(sampleMessage), new Secret(sampleKey)));
     assert.equal(plain.toString(), 'Hello, world!');
@@ -149,15 +147,58 @@ describe('openpgp.js', () => {
     }
   }
 
-  it('seals with the older, unauthenticated packet what we refuse by name', async () => {
-    const old = await openpgp.generateKey({ userIDs: [{ name: 'old' }], format: 'armored' });
-    const sealed = await openpgp.encrypt({
-      message: await openpgp.createMessage({ binary: plain }),
-      encryptionKeys: await openpgp.readKey({ armoredKey: old.publicKey }),
-      format: 'binary',
+  for (const compression of ['uncompressed', 'zip', 'zlib'] as const) {
+    it(`seals with the older packet what we open when it may be checked at its end: ${compression}`, async () => {
+      const old = await openpgp.generateKey({ userIDs: [{ name: 'old' }], format: 'armored' });
+      const sealed = await openpgp.encrypt({
+        message: await openpgp.createMessage({ binary: plain }),
+        encryptionKeys: await openpgp.readKey({ armoredKey: old.publicKey }),
+        format: 'binary',
+        config: { preferredCompressionAlgorithm: openpgp.enums.compression[compression] },
+      });
+      const secret = new Secret(old.privateKey);
+      const read = (): AsyncGenerator<Uint8Array> => inPieces(sealed as Uint8Array);
+      await assert.rejects(collect(open(read(), secret)), failsWith('integrity', 'checked-at-end'));
+      assert.ok((await collect(open(read(), secret, { checkedAtEnd: true }))).equals(plain));
+      assert.ok((await collect(openTwice(read, secret))).equals(plain));
     });
-    const stream = open(inPieces(sealed as Uint8Array), new Secret(old.privateKey));
-    await assert.rejects(collect(stream), failsWith('integrity', 'unknown-format'));
+  }
+
+  it('opens what we sealed in the older packet, and reads its key: version 4, curve25519', async () => {
+    const old = await generateKey('openpgp-gpg');
+    const secret = await openpgp.readPrivateKey({ armoredKey: old.secretKey.reveal() });
+    assert.equal(secret.keyPacket.version, 4);
+    assert.deepEqual(secret.getSubkeys().map((part) => part.getAlgorithmInfo()), [{ algorithm: 'ecdh', curve: 'curve25519Legacy' }]); // prettier-ignore
+    for (const size of [0, 1, 262_144, 600_000]) {
+      const part = plain.subarray(0, size);
+      const recipients = [old.publicKey];
+      const sealed = await collect(seal(inPieces(part), { format: 'openpgp-gpg', recipients, compress: 'none' }).bytes);
+      const message = await openpgp.readMessage({ binaryMessage: sealed });
+      const { data } = await openpgp.decrypt({ message, decryptionKeys: secret, format: 'binary' });
+      assert.ok(Buffer.from(data as Uint8Array).equals(part));
+    }
+  });
+
+  it('makes of one kind of message no other', async () => {
+    const sessionKey = randomBytes(32);
+    const old = await openpgp.readPrivateKey({ armoredKey: (await generateKey('openpgp-gpg')).secretKey.reveal() });
+    // A session key for version 1 before data of version 2, and the other way.
+    const packets = async (aeadAlgorithm?: 'ocb'): Promise<Uint8Array> =>
+      openpgp.encryptSessionKey({
+        data: sessionKey,
+        algorithm: 'aes256',
+        ...(aeadAlgorithm === undefined ? {} : { aeadAlgorithm }),
+        encryptionKeys: old.toPublic(),
+        format: 'binary',
+      });
+    for (const [keyPackets, body] of [
+      [await packets(), sealSeipd(inPieces(plain), newMessageKey(sessionKey))],
+      [await packets('ocb'), sealSeipd1(inPieces(plain), createSecretKey(sessionKey))],
+    ] as const) {
+      const sealed = Buffer.concat([keyPackets, await collect(body)]);
+      const opened = open(inPieces(sealed), new Secret(old.armor()), { checkedAtEnd: true });
+      await assert.rejects(collect(opened), failsWith('integrity', 'wrong-key'));
+    }
   });
 
   it('makes version 4 keys for owners, to which we seal as well', async () => {

@@ -1,0 +1,66 @@
+import { open, type FileHandle } from 'node:fs/promises';
+import { ReadStream } from 'node:tty';
+import { HpcsError } from './errors.ts';
+import { Secret } from './secret.ts';
+
+const longestLine = 4096;
+
+/**
+ * Asks for a line on the terminal without showing what is typed. The terminal itself is asked, not standard input, which may be data.
+ *
+ * @returns the line without its end; undefined where this process has no terminal
+ * @throws HpcsError `interrupted` for Ctrl-C; the signal's reason
+ */
+export async function askHidden(question: string, signal?: AbortSignal): Promise<Secret | undefined> {
+  let handle: FileHandle;
+  try {
+    handle = await open('/dev/tty', 'r+');
+  } catch {
+    return undefined;
+  }
+  await using terminal = handle;
+  const input = new ReadStream(terminal.fd);
+  try {
+    input.setRawMode(true);
+    await terminal.write(question);
+    return await readLine(input, signal);
+  } finally {
+    input.setRawMode(false);
+    input.pause();
+    await terminal.write('\n');
+  }
+}
+
+async function readLine(input: ReadStream, signal: AbortSignal | undefined): Promise<Secret> {
+  const typed = Buffer.alloc(longestLine);
+  let length = 0;
+  try {
+    for await (const octet of octets(input, signal)) {
+      if (octet === 0x0a || octet === 0x0d || (octet === 0x04 && length === 0)) break;
+      // In raw mode these are ours to act on: Ctrl-C, backspace, Ctrl-U.
+      if (octet === 0x03) throw new HpcsError('interrupted', 'interrupted', 'interrupted');
+      else if (octet === 0x7f || octet === 0x08) length = withoutLast(typed, length);
+      else if (octet === 0x15) length = 0;
+      else if (length < longestLine) typed[length++] = octet;
+    }
+    return new Secret(typed.subarray(0, length));
+  } finally {
+    typed.fill(0);
+  }
+}
+
+/** The length without the last character, which in UTF-8 may be several octets. */
+function withoutLast(typed: Buffer, length: number): number {
+  let left = Math.max(0, length - 1);
+  while (left > 0 && ((typed[left] ?? 0) & 0xc0) === 0x80) left--;
+  return left;
+}
+
+async function* octets(input: ReadStream, signal: AbortSignal | undefined): AsyncGenerator<number, void, undefined> {
+  const options = signal === undefined ? {} : { signal };
+  for await (const part of input.iterator({ destroyOnReturn: false, ...options }) as AsyncIterable<Buffer>) {
+    yield* part;
+    part.fill(0);
+    signal?.throwIfAborted();
+  }
+}
