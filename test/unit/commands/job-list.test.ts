@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describeStatus } from '../../../src/job/status.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
-import { hpcs, type CliExit } from '../../support/cli.ts';
+import type { CliExit } from '../../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 
 const configuration = `[spire-server]\naddress = a\nport = 1\ntrust-domain = t\n[hpcs-server]\nurl = https://a\n[vault]\nurl = https://b\n[supercomputer]\naddress = site.example\nusername = alice\n`;
 
-describe('hpcs job', function () {
-  this.timeout(30_000);
+describe('hpcs job', () => {
   let state: string;
 
   const record = (jobId: string | undefined, created: string, name = 'test'): JobRecord => ({

@@ -5,11 +5,10 @@ import { join } from 'node:path';
 import { tarOf } from '../../../src/pack/tar.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { seal } from '../../../src/seal/seal.ts';
-import { hpcs } from '../../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 import { collect, inPieces } from '../../support/streams.ts';
 
-describe('hpcs open', function () {
-  this.timeout(60_000);
+describe('hpcs open', () => {
   let directory: string;
   let key: ArtefactKey;
   let keyFile: string;
