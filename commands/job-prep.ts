@@ -65,6 +65,10 @@ changes of state. The exit code is the application's. Results are opened with: h
     mem: quoted({ summary: "memory per node (default: the partition's)", helpValue: 'SIZE' }),
     exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
     format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
+    'allow-legacy-image': Flags.boolean({
+      summary: 'run an image or data that the original HPCS prepared, whose bytes the vault cannot vouch for',
+      default: false,
+    }),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
   };
 
@@ -96,6 +100,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         flags: splitWords(flags['singularity-supplementary-flags'], 'value of --singularity-supplementary-flags'),
         arguments: args,
         format: flags.format,
+        allowLegacy: flags['allow-legacy-image'],
       },
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
     );

@@ -49,6 +49,9 @@ export const vaultRecordSchema = z.object({
 });
 export type VaultRecord = z.output<typeof vaultRecordSchema>;
 
+/** All that the original keeps in the vault: a key, which opens the bytes and does not say what they must be. */
+export const originalVaultRecordSchema = z.strictObject({ key: z.string() });
+
 // All three are made from a client id and the name of a secret: where they differ, somebody has altered one.
 function belongTogether(info: { secret_path: string; access_role: string; spiffeID: string }): boolean {
   const [, client = '', secret = ''] = /^client_([^/]*)\/(.*)$/.exec(info.secret_path) ?? [];
@@ -93,6 +96,11 @@ export function parseInfoRecord(content: string, path: string): InfoRecord {
   if (result.success) return result.data.info;
   const issue = result.error.issues[0];
   throw invalid(path, `${issue?.path.join('.') || 'it'}: expected ${issue?.message ?? 'something else'}`, result.error);
+}
+
+/** Whether the original wrote an info record: it names neither what it is of nor an artefact of ours. */
+export function isOriginal(info: InfoRecord): boolean {
+  return info.kind === undefined && info.artefact === undefined;
 }
 
 /** The text of an info record. */

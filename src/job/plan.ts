@@ -15,6 +15,8 @@ const artefactSchema = z.object({
   size: z.number().int().nonnegative().optional(),
   /** Artefact id, where the info record has one. */
   artefact: z.string().optional(),
+  /** Set where the submitter allows that the vault holds a key of the original's and no record to check the bytes against. */
+  legacy: z.literal(true).optional(),
 });
 export type PlannedArtefact = z.output<typeof artefactSchema>;
 
@@ -63,8 +65,9 @@ export const insideSchema = z.object({
   privateDirectory: z.string(),
   uid: z.number().int(),
   gid: z.number().int(),
-  image: z.object({ key: z.string(), artefact: z.string(), config: imageConfigSchema }),
-  data: z.object({ key: z.string(), artefact: z.string() }),
+  /** Both of an artefact of the original's are null: it has no id, and its image is run by its own entry point. */
+  image: z.object({ key: z.string(), artefact: z.string().nullable(), config: imageConfigSchema.nullable() }),
+  data: z.object({ key: z.string(), artefact: z.string().nullable() }),
   authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
 });
 export type Inside = z.output<typeof insideSchema>;

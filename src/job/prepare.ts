@@ -29,6 +29,8 @@ export interface JobRequest {
   flags: string[];
   arguments: string[];
   format: SealFormat;
+  /** Take images and data that the original prepared. */
+  allowLegacy: boolean;
 }
 
 /** How a job preparation talks to the outside. */
@@ -128,17 +130,32 @@ async function readArtefacts(
   catalogue: Catalogue,
 ): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
   const { transport, signal, progress } = context;
-  const options = { catalogue, site: context.config.supercomputer.address, signal };
+  const options = { catalogue, site: context.config.supercomputer.address, allowLegacy: request.allowLegacy, signal };
   progress('reading and checking the info records');
   const image = await readArtefact(transport, 'image', request.applicationInfo, options);
   const data = await readArtefact(transport, 'data', request.dataInfo, options);
-  for (const { kind, info, confirmed } of [image, data]) {
-    if (confirmed) continue;
+  for (const { kind, info, confirmed, original } of [image, data]) {
+    if (original) for (const line of originalWarnings(kind, info.checksum, confirmed)) context.warn(line);
+    if (original || confirmed) continue;
     context.warn(
       `the ${kind} was not published from here, by ${info.secret_path.split('/')[0]} instead: the site alone says that it is the right one; pin it with #sha512:${info.checksum} if you know that from its owner`,
     );
   }
   return { image, data };
+}
+
+/** What is not checked, and not done, of an artefact that the original prepared. */
+function originalWarnings(kind: 'image' | 'data', checksum: string, pinned: boolean): string[] {
+  const unchecked = `the ${kind} was prepared by the original HPCS: the vault holds no digest of it, so ${
+    pinned
+      ? 'the digest given behind #sha512: alone says what it must be'
+      : `its info record on the site alone says what it must be, and whoever can write there and knows its key could exchange it; pin it with #sha512:${checksum} if you know that from its owner`
+  }`;
+  if (kind === 'data') return [unchecked];
+  return [
+    unchecked,
+    'the input and output logic in the image is not run, since it wants a token in its environment: the job decrypts data and seals results outside of the image',
+  ];
 }
 
 /** The nodes on which this job can become a reader: those asked for, or those that both artefacts were granted to. */
