@@ -45,12 +45,12 @@ changes of state. The exit code is the application's. Results are opened with: h
     }),
     'supplementary-input-scripts': quoted({
       char: 'i',
-      summary: 'directory on the site with scripts to run before the application',
+      summary: 'directory on the site (or local:DIR on this machine) with scripts to run before the application',
       helpValue: 'DIR',
     }),
     'supplementary-output-scripts': quoted({
       char: 'o',
-      summary: 'directory on the site with scripts to run after the application',
+      summary: 'directory on the site (or local:DIR on this machine) with scripts to run after the application',
       helpValue: 'DIR',
     }),
     'singularity-supplementary-flags': quoted({

@@ -46,6 +46,8 @@ export const vaultRecordSchema = z.object({
   image: imageConfigSchema.optional(),
   /** Armored OpenPGP secret key, `AGE-SECRET-KEY-1…`, or for a job the authentication key in hex. */
   key: z.string(),
+  /** For a job with supplementary scripts of the submitter's: the secret key that opens them. */
+  scriptsKey: z.string().optional(),
 });
 export type VaultRecord = z.output<typeof vaultRecordSchema>;
 

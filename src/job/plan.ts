@@ -20,11 +20,19 @@ const artefactSchema = z.object({
 });
 export type PlannedArtefact = z.output<typeof artefactSchema>;
 
-/** Supplementary scripts of one kind: a directory on the site and the digest of every file in it at submission. */
-const scriptsSchema = z.object({
+/** Supplementary scripts in a directory on the site, with the digest of every file in it at submission. */
+const pinnedScriptsSchema = z.object({
   directory: z.string().startsWith('/'),
   files: z.array(z.object({ path: z.string(), sha256 })),
 });
+export type PinnedScripts = z.output<typeof pinnedScriptsSchema>;
+
+/** Supplementary scripts of the submitter's machine: one sealed archive on the site, whose key lies in the job's own secret. */
+const sealedScriptsSchema = z.object({ sealed: z.string().startsWith('/'), sha512 });
+export type SealedScripts = z.output<typeof sealedScriptsSchema>;
+
+/** Supplementary scripts of one kind. */
+const scriptsSchema = z.union([pinnedScriptsSchema, sealedScriptsSchema]);
 export type PlannedScripts = z.output<typeof scriptsSchema>;
 
 /**
@@ -40,7 +48,7 @@ export const jobPlanSchema = z.object({
   apptainer: z.string(),
   image: artefactSchema,
   data: artefactSchema,
-  /** The submitter's own secret: the key that authenticates the result manifest. */
+  /** The submitter's own secret: the key that authenticates the result manifest, and the one that opens sealed scripts. */
   job: z.object({ secretPath: z.string(), role: z.string(), spiffeId: z.string() }),
   arguments: z.array(z.string()),
   flags: z.array(z.string()),
@@ -69,5 +77,7 @@ export const insideSchema = z.object({
   image: z.object({ key: z.string(), artefact: z.string().nullable(), config: imageConfigSchema.nullable() }),
   data: z.object({ key: z.string(), artefact: z.string().nullable() }),
   authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
+  /** Opens sealed supplementary scripts; null for a job that has none. */
+  scriptsKey: z.string().nullable(),
 });
 export type Inside = z.output<typeof insideSchema>;

@@ -7,6 +7,7 @@ import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
 import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
+import type { Secret } from '../secret.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
@@ -14,9 +15,9 @@ import { looseningFlags } from '../node/container.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
 import { readArtefact, type NamedArtefact } from './artefacts.ts';
+import { chooseScripts, shipScripts } from './local-scripts.ts';
 import type { JobPlan } from './plan.ts';
 import { checkRequest, renderScript, type SlurmRequest } from './script.ts';
-import { pinScripts } from './scripts.ts';
 import { JobStore, type JobRecord } from './store.ts';
 
 /** What the user asked for, in typed values. */
@@ -66,12 +67,9 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, signal);
   const slurm = { ...request.slurm, nodelist: request.slurm.nodelist ?? nodes[0] };
   const scripts = {
-    input: request.inputScripts === undefined ? null : await pinScripts(transport, request.inputScripts, 'input', signal),
-    output: request.outputScripts === undefined ? null : await pinScripts(transport, request.outputScripts, 'output', signal),
+    input: await chooseScripts(request.inputScripts, 'input', context),
+    output: await chooseScripts(request.outputScripts, 'output', context),
   };
-  for (const kind of ['input', 'output'] as const) {
-    for (const file of scripts[kind]?.files ?? []) progress(`${kind} script ${file.path} sha256:${file.sha256}`);
-  }
   const kit = await localToolKit(config);
   const kitDirectory = config.supercomputer['tool-kit-directory'] ?? `${slurm.workdir}/.hpcs`;
   progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
@@ -96,10 +94,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   };
   const store = new JobStore(state);
   await store.save(record);
+  await using unsubmitted = new AsyncDisposableStack();
+  const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
+  const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
+  using _scriptsKey = scriptsKey;
   progress('granting the job its own secret');
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const job = await grantJob(record, granted, { services, identity, signal });
+  const job = await grantJob(record, scriptsKey, granted, { services, identity, signal });
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -111,13 +113,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     job,
     arguments: request.arguments,
     flags: request.flags,
-    inputScripts: scripts.input,
-    outputScripts: scripts.output,
+    inputScripts: planned.input,
+    outputScripts: planned.output,
     results: { format: request.format, publicKey: key.publicKey },
     services: await servicesFromNode(config, services, signal),
   };
   progress(`submitting to ${site}`);
   const jobId = await submit(transport, renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan), { signal });
+  unsubmitted.move();
   const submitted = { ...record, jobId };
   await store.save(submitted);
   return { jobId, record: submitted };
@@ -190,13 +193,28 @@ async function grantedNodes(
   });
 }
 
-/** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
-async function grantJob(record: JobRecord, nodes: string[], granter: Granter): Promise<JobPlan['job']> {
+/**
+ * Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results, and the one
+ * that opens its sealed scripts.
+ */
+async function grantJob(
+  record: JobRecord,
+  scriptsKey: Secret | undefined,
+  nodes: string[],
+  granter: Granter,
+): Promise<JobPlan['job']> {
   const readers = { users: [record.username], groups: [], nodes };
   const { secretPath, role, spiffeId } = await grantSecret(
     `job-${record.name}`,
     readers,
-    { artefact: record.local, kind: 'job', format: 'hmac-sha256', created: record.created, key: record.authenticationKey },
+    {
+      artefact: record.local,
+      kind: 'job',
+      format: 'hmac-sha256',
+      created: record.created,
+      key: record.authenticationKey,
+      ...(scriptsKey === undefined ? {} : { scriptsKey: scriptsKey.reveal() }),
+    },
     granter,
   );
   return { secretPath, role, spiffeId };

@@ -17,14 +17,15 @@ import { applicationCommand, containerArguments, containerEnvironment, type Bind
 import { originalArguments, originalExitCode, replaceLogic } from './original.ts';
 import type { NodeContext } from './outside.ts';
 import { bareEnvironment, Program } from './program.ts';
-import { copyScripts, scriptTargets } from './scripts.ts';
+import { scriptTargets, takeScripts } from './scripts.ts';
 import { Volume } from './volume.ts';
 
 /** {@link Inside} with its keys wrapped. */
-export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey'> & {
+export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey' | 'scriptsKey'> & {
   image: Omit<Inside['image'], 'key'> & { key: Secret };
   data: Omit<Inside['data'], 'key'> & { key: Secret };
   authenticationKey: Secret;
+  scriptsKey: Secret | null;
 };
 
 /** How the application ended. */
@@ -63,9 +64,10 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   for (const name of ['encrypted', 'scratch', 'tmp', 'var-tmp', 'home', 'apptainer', 'scripts'])
     await mkdir(join(work.path, name), { mode: 0o700 });
   const scripts = {
-    input: plan.inputScripts === null ? [] : await copyScripts(plan.inputScripts, join(work.path, 'scripts/input')),
-    output: plan.outputScripts === null ? [] : await copyScripts(plan.outputScripts, join(work.path, 'scripts/output')),
+    input: await takeScripts(plan.inputScripts, join(work.path, 'scripts/input'), input.scriptsKey, signal),
+    output: await takeScripts(plan.outputScripts, join(work.path, 'scripts/output'), input.scriptsKey, signal),
   };
+  input.scriptsKey?.[Symbol.dispose]();
 
   progress('image: decrypting and checking');
   const sif = join(work.path, 'app.sif');

@@ -21,6 +21,8 @@ export interface JobKeys {
   image: ArtefactSecret;
   data: ArtefactSecret;
   authenticationKey: Secret;
+  /** Opens sealed supplementary scripts, where the job has some. */
+  scriptsKey: Secret | null;
 }
 
 /**
@@ -83,7 +85,13 @@ export async function fetchKeys(
   const job = vaultRecordSchema.safeParse(await read('job', plan.job));
   if (!job.success) throw unknownForm('job');
   if (job.data.kind !== 'job') throw mismatch('job', 'kind', 'job', job.data.kind);
-  return { image, data, authenticationKey: new Secret(job.data.key) };
+  const { key, scriptsKey } = job.data;
+  return {
+    image,
+    data,
+    authenticationKey: new Secret(key),
+    scriptsKey: scriptsKey === undefined ? null : new Secret(scriptsKey),
+  };
 }
 
 /**

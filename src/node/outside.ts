@@ -42,6 +42,7 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
       image: { key: keys.image.key.reveal(), artefact: keys.image.artefact, config: keys.image.image },
       data: { key: keys.data.key.reveal(), artefact: keys.data.artefact },
       authenticationKey: keys.authenticationKey.reveal(),
+      scriptsKey: keys.scriptsKey?.reveal() ?? null,
     };
     return await runInside(directory, JSON.stringify(handed), signal);
   } finally {

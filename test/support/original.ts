@@ -53,7 +53,7 @@ export async function originalData(
 ): Promise<Prepared> {
   const entries = Object.entries(files).map(([path, content]) => ({ name: `${directory}/${path}`, content }));
   await place(site, 'plain.tar', tarOf(entries));
-  await ok(site, `cd ${site.scratch} && gzip -c plain.tar > plain && rm plain.tar`);
+  await ok(site, `cd ${site.scratch} && gzip -n < plain.tar > plain && rm plain.tar`);
   return publish(site, name);
 }
 
