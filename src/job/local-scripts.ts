@@ -10,8 +10,9 @@ import type { SealFormat } from '../record.ts';
 import { generateKey, type ArtefactKey } from '../seal/keys.ts';
 import { seal } from '../seal/seal.ts';
 import type { Secret } from '../secret.ts';
-import { makeDirectory, remove, uploadFile } from '../site/files.ts';
+import { makeDirectory, remove } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
+import { uploadFile } from '../site/upload.ts';
 import type { PinnedScripts, PlannedScripts } from './plan.ts';
 import { noScripts, pinScripts } from './scripts.ts';
 

@@ -43,7 +43,7 @@ for (const format of sealFormats) {
     it('does not depend on how the bytes arrive', async () => {
       const pieces = fc.array(fc.integer({ min: 1, max: 300_000 }), { minLength: 1, maxLength: 8 });
       await fc.assert(
-        fc.asyncProperty(fc.integer({ min: 0, max: 3 * mib }), pieces, pieces, async (size, into, outOf) => {
+        fc.asyncProperty(fc.integer({ min: 0, max: 1.25 * mib }), pieces, pieces, async (size, into, outOf) => {
           const plain = random.subarray(0, size);
           const sealed = await collect(
             seal(inPieces(plain, into), { format, recipients: [key.publicKey], compress: 'none' }).bytes,
