@@ -11,7 +11,7 @@ import { sealFormats, type SealFormat } from '../src/record.ts';
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
   static override summary = 'seal an OCI image as an Apptainer image, ship it to the site and grant its key';
-  static override description = `The image is flattened by the Docker engine, made into a SIF in an unprivileged container without network, encrypted and uploaded
+  static override description = `The image is flattened by the Docker engine, made into a SIF in an unprivileged container without network, encrypted and uploaded \
 while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
   static override examples = [
     '<%= config.bin %> container-prep -b talinx/jp2a -e -u alice -c nid000001 --data-path encrypted_jp2a.sif --data-path-at-rest /scratch/project/alice',

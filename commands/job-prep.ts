@@ -15,7 +15,7 @@ const quoted = Flags.custom({ parse: async (value) => unwrapQuotes(value) });
 /** Submits a job that runs a sealed image on a sealed dataset. */
 export default class JobPrep extends BaseCommand {
   static override summary = 'submit a job that runs a sealed image on a sealed dataset';
-  static override description = `Both info records are checked, the script is rendered and handed to sbatch, and the job is followed to its end: its log with --follow, else its
+  static override description = `Both info records are checked, the script is rendered and handed to sbatch, and the job is followed to its end: its log with --follow, else its \
 changes of state. The exit code is the application's. Results are opened with: hpcs job results JOB`;
   static override examples = [
     `<%= config.bin %> job-prep -N 1 -p standard -t 00:10:00 -A project_1 -s /scratch/project_1/alice -ai /scratch/…/image.sif.info.yaml -di /scratch/…/data.tgz.info.yaml -f -- --width=100 /sd-container/encrypted/input/image.png`,

@@ -11,7 +11,7 @@ import { open } from '../src/seal/open.ts';
 /** Decrypts and unpacks an artefact or a result. */
 export default class Open extends BaseCommand {
   static override summary = 'decrypt and unpack a sealed artefact or result';
-  static override description = `Nothing appears in the output directory unless all of the file is authentic and complete.
+  static override description = `Nothing appears in the output directory unless all of the file is authentic and complete. \
 With "--output -" the decrypted bytes go to standard output while they are read: use them only when the exit code is 0.`;
   static override examples = [
     '<%= config.bin %> open encrypted_jp2a_input.tgz --key-file artefact.key --output opened',

@@ -202,12 +202,22 @@ describe('command line', () => {
       settings.enableAutoTranspile = false;
       const { commands } = await Config.load({ root, pjson });
       assert.deepEqual(commands.map(({ id }) => id).toSorted(), (await commandNames()).map((name) => name.join(':')).toSorted());
-      for (const { id, summary, flags, args } of commands) {
+      for (const { id, summary, description, flags, args } of commands) {
+        // oclif keeps them, and wraps the lines between them.
+        assert.doesNotMatch(description ?? '', /[^\n]\n[^\n]/, `${id} has line breaks within a paragraph`);
         assert.match(summary ?? '', /^[^.]+$/, `the summary of ${id} is a line without a full stop`);
         for (const [name, flag] of Object.entries(flags).filter(([name]) => name !== 'json'))
           assert.match(flag.summary ?? flag.description ?? '', /\S[^.]*[^.]$/, `${id} --${name}`);
+        for (const [name, flag] of Object.entries(flags))
+          assert.ok(flag.type === 'boolean' || flag.options !== undefined || flag.helpValue, `${id} --${name} of what form`);
         for (const [name, arg] of Object.entries(args)) assert.match(arg.description ?? '', /^[a-z].*[^.]$/, `${id} ${name}`);
       }
+    });
+
+    it('tells the summary of a command once, and all of its description', async () => {
+      const { stdout } = await run(['job', 'results', '--help']);
+      assert.equal(stdout.split('fetch, check and decrypt').length, 2);
+      assert.match(stdout, /The manifest must have been made[^]*A job that was killed/);
     });
 
     it('shows the flags of the original', async () => {
