@@ -7,7 +7,7 @@ import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
 import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
-import type { Secret } from '../secret.ts';
+import { Secret } from '../secret.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
@@ -89,8 +89,8 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     image: { sha512: artefacts.image.planned.sha512 },
     data: { sha512: artefacts.data.planned.sha512 },
     format: request.format,
-    resultKey: key.secretKey.reveal(),
-    authenticationKey: randomBytes(32).toString('hex'),
+    resultKey: key.secretKey,
+    authenticationKey: new Secret(randomBytes(32).toString('hex')),
   };
   const store = new JobStore(state);
   await store.save(record);
@@ -212,7 +212,7 @@ async function grantJob(
       kind: 'job',
       format: 'hmac-sha256',
       created: record.created,
-      key: record.authenticationKey,
+      key: record.authenticationKey.reveal(),
       ...(scriptsKey === undefined ? {} : { scriptsKey: scriptsKey.reveal() }),
     },
     granter,
