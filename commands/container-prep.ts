@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import { bandwidthFlag, BaseCommand, configFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
-import { openImage } from '../src/image/image.ts';
+import { openImage, pullPolicies, sifCompressions } from '../src/image/image.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
@@ -36,12 +36,12 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     'docker-host-path': Flags.string({ summary: 'accepted for compatibility; not needed', helpValue: 'SOCKET' }),
     platform: Flags.string({ summary: 'platform of the image', helpValue: 'OS/ARCH', default: 'linux/amd64' }),
     pull: Flags.option({
-      options: ['always', 'missing', 'never'] as const,
+      options: pullPolicies,
       summary: 'when to pull the image',
       default: 'missing' as const,
     })(),
     compression: Flags.option({
-      options: ['zstd', 'gzip'] as const,
+      options: sifCompressions,
       summary: 'SquashFS compression',
       default: 'zstd' as const,
     })(),
