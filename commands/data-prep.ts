@@ -9,7 +9,7 @@ import { sealFormats, type SealFormat } from '../src/record.ts';
 /** Seals a dataset, ships it to the site and grants its key. */
 export default class DataPrep extends BaseCommand {
   static override summary = 'seal a dataset, ship it to the site and grant its key';
-  static override description = `The directory or file is packed, compressed, encrypted and uploaded in one pass; its key goes to the vault and nowhere else.
+  static override description = `The directory or file is packed, compressed, encrypted and uploaded in one pass; its key goes to the vault and nowhere else. \
 Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info record that job-prep takes is written last.`;
   static override examples = [
     '<%= config.bin %> data-prep -i ./jp2a_input -u alice -c nid000001 --data-path encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project/alice',

@@ -15,7 +15,7 @@ const quoted = Flags.custom({ parse: async (value) => unwrapQuotes(value) });
 /** Submits a job that runs a sealed image on a sealed dataset. */
 export default class JobPrep extends BaseCommand {
   static override summary = 'submit a job that runs a sealed image on a sealed dataset';
-  static override description = `Both info records are checked, the script is rendered and handed to sbatch, and the job is followed to its end: its log with --follow, else its
+  static override description = `Both info records are checked, the script is rendered and handed to sbatch, and the job is followed to its end: its log with --follow, else its \
 changes of state. The exit code is the application's. Results are opened with: hpcs job results JOB`;
   static override examples = [
     `<%= config.bin %> job-prep -N 1 -p standard -t 00:10:00 -A project_1 -s /scratch/project_1/alice -ai /scratch/…/image.sif.info.yaml -di /scratch/…/data.tgz.info.yaml -f -- --width=100 /sd-container/encrypted/input/image.png`,
@@ -45,12 +45,12 @@ changes of state. The exit code is the application's. Results are opened with: h
     }),
     'supplementary-input-scripts': quoted({
       char: 'i',
-      summary: 'directory on the site with scripts to run before the application',
+      summary: 'directory on the site (or local:DIR on this machine) with scripts to run before the application',
       helpValue: 'DIR',
     }),
     'supplementary-output-scripts': quoted({
       char: 'o',
-      summary: 'directory on the site with scripts to run after the application',
+      summary: 'directory on the site (or local:DIR on this machine) with scripts to run after the application',
       helpValue: 'DIR',
     }),
     'singularity-supplementary-flags': quoted({
@@ -66,6 +66,10 @@ changes of state. The exit code is the application's. Results are opened with: h
     exclusive: Flags.boolean({ summary: 'ask for nodes that no other job shares', default: false }),
     recipient: recipientFlag,
     format: Flags.option({ options: sealFormats, summary: 'format of the sealed results', default: 'openpgp' as SealFormat })(),
+    'allow-legacy-image': Flags.boolean({
+      summary: 'run an image or data that the original HPCS prepared, whose bytes the vault cannot vouch for',
+      default: false,
+    }),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
   };
 
@@ -99,6 +103,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         arguments: args,
         format: flags.format,
         recipients,
+        allowLegacy: flags['allow-legacy-image'],
       },
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
     );

@@ -14,8 +14,8 @@ import { askHidden } from '../src/terminal.ts';
 /** Decrypts and unpacks an artefact or a result. */
 export default class Open extends BaseCommand {
   static override summary = 'decrypt and unpack a sealed artefact or result';
-  static override description = `Nothing appears in the output directory unless all of the file is authentic and complete.
-With "--output -" the decrypted bytes go to standard output while they are read: use them only when the exit code is 0. A file in the
+  static override description = `Nothing appears in the output directory unless all of the file is authentic and complete. \
+With "--output -" the decrypted bytes go to standard output while they are read: use them only when the exit code is 0. A file in the \
 format openpgp-gpg, which can be checked only at its end, is then read twice, first to check it.`;
   static override examples = [
     '<%= config.bin %> open encrypted_jp2a_input.tgz --key-file artefact.key --output opened',

@@ -1,6 +1,6 @@
 /**
  * Translates the original's command lines into ones that oclif can parse: a multi-letter flag behind one dash, and free text that
- * looks like flags. See "Command lines that existing compose files contain" in the README.
+ * looks like flags. See "Compose files of the original" in the README.
  */
 
 /** Words behind one dash that oclif would read as a bundle of short flags. */

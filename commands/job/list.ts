@@ -1,5 +1,6 @@
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
+import { HpcsError } from '../../src/errors.ts';
 import { summarise, type JobSummary } from '../../src/job/known.ts';
 import { JobStore } from '../../src/job/store.ts';
 import { stateDirectory } from '../../src/state.ts';
@@ -13,7 +14,12 @@ export default class JobList extends BaseCommand {
 
   async run(): Promise<JobSummary[]> {
     const { flags } = await this.parse(JobList);
-    const jobs = (await new JobStore(await stateDirectory(await loadConfig(flags.config))).list()).map(summarise);
+    // Of a configuration only the state directory counts here, and without one there is a default.
+    const config = await loadConfig(flags.config).catch((error: unknown) => {
+      if (error instanceof HpcsError && error.code === 'config-missing') return undefined;
+      throw error;
+    });
+    const jobs = (await new JobStore(await stateDirectory(config)).list()).map(summarise);
     const rows = jobs.map((job) => [
       job.jobId ?? '(not submitted)',
       job.created.replace(/\.\d+Z$/, 'Z'),

@@ -12,10 +12,10 @@ import type { Transport } from '../../src/site/transport.ts';
 /** Fetches, checks and decrypts what a job produced. */
 export default class JobResults extends BaseCommand {
   static override summary = 'fetch, check and decrypt what a job produced';
-  static override description = `The manifest must have been made by the job itself, and the sealed file must be the one it names; then the results are decrypted into a new
+  static override description = `The manifest must have been made by the job itself, and the sealed file must be the one it names; then the results are decrypted into a new \
 directory. The key lies in the state directory (HPCS_STATE_DIR) of the machine which submitted the job.
 
-A job that was killed, or lost its node, could not seal its results. --partial decrypts what it had written. Each byte of that was
+A job that was killed, or lost its node, could not seal its results. --partial decrypts what it had written. Each byte of that was \
 written by the job, but no manifest covers the whole: the site could have removed, exchanged, blanked or rolled back parts of it.`;
   static override examples = [
     '<%= config.bin %> job results 4711 --output ./results',

@@ -7,10 +7,10 @@ import { sandboxUp, type SandboxStatus } from '../../src/sandbox/sandbox.ts';
 /** Starts the sandbox. */
 export default class SandboxUp extends BaseCommand {
   static override summary = 'start a whole site with its trust services on this machine, in containers';
-  static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. Nothing is asked for when it is up
-already; a sandbox that is not whole is made anew, and what lay in it is gone.
+  static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. A sandbox that is up stays \
+as it is; one that is not whole is made anew, and what lay in it is gone.
 
-Its HPCS server gives identities to anyone who reaches it, and the vault's root token lies in the directory (openbao.json,
+Its HPCS server gives identities to anyone who reaches it, and the vault's root token lies in the directory (openbao.json, \
 mode 0600): for trying and testing, never for real data.`;
   static override examples = ['<%= config.bin %> sandbox up', '<%= config.bin %> sandbox up --nodes 2 --directory .sandbox'];
 
@@ -19,6 +19,7 @@ mode 0600): for trying and testing, never for real data.`;
     name: nameFlag,
     nodes: Flags.integer({
       summary: 'compute nodes in containers of their own (0: one container is login node and compute node)',
+      helpValue: 'N',
       min: 0,
       max: 16,
       default: 0,

@@ -5,11 +5,11 @@ import { buildToolKit, toolKitPrograms } from '../../src/tool-kit.ts';
 /** Makes the archive that jobs run from. */
 export default class ToolKitBuild extends BaseCommand {
   static override summary = 'make the tool kit: the one archive with all that a compute node needs';
-  static override description = `It holds Node, hpcs-node and ${toolKitPrograms.join(', ')}. The stage images and the sandbox carry one; make your own to name other programs.`;
+  static override description = `It holds Node, hpcs-node, ${toolKitPrograms.join(' and ')}. The stage images and the sandbox carry one; make your own to name other programs.`;
   static override examples = ['<%= config.bin %> tool-kit build --programs ./programs --output tool-kit.tar.gz'];
   static override flags = {
     programs: Flags.string({
-      summary: `directory with ${toolKitPrograms.join(' and ')} for the site`,
+      summary: `directory with the programs ${toolKitPrograms.join(' and ')} for the site's machines`,
       helpValue: 'DIR',
       required: true,
     }),

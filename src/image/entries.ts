@@ -17,7 +17,7 @@ export interface AddedEntry {
 /** Trees that are ours in every image; what the image itself has there is left out. */
 const ownTrees = ['sd-container', '.singularity.d'];
 
-/** Directories where a job mounts and binds. @see hpcs-protocol, "Inside the prepared image" */
+/** Directories where a job mounts and binds. @see CSCfi/HPCS, client/container_preparation */
 const jobDirectories = ['input', 'output', 'scratch', 'tools', 'keys', 'encrypted'];
 
 /** Empty files that the engine puts into every container, over the image's own, to mount over. */

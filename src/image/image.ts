@@ -4,6 +4,9 @@ import { connectDocker } from './docker.ts';
 import { buildSif, type SifCompression } from './sif.ts';
 import { resolveSource, type PullPolicy } from './source.ts';
 
+export { sifCompressions } from './sif.ts';
+export { pullPolicies } from './source.ts';
+
 /** Which image to open as a SIF. */
 export interface OpenImageOptions {
   /** As `docker run` takes it. */

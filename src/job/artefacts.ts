@@ -1,6 +1,6 @@
 import { Catalogue } from '../catalogue.ts';
 import { HpcsError } from '../errors.ts';
-import { parseInfoRecord, type InfoRecord } from '../record.ts';
+import { isOriginal, parseInfoRecord, type InfoRecord } from '../record.ts';
 import { readFile, sha512, stat } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
 import type { PlannedArtefact } from './plan.ts';
@@ -15,19 +15,22 @@ export interface NamedArtefact {
   planned: PlannedArtefact;
   /** Whether the caller pinned it, or published it from here: else the site alone says that it is the right one. */
   confirmed: boolean;
+  /** Whether the original prepared it, whose vault record does not say what its bytes must be. */
+  original: boolean;
 }
 
 /**
  * Reads an info record on the site and holds it against the file beside it, the pin and the local catalogue.
  *
  * @param named path of the info record on the site, optionally followed by `#sha512:` and the digest the caller expects
- * @throws HpcsError `integrity` for whatever does not agree, `site` for what is missing
+ * @param options.allowLegacy take artefacts of the original, of which the vault cannot say what their bytes must be
+ * @throws HpcsError `integrity` for whatever does not agree, `site` for what is missing, `usage` for an artefact of the original's
  */
 export async function readArtefact(
   transport: Transport,
   kind: 'image' | 'data',
   named: string,
-  options: { catalogue: Catalogue; site: string; signal: AbortSignal },
+  options: { catalogue: Catalogue; site: string; allowLegacy: boolean; signal: AbortSignal },
 ): Promise<NamedArtefact> {
   const { path, pin } = parsePin(named);
   const info = parseInfoRecord(
@@ -51,6 +54,8 @@ export async function readArtefact(
       `${path} names an artefact with another SHA-512 than the one given behind #sha512:`,
     );
   }
+  const original = isOriginal(info);
+  if (original && !options.allowLegacy) throw originalRefused(kind, path);
   const known = await options.catalogue.newest(options.site, path);
   if (pin === undefined && known !== undefined && (known.sha512 !== info.checksum || known.secretPath !== info.secret_path)) {
     throw new HpcsError(
@@ -60,11 +65,12 @@ export async function readArtefact(
       { suggestion: `prepare it again; or, if the other one is meant, say so: ${path}#sha512:${info.checksum}` },
     );
   }
-  await checkFile(transport, kind, info, options.signal);
+  const size = await checkFile(transport, kind, info, options.signal);
   return {
     kind,
     info,
     confirmed: pin !== undefined || known !== undefined,
+    original,
     planned: {
       path: info.path_at_rest,
       secretPath: info.secret_path,
@@ -72,7 +78,8 @@ export async function readArtefact(
       spiffeId: info.spiffeID,
       format: info.format,
       sha512: info.checksum,
-      ...(info.size === undefined ? {} : { size: info.size }),
+      // The original's info record tells no size, and the job has to know what room it needs.
+      ...(original ? { size, legacy: true } : info.size === undefined ? {} : { size: info.size }),
       ...(info.artefact === undefined ? {} : { artefact: info.artefact }),
     },
   };
@@ -93,7 +100,17 @@ export function parsePin(named: string): { path: string; pin: string | undefined
   });
 }
 
-async function checkFile(transport: Transport, kind: string, info: InfoRecord, signal: AbortSignal): Promise<void> {
+function originalRefused(kind: string, path: string): HpcsError {
+  return new HpcsError(
+    'usage',
+    'legacy-artefact',
+    `${path} is the info record of ${kind === 'image' ? 'an image' : 'data'} that the original HPCS prepared: the vault does not say what its bytes must be`,
+    { suggestion: 'prepare it again; or run it as it is, unchecked by the vault, with --allow-legacy-image' },
+  );
+}
+
+/** @returns the size of the file, in bytes */
+async function checkFile(transport: Transport, kind: string, info: InfoRecord, signal: AbortSignal): Promise<number> {
   const found = await stat(transport, info.path_at_rest, { signal });
   if (found === undefined) {
     throw new HpcsError('site', 'artefact-missing', `the ${kind} ${info.path_at_rest} is not on the site`, {
@@ -110,6 +127,7 @@ async function checkFile(transport: Transport, kind: string, info: InfoRecord, s
       },
     );
   if (info.size !== undefined && found.size !== info.size) throw altered(`it has ${found.size} bytes, not ${info.size}`);
-  if (found.size > digestAtSubmission) return;
+  if (found.size > digestAtSubmission) return found.size;
   if ((await sha512(transport, info.path_at_rest, { signal })) !== info.checksum) throw altered('its SHA-512 differs');
+  return found.size;
 }

@@ -19,8 +19,9 @@ export const resultFiles = {
 const schema = z.object({
   version: z.literal(1),
   job: z.object({ id: z.string(), name: z.string(), restart: z.number().int() }),
-  image: z.object({ artefact: z.string(), sha512: z.string() }),
-  data: z.object({ artefact: z.string(), sha512: z.string() }),
+  /** The id of an artefact that the original prepared is null. */
+  image: z.object({ artefact: z.string().nullable(), sha512: z.string() }),
+  data: z.object({ artefact: z.string().nullable(), sha512: z.string() }),
   /** Flags of the user for Apptainer, as they were given. */
   flags: z.array(z.string()),
   /** Exit code of the application, null when it did not end by itself. */

@@ -84,10 +84,8 @@ async function readPassword(
     maxBytes: longestOwn,
     signal,
   });
-  using key = new Secret(job.resultKey);
-  using authenticationKey = new Secret(job.authenticationKey);
-  using content = new Secret(await collect(open(once(sealed), key, { signal, checkedAtEnd: true }), longestOwn));
-  return parseVolumeKey(content, { id: job.jobId, restart: found.restart }, authenticationKey);
+  using content = new Secret(await collect(open(once(sealed), job.resultKey, { signal, checkedAtEnd: true }), longestOwn));
+  return parseVolumeKey(content, { id: job.jobId, restart: found.restart }, job.authenticationKey);
 }
 
 async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void, undefined> {

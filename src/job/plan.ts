@@ -15,14 +15,24 @@ const artefactSchema = z.object({
   size: z.number().int().nonnegative().optional(),
   /** Artefact id, where the info record has one. */
   artefact: z.string().optional(),
+  /** Set where the submitter allows that the vault holds a key of the original's and no record to check the bytes against. */
+  legacy: z.literal(true).optional(),
 });
 export type PlannedArtefact = z.output<typeof artefactSchema>;
 
-/** Supplementary scripts of one kind: a directory on the site and the digest of every file in it at submission. */
-const scriptsSchema = z.object({
+/** Supplementary scripts in a directory on the site, with the digest of every file in it at submission. */
+const pinnedScriptsSchema = z.object({
   directory: z.string().startsWith('/'),
   files: z.array(z.object({ path: z.string(), sha256 })),
 });
+export type PinnedScripts = z.output<typeof pinnedScriptsSchema>;
+
+/** Supplementary scripts of the submitter's machine: one sealed archive on the site, whose key lies in the job's own secret. */
+const sealedScriptsSchema = z.object({ sealed: z.string().startsWith('/'), sha512 });
+export type SealedScripts = z.output<typeof sealedScriptsSchema>;
+
+/** Supplementary scripts of one kind. */
+const scriptsSchema = z.union([pinnedScriptsSchema, sealedScriptsSchema]);
 export type PlannedScripts = z.output<typeof scriptsSchema>;
 
 /**
@@ -38,7 +48,7 @@ export const jobPlanSchema = z.object({
   apptainer: z.string(),
   image: artefactSchema,
   data: artefactSchema,
-  /** The submitter's own secret: the key that authenticates the result manifest. */
+  /** The submitter's own secret: the key that authenticates the result manifest, and the one that opens sealed scripts. */
   job: z.object({ secretPath: z.string(), role: z.string(), spiffeId: z.string() }),
   arguments: z.array(z.string()),
   flags: z.array(z.string()),
@@ -64,8 +74,11 @@ export const insideSchema = z.object({
   privateDirectory: z.string(),
   uid: z.number().int(),
   gid: z.number().int(),
-  image: z.object({ key: z.string(), artefact: z.string(), config: imageConfigSchema }),
-  data: z.object({ key: z.string(), artefact: z.string() }),
+  /** Both of an artefact of the original's are null: it has no id, and its image is run by its own entry point. */
+  image: z.object({ key: z.string(), artefact: z.string().nullable(), config: imageConfigSchema.nullable() }),
+  data: z.object({ key: z.string(), artefact: z.string().nullable() }),
   authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
+  /** Opens sealed supplementary scripts; null for a job that has none. */
+  scriptsKey: z.string().nullable(),
 });
 export type Inside = z.output<typeof insideSchema>;

@@ -8,6 +8,7 @@ import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
 import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
+import { Secret } from '../secret.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
@@ -15,9 +16,9 @@ import { looseningFlags } from '../node/container.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
 import { readArtefact, type NamedArtefact } from './artefacts.ts';
+import { chooseScripts, shipScripts } from './local-scripts.ts';
 import type { JobPlan } from './plan.ts';
 import { checkRequest, renderScript, type SlurmRequest } from './script.ts';
-import { pinScripts } from './scripts.ts';
 import { JobStore, type JobRecord } from './store.ts';
 
 /** What the user asked for, in typed values. */
@@ -32,6 +33,8 @@ export interface JobRequest {
   format: SealFormat;
   /** Who can open the results beside the holder of the state directory. */
   recipients: readonly Recipient[];
+  /** Take images and data that the original prepared. */
+  allowLegacy: boolean;
 }
 
 /** How a job preparation talks to the outside. */
@@ -67,12 +70,9 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, signal);
   const slurm = { ...request.slurm, nodelist: request.slurm.nodelist ?? nodes[0] };
   const scripts = {
-    input: request.inputScripts === undefined ? null : await pinScripts(transport, request.inputScripts, 'input', signal),
-    output: request.outputScripts === undefined ? null : await pinScripts(transport, request.outputScripts, 'output', signal),
+    input: await chooseScripts(request.inputScripts, 'input', context),
+    output: await chooseScripts(request.outputScripts, 'output', context),
   };
-  for (const kind of ['input', 'output'] as const) {
-    for (const file of scripts[kind]?.files ?? []) progress(`${kind} script ${file.path} sha256:${file.sha256}`);
-  }
   const kit = await localToolKit(config);
   const kitDirectory = config.supercomputer['tool-kit-directory'] ?? `${slurm.workdir}/.hpcs`;
   progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
@@ -92,15 +92,19 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     image: { sha512: artefacts.image.planned.sha512 },
     data: { sha512: artefacts.data.planned.sha512 },
     format: request.format,
-    resultKey: key.secretKey.reveal(),
-    authenticationKey: randomBytes(32).toString('hex'),
+    resultKey: key.secretKey,
+    authenticationKey: new Secret(randomBytes(32).toString('hex')),
   };
   const store = new JobStore(state);
   await store.save(record);
+  await using unsubmitted = new AsyncDisposableStack();
+  const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
+  const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
+  using _scriptsKey = scriptsKey;
   progress('granting the job its own secret');
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const job = await grantJob(record, request.recipients, granted, { services, identity, signal });
+  const job = await grantJob(record, request.recipients, scriptsKey, granted, { services, identity, signal });
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -112,8 +116,8 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     job,
     arguments: request.arguments,
     flags: request.flags,
-    inputScripts: scripts.input,
-    outputScripts: scripts.output,
+    inputScripts: planned.input,
+    outputScripts: planned.output,
     results: {
       format: request.format,
       publicKey: key.publicKey,
@@ -123,6 +127,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   };
   progress(`submitting to ${site}`);
   const jobId = await submit(transport, renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan), { signal });
+  unsubmitted.move();
   const submitted = { ...record, jobId };
   await store.save(submitted);
   return { jobId, record: submitted };
@@ -135,17 +140,32 @@ async function readArtefacts(
   catalogue: Catalogue,
 ): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
   const { transport, signal, progress } = context;
-  const options = { catalogue, site: context.config.supercomputer.address, signal };
+  const options = { catalogue, site: context.config.supercomputer.address, allowLegacy: request.allowLegacy, signal };
   progress('reading and checking the info records');
   const image = await readArtefact(transport, 'image', request.applicationInfo, options);
   const data = await readArtefact(transport, 'data', request.dataInfo, options);
-  for (const { kind, info, confirmed } of [image, data]) {
-    if (confirmed) continue;
+  for (const { kind, info, confirmed, original } of [image, data]) {
+    if (original) for (const line of originalWarnings(kind, info.checksum, confirmed)) context.warn(line);
+    if (original || confirmed) continue;
     context.warn(
       `the ${kind} was not published from here, by ${info.secret_path.split('/')[0]} instead: the site alone says that it is the right one; pin it with #sha512:${info.checksum} if you know that from its owner`,
     );
   }
   return { image, data };
+}
+
+/** What is not checked, and not done, of an artefact that the original prepared. */
+function originalWarnings(kind: 'image' | 'data', checksum: string, pinned: boolean): string[] {
+  const unchecked = `the ${kind} was prepared by the original HPCS: the vault holds no digest of it, so ${
+    pinned
+      ? 'the digest given behind #sha512: alone says what it must be'
+      : `its info record on the site alone says what it must be, and whoever can write there and knows its key could exchange it; pin it with #sha512:${checksum} if you know that from its owner`
+  }`;
+  if (kind === 'data') return [unchecked];
+  return [
+    unchecked,
+    'the input and output logic in the image is not run, since it wants a token in its environment: the job decrypts data and seals results outside of the image',
+  ];
 }
 
 /** The nodes on which this job can become a reader: those asked for, or those that both artefacts were granted to. */
@@ -180,10 +200,14 @@ async function grantedNodes(
   });
 }
 
-/** Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results. */
+/**
+ * Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results, and the one
+ * that opens its sealed scripts.
+ */
 async function grantJob(
   record: JobRecord,
   recipients: readonly Recipient[],
+  scriptsKey: Secret | undefined,
   nodes: string[],
   granter: Granter,
 ): Promise<JobPlan['job']> {
@@ -197,7 +221,8 @@ async function grantJob(
       format: 'hmac-sha256',
       created: record.created,
       ...recipientsField(recipients),
-      key: record.authenticationKey,
+      key: record.authenticationKey.reveal(),
+      ...(scriptsKey === undefined ? {} : { scriptsKey: scriptsKey.reveal() }),
     },
     granter,
   );

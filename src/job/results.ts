@@ -2,7 +2,6 @@ import { HpcsError } from '../errors.ts';
 import { unpack } from '../pack/unpack.ts';
 import { digesting } from '../seal/digest.ts';
 import { open } from '../seal/open.ts';
-import { Secret } from '../secret.ts';
 import { readFile, readStream } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
 import { findResults, type FoundResults } from './found.ts';
@@ -29,17 +28,15 @@ export async function openResults(
   const found = await findResults(transport, job, { signal });
   if (found.content !== 'whole') throw nothingYet(job.jobId, found);
   const manifestPath = `${found.directory}/${resultFiles.manifest}`;
-  using authenticationKey = new Secret(job.authenticationKey);
   const manifest = parseManifest(
     Buffer.from(await readFile(transport, manifestPath, { maxBytes: 1024 * 1024, signal })).toString('utf8'),
-    authenticationKey,
+    job.authenticationKey,
   );
   checkManifest(manifest, job, found.restart);
 
-  using key = new Secret(job.resultKey);
   await using destination = await TargetDirectory.make(target);
   const fetched = digesting(readStream(transport, `${found.directory}/${resultFiles.sealed}`, { signal }));
-  await unpack(open(fetched.bytes, key, { signal, checkedAtEnd: true }), destination.temporary, { signal });
+  await unpack(open(fetched.bytes, job.resultKey, { signal, checkedAtEnd: true }), destination.temporary, { signal });
   const { sha512, size } = await fetched.summary;
   if (sha512 !== manifest.result.sha512 || size !== manifest.result.size) {
     throw new HpcsError('integrity', 'results-altered', `the results of job ${job.jobId} are not the ones its manifest names`, {

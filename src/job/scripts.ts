@@ -3,7 +3,7 @@ import { collect } from '../site/files.ts';
 import { assignments } from '../shell.ts';
 import type { Transport } from '../site/transport.ts';
 import { isRun } from '../node/scripts.ts';
-import type { PlannedScripts } from './plan.ts';
+import type { PinnedScripts } from './plan.ts';
 
 // NUL-terminated lines: a file name may hold a line break, and `sha256sum -z` escapes nothing. Links are followed, since a script
 // that is a link would else be left out in silence; what cannot be read or followed is an error for the same reason.
@@ -25,11 +25,11 @@ export async function pinScripts(
   directory: string,
   what: 'input' | 'output',
   signal: AbortSignal,
-): Promise<PlannedScripts> {
+): Promise<PinnedScripts> {
   const suggestion = `correct --supplementary-${what}-scripts`;
   if (!directory.startsWith('/')) {
     throw new HpcsError('usage', 'bad-path', `the ${what} script directory ${directory} is not an absolute path on the site`, {
-      suggestion,
+      suggestion: `${suggestion}; a directory of this machine is written as local:${directory}`,
     });
   }
   const process = transport.exec(assignments({ directory }) + listing, { signal });
@@ -42,22 +42,25 @@ export async function pinScripts(
   if (exit.code !== 0) throw unreadable(exit.stderr.trim());
   const files = parseListing(listed);
   if (files === undefined) throw unreadable('a file in it has a name that is not UTF-8, or the site lists it in an unknown form');
-  if (!files.some((file) => isRun(file.path))) {
-    throw new HpcsError('usage', 'no-scripts', `the ${what} script directory ${directory} holds no *.sh`, {
-      suggestion: `leave --supplementary-${what}-scripts out if nothing is to be run`,
-    });
-  }
+  if (!files.some((file) => isRun(file.path))) throw noScripts(what, directory);
   return { directory, files };
 }
 
-function parseListing(listed: Uint8Array): PlannedScripts['files'] | undefined {
+/** The error for a directory in which there is nothing to run. */
+export function noScripts(what: 'input' | 'output', directory: string): HpcsError {
+  return new HpcsError('usage', 'no-scripts', `the ${what} script directory ${directory} holds no *.sh`, {
+    suggestion: `leave --supplementary-${what}-scripts out if nothing is to be run`,
+  });
+}
+
+function parseListing(listed: Uint8Array): PinnedScripts['files'] | undefined {
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(listed);
   } catch {
     return undefined;
   }
-  const files: PlannedScripts['files'] = [];
+  const files: PinnedScripts['files'] = [];
   for (const line of text.split('\0').slice(0, -1)) {
     const [, sha256, path] = /^([0-9a-f]{64}) [ *]\.\/(.+)$/su.exec(line) ?? [];
     if (sha256 === undefined || path === undefined || path.split('/').some((part) => ['', '.', '..'].includes(part)))

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import { sealFormats } from '../record.ts';
+import { Secret } from '../secret.ts';
 import { readRecords, writeDurably } from '../state.ts';
 
 const schema = z.object({
@@ -19,9 +20,12 @@ const schema = z.object({
   data: z.object({ sha512: z.string() }),
   format: z.enum(sealFormats),
   /** Secret key that opens the results. */
-  resultKey: z.string(),
+  resultKey: z.string().transform((text) => new Secret(text)),
   /** Key of the result manifest's HMAC, 32 bytes in hex. */
-  authenticationKey: z.string().regex(/^[0-9a-f]{64}$/),
+  authenticationKey: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .transform((text) => new Secret(text)),
 });
 
 /** What the submitter keeps of a job: without it the results are lost, so it is on disk before anything is submitted. */
@@ -37,7 +41,8 @@ export class JobStore {
 
   /** Writes a record durably, over an earlier state of the same one. */
   async save(record: JobRecord): Promise<void> {
-    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify(record));
+    const keys = { resultKey: record.resultKey.reveal(), authenticationKey: record.authenticationKey.reveal() };
+    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify({ ...record, ...keys }));
   }
 
   /** All records, newest first. @throws HpcsError `local` naming one that cannot be read */

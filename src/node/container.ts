@@ -11,7 +11,10 @@ export interface Bind {
 export interface ContainerRun {
   apptainer: string;
   sif: string;
+  /** What is run; with `entryPoint`, the arguments of the image's own entry point. */
   command: readonly string[];
+  /** Whether the image's own entry point (its runscript) is run. */
+  entryPoint?: boolean;
   image: Pick<ImageConfig, 'env' | 'workdir'>;
   home: Bind;
   binds: readonly Bind[];
@@ -28,7 +31,7 @@ const defaultWorkdir = '/sd-container/scratch';
 export function containerArguments(run: ContainerRun): string[] {
   const workdir = run.image.workdir === '' || run.image.workdir === '/' ? defaultWorkdir : run.image.workdir;
   return [
-    'exec',
+    run.entryPoint === true ? 'run' : 'exec',
     '--containall',
     '--cleanenv',
     '--no-eval',

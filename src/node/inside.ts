@@ -14,16 +14,18 @@ import { seal } from '../seal/seal.ts';
 import { digestingAside, Sealing } from '../seal/threads.ts';
 import { Secret } from '../secret.ts';
 import { applicationCommand, containerArguments, containerEnvironment, type Bind, type ContainerRun } from './container.ts';
+import { originalArguments, originalExitCode, replaceLogic } from './original.ts';
 import type { NodeContext } from './outside.ts';
 import { bareEnvironment, Program } from './program.ts';
-import { copyScripts, scriptTargets } from './scripts.ts';
+import { scriptTargets, takeScripts } from './scripts.ts';
 import { Volume } from './volume.ts';
 
 /** {@link Inside} with its keys wrapped. */
-export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey'> & {
+export type InsideInput = Omit<Inside, 'image' | 'data' | 'authenticationKey' | 'scriptsKey'> & {
   image: Omit<Inside['image'], 'key'> & { key: Secret };
   data: Omit<Inside['data'], 'key'> & { key: Secret };
   authenticationKey: Secret;
+  scriptsKey: Secret | null;
 };
 
 /** How the application ended. */
@@ -56,14 +58,16 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
     { keep: true },
   );
   await using _output = output;
-  if (plan.outputScripts === null) await sealVolumeKey(input, output);
+  const mayWithhold = plan.outputScripts !== null || input.image.config === null;
+  if (!mayWithhold) await sealVolumeKey(input, output);
 
   for (const name of ['encrypted', 'scratch', 'tmp', 'var-tmp', 'home', 'apptainer', 'scripts'])
     await mkdir(join(work.path, name), { mode: 0o700 });
   const scripts = {
-    input: plan.inputScripts === null ? [] : await copyScripts(plan.inputScripts, join(work.path, 'scripts/input')),
-    output: plan.outputScripts === null ? [] : await copyScripts(plan.outputScripts, join(work.path, 'scripts/output')),
+    input: await takeScripts(plan.inputScripts, join(work.path, 'scripts/input'), input.scriptsKey, signal),
+    output: await takeScripts(plan.outputScripts, join(work.path, 'scripts/output'), input.scriptsKey, signal),
   };
+  input.scriptsKey?.[Symbol.dispose]();
 
   progress('image: decrypting and checking');
   const sif = join(work.path, 'app.sif');
@@ -74,25 +78,30 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   input.data.key[Symbol.dispose]();
 
   const image = input.image.config;
+  if (image === null) progress('image: prepared by the original; its input and output logic is replaced');
+  const logic = image === null ? await replaceLogic(join(work.path, 'logic')) : [];
   const run = (command: readonly string[]): ContainerRun => ({
     apptainer: plan.apptainer,
     sif,
     command,
-    image,
+    image: image ?? { env: [], workdir: '' },
     home: { source: join(work.path, 'home'), target: '/sd-container/home' },
-    binds: binds(work.path, output.path, scripts),
+    binds: [...binds(work.path, output.path, scripts), ...logic],
     flags: plan.flags,
     temporary: join(work.path, 'apptainer'),
   });
 
   await runScripts('input', scripts.input, run, signal, progress);
   progress('application: starting');
-  const outcome = await runApplication(run(applicationCommand(image, plan.arguments)), output.path, signal);
+  const outcome =
+    image === null
+      ? await runOriginal(run(originalArguments(plan.arguments)), output.path, signal)
+      : await runApplication(run(applicationCommand(image, plan.arguments)), output.path, signal);
   progress(
     outcome.exitCode === null ? `application: ended early, ${outcome.partial}` : `application: exit code ${outcome.exitCode}`,
   );
   if (outcome.partial === null) await runScripts('output', scripts.output, run, signal, progress);
-  else if (scripts.output.length > 0) {
+  else if (mayWithhold) {
     throw new HpcsError(
       'job',
       'result-withheld',
@@ -194,6 +203,14 @@ async function runApplication(run: ContainerRun, output: string, signal: AbortSi
   if (signal.aborted) return { exitCode: null, partial: 'time limit or cancel' };
   await writeFile(join(output, 'exit_code'), `${code}\n`, { flag: 'wx', mode: 0o600 });
   return { exitCode: code, partial: null };
+}
+
+/** As {@link runApplication}, for an image whose entry point writes the same three files itself. */
+async function runOriginal(run: ContainerRun, output: string, signal: AbortSignal): Promise<Outcome> {
+  await using log = await openFile(join(output, 'image.log'), 'wx', 0o600);
+  const code = await contain({ ...run, entryPoint: true }, ['ignore', log.fd, log.fd], signal);
+  if (signal.aborted) return { exitCode: null, partial: 'time limit or cancel' };
+  return { exitCode: await originalExitCode(output, code), partial: null };
 }
 
 /** Runs one command in the container to its end; a signal ends it with all its children. */

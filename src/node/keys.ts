@@ -3,15 +3,26 @@ import { HpcsServer } from '../hpcs.ts';
 import { startAgent } from '../identity/agent.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { JobPlan, PlannedArtefact } from '../job/plan.ts';
-import { vaultRecordSchema, type ImageConfig, type VaultRecord } from '../record.ts';
+import { originalVaultRecordSchema, vaultRecordSchema, type ImageConfig } from '../record.ts';
 import { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
 
-/** The records that a job may read, each checked against what was submitted. */
+/** What the vault holds for one artefact, checked against what was submitted. */
+export interface ArtefactSecret {
+  key: Secret;
+  /** Null for an artefact that the original prepared. */
+  artefact: string | null;
+  /** How an image of ours is run; null for data, and for an image of the original's, whose entry point stands in it. */
+  image: ImageConfig | null;
+}
+
+/** The secrets that a job may read. */
 export interface JobKeys {
-  image: VaultRecord & { image: ImageConfig };
-  data: VaultRecord;
+  image: ArtefactSecret;
+  data: ArtefactSecret;
   authenticationKey: Secret;
+  /** Opens sealed supplementary scripts, where the job has some. */
+  scriptsKey: Secret | null;
 }
 
 /**
@@ -47,7 +58,7 @@ export async function fetchKeys(
     signal,
   });
   await using vault = new Vault({ url: services.vault.url, ca: services.vault.ca ?? undefined, allowInsecureHttp });
-  const read = async (what: string, secret: { secretPath: string; role: string; spiffeId: string }): Promise<VaultRecord> => {
+  const read = async (what: string, secret: { secretPath: string; role: string; spiffeId: string }): Promise<unknown> => {
     const svids = await fetchJwtSvids({
       socket: agent.socket,
       audience: [services.vault.audience],
@@ -67,28 +78,39 @@ export async function fetchKeys(
     }
     await using session = await vault.login(secret.role, svid.token, signal);
     options.progress(`keys: read the record of the ${what}`);
-    const parsed = vaultRecordSchema.safeParse(await session.read(secret.secretPath, signal));
-    if (!parsed.success) {
-      throw unknownForm(what);
-    }
-    return parsed.data;
+    return await session.read(secret.secretPath, signal);
   };
-  const image = await read('image', plan.image);
-  checkRecord('image', plan.image, image);
-  const data = await read('data', plan.data);
-  checkRecord('data', plan.data, data);
-  const job = await read('job', plan.job);
-  if (job.kind !== 'job') throw mismatch('job', 'kind', 'job', job.kind);
-  if (image.image === undefined) throw unknownForm('image');
-  return { image: { ...image, image: image.image }, data, authenticationKey: new Secret(job.key) };
+  const image = checkRecord('image', plan.image, await read('image', plan.image));
+  const data = checkRecord('data', plan.data, await read('data', plan.data));
+  const job = vaultRecordSchema.safeParse(await read('job', plan.job));
+  if (!job.success) throw unknownForm('job');
+  if (job.data.kind !== 'job') throw mismatch('job', 'kind', 'job', job.data.kind);
+  const { key, scriptsKey } = job.data;
+  return {
+    image,
+    data,
+    authenticationKey: new Secret(key),
+    scriptsKey: scriptsKey === undefined ? null : new Secret(scriptsKey),
+  };
 }
 
 /**
  * Compares what the submitter planned with the vault's record, which is the truth.
  *
- * @throws HpcsError `integrity` `record-mismatch` naming the field
+ * The original's record, a key alone, is taken only where the plan allows it. A full record is checked whatever the plan allows: an
+ * info record from which fields were removed gains nothing.
+ *
+ * @param content what the vault holds
+ * @throws HpcsError `integrity` `record-mismatch` naming the field, or `vault-record-invalid`
  */
-export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, record: VaultRecord): void {
+export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, content: unknown): ArtefactSecret {
+  const full = vaultRecordSchema.safeParse(content);
+  if (!full.success) {
+    const original = originalVaultRecordSchema.safeParse(content);
+    if (!original.success || planned.legacy !== true) throw unknownForm(kind);
+    return { key: new Secret(original.data.key), artefact: null, image: null };
+  }
+  const record = full.data;
   if (record.kind !== kind) throw mismatch(kind, 'kind', kind, record.kind);
   if (record.format !== planned.format) throw mismatch(kind, 'format', planned.format, record.format);
   if (record.sha512 !== planned.sha512) throw mismatch(kind, 'sha512', short(planned.sha512), short(record.sha512 ?? 'none'));
@@ -97,12 +119,15 @@ export function checkRecord(kind: 'image' | 'data', planned: PlannedArtefact, re
   }
   if (planned.size !== undefined && record.size !== planned.size)
     throw mismatch(kind, 'size', String(planned.size), String(record.size));
+  if (kind === 'image' && record.image === undefined) throw unknownForm(kind);
+  return { key: new Secret(record.key), artefact: record.artefact, image: record.image ?? null };
 }
 
 // What the original stores beside a key says nothing of the bytes: the job could not tell them from forged ones.
 function unknownForm(what: string): HpcsError {
   return new HpcsError('integrity', 'vault-record-invalid', `the vault's record of the ${what} is not one of hpcs-client's`, {
-    suggestion: 'prepare it again: artefacts of the original HPCS, and of other versions, are not run',
+    suggestion:
+      'prepare it again; one that the original HPCS prepared needs its own info record and job-prep --allow-legacy-image',
   });
 }
 

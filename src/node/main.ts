@@ -49,6 +49,7 @@ async function main(step: string | undefined): Promise<number> {
         image: { ...handed.image, key: new Secret(handed.image.key) },
         data: { ...handed.data, key: new Secret(handed.data.key) },
         authenticationKey: new Secret(handed.authenticationKey),
+        scriptsKey: handed.scriptsKey === null ? null : new Secret(handed.scriptsKey),
       },
       { signal: abort.signal, progress },
     );

@@ -39,9 +39,10 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
       privateDirectory: directory,
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
-      image: { key: keys.image.key, artefact: keys.image.artefact, config: keys.image.image },
-      data: { key: keys.data.key, artefact: keys.data.artefact },
+      image: { key: keys.image.key.reveal(), artefact: keys.image.artefact, config: keys.image.image },
+      data: { key: keys.data.key.reveal(), artefact: keys.data.artefact },
       authenticationKey: keys.authenticationKey.reveal(),
+      scriptsKey: keys.scriptsKey?.reveal() ?? null,
     };
     return await runInside(directory, JSON.stringify(handed), signal);
   } finally {

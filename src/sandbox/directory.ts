@@ -19,6 +19,7 @@ export async function sandboxDirectory(flags: { directory: string | undefined; n
 /** The flag of all commands on the sandbox, for more than one on a machine. */
 export const nameFlag = Flags.string({
   summary: 'name of the network, and beginning of the names of containers',
+  helpValue: 'NAME',
   default: defaultName,
   parse: async (value) => {
     if (/^[a-z][a-z0-9-]{0,39}$/.test(value)) return value;

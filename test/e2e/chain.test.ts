@@ -248,6 +248,30 @@ describe('the chain on real parts', function () {
       assert.equal(await resultText(results, 'judged'), '0\n');
     });
 
+    it('may lie on this machine, and leave nothing of them on the site', async () => {
+      const canary = `canary-${Date.now()}`;
+      const before = join(site.temporary, 'own before');
+      const after = join(site.temporary, 'own after');
+      for (const directory of [before, after]) await mkdir(join(directory, 'data'), { recursive: true });
+      await writeFile(join(before, 'data/list.txt'), canary);
+      const jobs = '/sd-container/tools/input_logic/jobs';
+      await writeFile(join(before, `${canary}.sh`), `#!/bin/sh\ncp ${jobs}/data/list.txt /sd-container/output/seen\n`);
+      await writeFile(join(after, 'judge.sh'), `#!/bin/sh\nexec cp /sd-container/output/exit_code /sd-container/output/judged\n`);
+      const job = await runJob(site, image, data, ['-i', `local:${before}`, '-o', `local:${after}`]);
+      assert.equal(job.code, 0, job.stderr);
+      assert.match(job.stderr, new RegExp(`^input script ${canary}\\.sh sha256:[0-9a-f]{64}$`, 'm'));
+      const results = await openJob(site, job.jobId);
+      assert.equal(await resultText(results, 'seen'), canary);
+      assert.equal(await resultText(results, 'judged'), '0\n');
+      assert.equal((await site.run(`ls ${site.scratch}/.hpcs | grep scripts; true`)).stdout, '');
+      // The log names what is run.
+      const search = await site.run(
+        `grep -rlF --exclude=*.out -e ${canary} ${site.scratch} /var/spool /tmp 2>/dev/null; true`,
+        'root',
+      );
+      assert.equal(search.stdout, '');
+    });
+
     it('that fail before it keep the application from starting', async () => {
       const job = await runJob(site, image, data, ['-i', await scripts('refuse', '#!/bin/sh\nexit 4\n'), '--', 'args', 'never']);
       assert.equal(job.code, 6, job.stderr);

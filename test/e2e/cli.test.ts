@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import { createServer as createTcpServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { makeCertificate } from '../support/certificate.ts';
-import { hpcs, type CliExit } from '../support/cli.ts';
-import { Sshd } from '../support/sshd.ts';
+import { entry, hpcs, type CliExit } from '../support/cli.ts';
+import { makeKey, Sshd } from '../support/sshd.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -95,6 +95,46 @@ describe('command line against real and missing services', function () {
     await writeFile(join(directory, 'empty'), '');
     const supercomputer = `known-hosts = ${join(directory, 'empty')}\nidentity-file = ${sshd.file('ed25519')}\n`;
     await refused(await dataPrep('https://127.0.0.1:1', { supercomputer }), 5, /host key/);
+  });
+});
+
+describe('command line as a process', function () {
+  this.timeout(60_000);
+  let directory: string;
+
+  before(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'hpcs-process-'));
+  });
+  after(() => rm(directory, { recursive: true }));
+
+  it('ends with 130 on Ctrl-C, and cleans up first', async () => {
+    // Accepts, and says nothing.
+    const silent = createTcpServer(() => {});
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+    const { port } = silent.address() as AddressInfo;
+    const config = join(directory, 'hpcs-client.conf');
+    makeKey(join(directory, 'key'), 'ed25519');
+    await writeFile(
+      config,
+      `[spire-server]\naddress = 127.0.0.1\nport = 1\ntrust-domain = example.org\n[hpcs-server]\nurl = https://127.0.0.1:1
+[vault]\nurl = https://127.0.0.1:1\n[supercomputer]\naddress = 127.0.0.1\nport = ${port}\nusername = alice\nidentity-file = ${join(directory, 'key')}\n`,
+    );
+    const abort = new AbortController();
+    silent.once('connection', () => abort.abort());
+    const args = ['data-prep', '-i', config, '-u', 'alice', '-c', 'nid1', '--data-path-at-rest', '/scratch', '--config', config];
+    const exit = await hpcs(args, { env: { HPCS_STATE_DIR: directory, SSH_AUTH_SOCK: '' }, signal: abort.signal });
+    silent.close();
+    assert.equal(exit.code, 130);
+    assert.match(exit.stderr, /hpcs: interrupted, cleaning up \(again to stop at once\)\nhpcs: error: interrupted\n$/);
+  });
+
+  it('ends quietly when nobody reads its help any more', async () => {
+    const child = spawn(process.execPath, [fileURLToPath(entry), '--help'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let stderr = '';
+    child.stdout.destroy();
+    child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    assert.deepEqual([code, stderr], [0, '']);
   });
 });
 

@@ -94,8 +94,8 @@ describe('partial results from volumes of the real gocryptfs', function () {
       image: { sha512: '' },
       data: { sha512: '' },
       format,
-      resultKey: key.secretKey.reveal(),
-      authenticationKey: randomBytes(32).toString('hex'),
+      resultKey: key.secretKey,
+      authenticationKey: new Secret(randomBytes(32).toString('hex')),
     };
     const directory = resultDirectory(job.workdir, job.name, job.jobId, restart);
     await mkdir(directory, { recursive: true });
@@ -108,7 +108,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
     }
     await placeKey(
       directory,
-      renderVolumeKey(password, { id: job.jobId, restart }, new Secret(job.authenticationKey)),
+      renderVolumeKey(password, { id: job.jobId, restart }, job.authenticationKey),
       key.publicKey,
       format,
     );
@@ -301,11 +301,11 @@ describe('partial results from volumes of the real gocryptfs', function () {
     await refuses(job, 'wrong-key');
     // The site knows the result's public key, which stands in the script, but not the job's authentication key.
     const sealed = await generateKey('openpgp');
-    const mine = { ...job, resultKey: sealed.secretKey.reveal() };
+    const mine = { ...job, resultKey: sealed.secretKey };
     const forged = renderVolumeKey(other.password, { id: job.jobId, restart: 0 }, new Secret(randomBytes(32).toString('hex')));
     await placeKey(directory, forged, sealed.publicKey, 'openpgp');
     await refuses(mine, 'volume-key-forged');
-    const older = renderVolumeKey(other.password, { id: job.jobId, restart: 1 }, new Secret(job.authenticationKey));
+    const older = renderVolumeKey(other.password, { id: job.jobId, restart: 1 }, job.authenticationKey);
     await placeKey(directory, older, sealed.publicKey, 'openpgp');
     await refuses(mine, 'volume-key-forged');
     await placeKey(directory, other.password, sealed.publicKey, 'openpgp');

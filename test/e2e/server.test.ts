@@ -430,7 +430,9 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
     await grant(alice, { jwt: new Secret(jwt) });
     const { joinToken } = await server.nodeToken('cn-log');
     await assert.rejects(grant(alice, { jwt: new Secret(`${jwt}x`) }));
-    const log = (await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 2000 })).toString();
+    const log = (
+      await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 2000 })
+    ).toString();
     assert.match(log, /grant made/);
     assert.match(log, /node token made/);
     for (const secret of [jwt, jwt.split('.')[2] ?? '?', joinToken.reveal()]) assert.ok(!log.includes(secret));

@@ -208,6 +208,28 @@ describe('a site that tampers', function () {
     });
   });
 
+  describe('after submission is found out, with scripts of the submitter', () => {
+    let scripts: string;
+    const sealed = (): string => `${site.scratch}/.hpcs/*.input-scripts`;
+
+    before(async () => {
+      scripts = join(site.temporary, 'scripts');
+      await mkdir(scripts);
+      await writeFile(join(scripts, 'check.sh'), '#!/bin/sh\nexit 0\n');
+    });
+
+    for (const [what, tamper] of [
+      ['having altered them', () => `printf X | dd of=$(echo ${sealed()}) bs=1 seek=300 conv=notrunc`],
+      ['having removed them', () => `rm ${sealed()}`],
+    ] as const) {
+      it(what, async () => {
+        const exit = await submitThen(() => site.run(`chmod u+w ${sealed()}; ${tamper()}`), ['-i', `local:${scripts}`]);
+        refusedInJob(exit, 'script-altered');
+        await site.run(`rm -f ${sealed()}`);
+      });
+    }
+  });
+
   describe('with results is found out', () => {
     it('having altered the manifest, or the sealed file', async () => {
       const job = await runJob(site, image, data, ['--', 'args', 'x']);

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const entry = fileURLToPath(new URL('../../bin/dev.js', import.meta.url));
+/** The program as it runs from its sources. */
+export const entry = new URL('../../bin/dev.js', import.meta.url);
 
 /** How a run of the command line ended. */
 export interface CliExit {
@@ -24,7 +25,7 @@ export interface CliOptions {
 
 /** Runs `hpcs` as a user would, in a process of its own, and tells how it ended. */
 export function hpcs(args: readonly string[], options: CliOptions = {}): Promise<CliExit> {
-  const [program = '', ...words] = [...(options.through ?? []), process.execPath, entry, ...args];
+  const [program = '', ...words] = [...(options.through ?? []), process.execPath, fileURLToPath(entry), ...args];
   const child = spawn(program, words, {
     env: { ...process.env, ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],

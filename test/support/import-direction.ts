@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
  * A name that ends in a slash stands for all modules below that directory.
  */
 export const layers: Readonly<Record<string, readonly string[]>> = {
-  commands: ['commands/', 'src/main.ts', 'src/base-command.ts', 'src/hooks/'],
+  commands: ['commands/', 'src/main.ts', 'src/base-command.ts', 'src/help.ts', 'src/hooks/'],
   flows: ['src/publish.ts', 'src/job/', 'src/node/', 'src/server/', 'src/sandbox/'],
   services: [
     'src/grant.ts',

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Config, settings, type Interfaces } from '@oclif/core';
-import { hpcs, type CliExit } from '../support/cli.ts';
+import type { CliExit } from '../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../support/in-process.ts';
 import { makeKey } from '../support/sshd.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -41,22 +42,6 @@ function refused(exit: CliExit, code: number, message: RegExp | string, suggesti
   check(first, typeof message === 'string' ? `hpcs: error: ${message}` : message);
   check(rest.join('\n').trim(), suggestion);
   assert.equal(exit.code, code);
-}
-
-/** Starts no more than `most` at a time, the others when one of these is done. */
-function atMost(most: number): <Result>(start: () => Promise<Result>) => Promise<Result> {
-  const running = new Set<Promise<unknown>>();
-  let queue: Promise<unknown> = Promise.resolve();
-  return (start) => {
-    const started = queue.then(async () => {
-      while (running.size >= most) await Promise.race(running);
-      const one = start().finally(() => running.delete(one));
-      running.add(one);
-      return { one };
-    });
-    queue = started;
-    return started.then(({ one }) => one);
-  };
 }
 
 /** A run that fails as expected. */
@@ -183,9 +168,7 @@ const cases: Record<string, Case> = {
   },
 };
 
-describe('command line', function () {
-  this.timeout(60_000);
-  const exits: Record<string, Promise<CliExit>> = {};
+describe('command line', () => {
   // Reachable, but hangs up before it says that it speaks SSH.
   const closing = createServer((socket) => socket.destroy());
   let directory: string;
@@ -203,21 +186,18 @@ describe('command line', function () {
     await writeFile(join(directory, 'bad.conf'), configuration.replace('https://127.0.0.1:1', 'https://hpcs-server:port'));
     await writeFile(join(directory, 'closing.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
     // Neither the configuration nor the keys of whoever runs the tests.
-    env = { HOME: directory, XDG_CONFIG_HOME: '', XDG_STATE_HOME: '', HPCS_CONFIG: '', HPCS_STATE_DIR: '', SSH_AUTH_SOCK: '', DOCKER_HOST: '', DEBUG: '', NO_COLOR: '1', NODE_COMPILE_CACHE: join(directory, 'cache') }; // prettier-ignore
-    // Two processes at a time: what they do takes less than their start.
-    const limit = atMost(2);
-    for (const [name, one] of Object.entries(cases)) exits[name] = limit(() => run(one.args, one.env));
+    env = { HOME: directory, XDG_CONFIG_HOME: '', XDG_STATE_HOME: '', HPCS_CONFIG: '', HPCS_STATE_DIR: '', SSH_AUTH_SOCK: '', DOCKER_HOST: '', DEBUG: '', NO_COLOR: '1' }; // prettier-ignore
   });
   after(async () => {
-    await Promise.all(Object.values(exits));
     closing.close();
     await rm(directory, { recursive: true });
   });
 
   describe('help', () => {
     it('lists every command, without one, with --help, -h and help', async () => {
-      const exits = await Promise.all([['--help'], ['help']].map((args) => run(args)));
-      for (const { code, stdout, stderr } of exits) assert.deepEqual([code, stdout, stderr], [0, exits[0]?.stdout, '']);
+      const exits: CliExit[] = [];
+      for (const args of [[], ['--help'], ['-h'], ['help']]) exits.push(await run(args));
+      for (const exit of exits) assert.deepEqual(exit, { code: 0, stdout: exits[0]?.stdout, stderr: '' });
       const topics = new Set((await commandNames()).map(([first = '']) => first));
       for (const topic of topics) assert.match(exits[0]?.stdout ?? '', new RegExp(`^  ${topic} `, 'm'));
     });
@@ -228,12 +208,22 @@ describe('command line', function () {
       settings.enableAutoTranspile = false;
       const { commands } = await Config.load({ root, pjson });
       assert.deepEqual(commands.map(({ id }) => id).toSorted(), (await commandNames()).map((name) => name.join(':')).toSorted());
-      for (const { id, summary, flags, args } of commands) {
+      for (const { id, summary, description, flags, args } of commands) {
+        // oclif keeps them, and wraps the lines between them.
+        assert.doesNotMatch(description ?? '', /[^\n]\n[^\n]/, `${id} has line breaks within a paragraph`);
         assert.match(summary ?? '', /^[^.]+$/, `the summary of ${id} is a line without a full stop`);
         for (const [name, flag] of Object.entries(flags).filter(([name]) => name !== 'json'))
           assert.match(flag.summary ?? flag.description ?? '', /\S[^.]*[^.]$/, `${id} --${name}`);
+        for (const [name, flag] of Object.entries(flags))
+          assert.ok(flag.type === 'boolean' || flag.options !== undefined || flag.helpValue, `${id} --${name} of what form`);
         for (const [name, arg] of Object.entries(args)) assert.match(arg.description ?? '', /^[a-z].*[^.]$/, `${id} ${name}`);
       }
+    });
+
+    it('tells the summary of a command once, and all of its description', async () => {
+      const { stdout } = await run(['job', 'results', '--help']);
+      assert.equal(stdout.split('fetch, check and decrypt').length, 2);
+      assert.match(stdout, /The manifest must have been made[^]*A job that was killed/);
     });
 
     it('shows the flags of the original', async () => {
@@ -270,10 +260,9 @@ describe('command line', function () {
   });
 
   describe('refuses', () => {
-    for (const [name, { code = 2, message, next }] of Object.entries(cases)) {
+    for (const [name, { args, env, code = 2, message, next }] of Object.entries(cases)) {
       it(name, async () => {
-        const exit = await exits[name];
-        assert.ok(exit !== undefined);
+        const exit = await run(args, env);
         refused(exit, code, message, next);
         assert.equal(exit.stdout, '');
       });
@@ -330,18 +319,5 @@ describe('command line', function () {
     assert.equal(exit.code, 130);
     assert.match(exit.stderr, /hpcs: interrupted, cleaning up \(again to stop at once\)\nhpcs: error: interrupted\n$/);
     assert.deepEqual(JSON.parse(exit.stdout), { error: { code: 'interrupted', kind: 'interrupted', message: 'interrupted' } });
-  });
-
-  it('ends quietly when nobody reads its help any more', async () => {
-    const { spawn } = await import('node:child_process');
-    const child = spawn(process.execPath, [join(root, 'bin/dev.js'), '--help'], {
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    let stderr = '';
-    child.stdout.destroy();
-    child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
-    const code = await new Promise((resolve) => child.once('close', resolve));
-    assert.deepEqual([code, stderr], [0, '']);
   });
 });

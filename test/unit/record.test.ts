@@ -80,7 +80,7 @@ describe('info record', () => {
       ],
       [original.replace('/c/1a2b', '/c/2a2b'), 'info: expected a secret_path, access_role and spiffeID of one secret'],
       [original.replace('/s/encrypted', '/s/other'), 'info: expected a secret_path, access_role and spiffeID of one secret'],
-      [`${original}  format: rot13\n`, 'info.format: expected openpgp or age'],
+      [`${original}  format: rot13\n`, 'info.format: expected openpgp or age or openpgp-gpg'],
       [`${original}  kind: job\n`, 'info.kind: expected image or data'],
       [`${original}  size: -1\n`, 'info.size: expected a number of bytes'],
       [`${original}  size: 1e400\n`, 'info.size: expected a number of bytes'],

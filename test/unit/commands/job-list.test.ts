@@ -4,12 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describeStatus } from '../../../src/job/status.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
-import { hpcs, type CliExit } from '../../support/cli.ts';
+import { Secret } from '../../../src/secret.ts';
+import type { CliExit } from '../../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 
 const configuration = `[spire-server]\naddress = a\nport = 1\ntrust-domain = t\n[hpcs-server]\nurl = https://a\n[vault]\nurl = https://b\n[supercomputer]\naddress = site.example\nusername = alice\n`;
 
-describe('hpcs job', function () {
-  this.timeout(30_000);
+describe('hpcs job', () => {
   let state: string;
 
   const record = (jobId: string | undefined, created: string, name = 'test'): JobRecord => ({
@@ -24,8 +25,8 @@ describe('hpcs job', function () {
     image: { sha512: 'a' },
     data: { sha512: 'b' },
     format: 'age',
-    resultKey: 'AGE-SECRET-KEY-1CANARY',
-    authenticationKey: 'ca'.repeat(32),
+    resultKey: new Secret('AGE-SECRET-KEY-1CANARY'),
+    authenticationKey: new Secret('ca'.repeat(32)),
   });
 
   before(async () => {
@@ -60,6 +61,15 @@ describe('hpcs job', function () {
     assert.doesNotMatch(json.stdout, /caca|CANARY/);
     const listed = JSON.parse(json.stdout) as { jobId: string | null }[];
     assert.deepEqual(listed.map((job) => job.jobId), [null, '99', '4711']); // prettier-ignore
+  });
+
+  it('list needs no configuration', async () => {
+    const env = { HPCS_STATE_DIR: join(state, 'state'), HPCS_CONFIG: '', HOME: state, XDG_CONFIG_HOME: '' };
+    const { code, stdout, stderr } = await hpcs(['job', 'list'], { cwd: join(state, 'state'), env });
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.match(stdout, /^4711 /m);
+    const named = await hpcs(['job', 'list', '--config', join(state, 'none')], { env });
+    assert.equal(named.code, 2);
   });
 
   for (const command of ['status', 'logs', 'cancel', 'results']) {

@@ -8,10 +8,9 @@ import * as openpgp from 'openpgp';
 import { tarOf } from '../../../src/pack/tar.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { seal } from '../../../src/seal/seal.ts';
-import { hpcs } from '../../support/cli.ts';
+import { hpcs as hpcsProcess } from '../../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 import { collect, inPieces } from '../../support/streams.ts';
-
-const cli = fileURLToPath(new URL('../../../bin/dev.js', import.meta.url));
 
 /** Runs shell text on a terminal of its own, and types when it asks. */
 async function onTerminal(command: string, asks: RegExp, typed: string): Promise<{ screen: string; code: number | null }> {
@@ -27,6 +26,8 @@ async function onTerminal(command: string, asks: RegExp, typed: string): Promise
   const code = await new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
   return { screen, code };
 }
+
+const cli = fileURLToPath(new URL('../../../bin/dev.js', import.meta.url));
 
 describe('hpcs open', function () {
   this.timeout(60_000);
@@ -133,7 +134,7 @@ describe('hpcs open', function () {
     const twice = await hpcs(['open', file, '--key', '-', '--passphrase-file', '-', '--output', output]);
     assert.match(twice.stderr, /cannot both come from standard input/);
     // A session of its own has no terminal.
-    const alone = await hpcs(open, { through: ['setsid', '-w'] });
+    const alone = await hpcsProcess(open, { through: ['setsid', '-w'] });
     assert.match(alone.stderr, /there is no terminal to ask for it\n {2}name a file with the passphrase/);
     assert.equal(alone.code, 2);
   });

@@ -5,10 +5,9 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { hpcs } from '../../support/cli.ts';
+import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 
-describe('hpcs server', function () {
-  this.timeout(60_000);
+describe('hpcs server', () => {
   let directory: string;
   let port: number;
 

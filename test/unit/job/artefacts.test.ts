@@ -62,8 +62,8 @@ describe('artefact named at submission', () => {
   afterEach(() => rm(directory, { recursive: true }));
 
   const publish = (changed: InfoRecord) => writeFile(infoPath, renderInfoRecord(changed));
-  const read = (named = infoPath, kind: 'image' | 'data' = 'data') =>
-    readArtefact(new LocalTransport(), kind, named, { catalogue, site: 'lumi', signal });
+  const read = (named = infoPath, kind: 'image' | 'data' = 'data', allowLegacy = false) =>
+    readArtefact(new LocalTransport(), kind, named, { catalogue, site: 'lumi', allowLegacy, signal });
   const remember = (changes: object = {}) =>
     catalogue.add({
       site: 'lumi',
@@ -90,10 +90,20 @@ describe('artefact named at submission', () => {
     });
   });
 
-  it('may be one of the original, which tells less', async () => {
+  it('may be one of the original, which tells less, where that is allowed', async () => {
     const { kind: _kind, artefact: _artefact, size: _size, nodes: _nodes, ...original } = info;
     await writeFile(infoPath, renderInfoRecord({ ...original, format: 'age' }).replace(/\n {2}format: age/, ''));
-    assert.equal((await read()).planned.format, 'age');
+    await assert.rejects(read(), { code: 'legacy-artefact', exitCode: 2, suggestion: /--allow-legacy-image$/ });
+    const { original: told, planned } = await read(infoPath, 'data', true);
+    assert.deepEqual([told, planned.format, planned.legacy, planned.size], [true, 'age', true, 6]);
+    assert.equal('artefact' in planned, false);
+    await writeFile(info.path_at_rest, 'SEALED');
+    await assert.rejects(read(infoPath, 'data', true), { code: 'artefact-altered' });
+  });
+
+  it('of ours is none of the original, whatever is allowed', async () => {
+    const { original: told, planned } = await read(infoPath, 'data', true);
+    assert.deepEqual([told, planned.legacy], [false, undefined]);
   });
 
   it('is refused when its file was altered, swapped for another, or is gone', async () => {

@@ -48,7 +48,7 @@ describe('partial results of a site that is not honest', () => {
     jobId: '4711',
     name: 'test',
     workdir: '/work',
-    authenticationKey: randomBytes(32).toString('hex'),
+    authenticationKey: new Secret(randomBytes(32).toString('hex')),
   } as JobRecord & { jobId: string };
   let sealedKey: Uint8Array;
   let temporary: string;
@@ -63,8 +63,8 @@ describe('partial results of a site that is not honest', () => {
     target = join(temporary, 'results');
     const password = new Secret((await readFile(join(vectors, 'password'), 'utf8')).trim());
     const key = await generateKey('age');
-    job.resultKey = key.secretKey.reveal();
-    const content = renderVolumeKey(password, { id: job.jobId, restart: 0 }, new Secret(job.authenticationKey));
+    job.resultKey = key.secretKey;
+    const content = renderVolumeKey(password, { id: job.jobId, restart: 0 }, job.authenticationKey);
     const parts: Uint8Array[] = [];
     for await (const part of seal(once(content.bytes()), { format: 'age', recipients: [key.publicKey], compress: 'none' }).bytes)
       parts.push(part);

@@ -3,6 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
+import { Secret } from '../../../src/secret.ts';
 
 function record(digit: string, changes: Partial<JobRecord> = {}): JobRecord {
   return {
@@ -16,8 +17,8 @@ function record(digit: string, changes: Partial<JobRecord> = {}): JobRecord {
     image: { sha512: 'a' },
     data: { sha512: 'b' },
     format: 'openpgp',
-    resultKey: 'secret',
-    authenticationKey: '0'.repeat(64),
+    resultKey: new Secret('secret'),
+    authenticationKey: new Secret('0'.repeat(64)),
     ...changes,
   };
 }
@@ -34,7 +35,10 @@ describe('job store', () => {
   it('keeps a record over its states, in one private file', async () => {
     await store.save(record('1'));
     await store.save(record('1', { jobId: '77' }));
-    assert.deepEqual(await new JobStore(directory).find('77', 'lumi'), record('1', { jobId: '77' }));
+    const found = await new JobStore(directory).find('77', 'lumi');
+    assert.deepEqual(found, record('1', { jobId: '77' }));
+    assert.deepEqual([found.resultKey.reveal(), found.authenticationKey.reveal()], ['secret', '0'.repeat(64)]);
+    assert.doesNotMatch(JSON.stringify(found), /secret"|0{64}/);
     assert.deepEqual(await readdir(join(directory, 'jobs')), [`${'1'.repeat(32)}.json`]);
     assert.equal((await stat(join(directory, 'jobs', `${'1'.repeat(32)}.json`))).mode & 0o777, 0o600);
   });
@@ -69,7 +73,7 @@ describe('job store', () => {
     await store.save(record('1', { jobId: '77' }));
     await writeFile(
       join(directory, 'jobs', `${'1'.repeat(32)}.json`),
-      JSON.stringify(record('1', { jobId: '77', authenticationKey: '' })),
+      JSON.stringify({ ...record('1', { jobId: '77' }), resultKey: 'secret', authenticationKey: '0'.repeat(63) }),
     );
     await assert.rejects(store.find('77', 'lumi'), { code: 'job-unknown' });
   });

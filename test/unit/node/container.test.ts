@@ -47,6 +47,12 @@ describe('container', () => {
     ]);
   });
 
+  it("runs the image's own entry point where that is asked for", () => {
+    const args = containerArguments({ ...run, entryPoint: true });
+    assert.equal(args[0], 'run');
+    assert.deepEqual(args.slice(1), containerArguments(run).slice(1));
+  });
+
   for (const [workdir, pwd] of [
     ['/data', '/data'],
     ['', '/sd-container/scratch'],

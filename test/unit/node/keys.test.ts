@@ -24,7 +24,10 @@ const record: VaultRecord = {
 };
 
 describe("the vault's record", () => {
-  it('agrees with what was submitted', () => checkRecord('data', planned, record));
+  it('agrees with what was submitted, and gives its key', () => {
+    const { key, artefact, image } = checkRecord('data', planned, record);
+    assert.deepEqual([key.reveal(), artefact, image], ['secret-key', record.artefact, null]);
+  });
 
   it('agrees where the info record told no size', () => {
     const { size: _, ...unsized } = planned;
@@ -56,6 +59,45 @@ describe("the vault's record", () => {
       );
     });
   }
+
+  it('of an image tells how it is run, or is none', () => {
+    const image = { entrypoint: ['/a'], cmd: [], env: [], workdir: '', user: '', digest: 'sha256:0', platform: 'linux/amd64' };
+    assert.deepEqual(checkRecord('image', planned, { ...record, kind: 'image', image }).image, image);
+    assert.throws(() => checkRecord('image', planned, { ...record, kind: 'image' }), { code: 'vault-record-invalid' });
+  });
+
+  describe("that is the original's, a key alone,", () => {
+    const original = { key: 'secret-key' };
+
+    it('is taken where the plan allows it', () => {
+      const { key, artefact, image } = checkRecord('image', { ...planned, format: 'age', legacy: true }, original);
+      assert.deepEqual([key.reveal(), artefact, image], ['secret-key', null, null]);
+    });
+
+    it('is refused elsewhere, and so is one with anything beside the key', () => {
+      for (const [plan, content] of [
+        [planned, original],
+        [
+          { ...planned, legacy: true },
+          { ...original, sha512: record.sha512 },
+        ],
+        [{ ...planned, legacy: true }, {}],
+        [{ ...planned, legacy: true }, { key: 1 }],
+        [{ ...planned, legacy: true }, null],
+      ] as const) {
+        assert.throws(() => checkRecord('data', plan, content), { code: 'vault-record-invalid', exitCode: 7 });
+      }
+    });
+
+    it('does not stand in for a full one: that is checked, whatever the plan allows', () => {
+      const { size: _, ...unsized } = planned;
+      checkRecord('data', { ...unsized, legacy: true }, record);
+      for (const changes of [{ sha512: 'b'.repeat(128) }, { format: 'age' }, { kind: 'image' }])
+        assert.throws(() => checkRecord('data', { ...unsized, legacy: true }, { ...record, ...changes }), {
+          code: 'record-mismatch',
+        });
+    });
+  });
 
   it('of an image is not one of data', () => {
     assert.throws(() => checkRecord('image', planned, record), {

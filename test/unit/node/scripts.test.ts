@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, writeFile } from 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { copyScripts } from '../../../src/node/scripts.ts';
-import type { PlannedScripts } from '../../../src/job/plan.ts';
+import type { PinnedScripts } from '../../../src/job/plan.ts';
 
 const sha256 = (content: string): string => createHash('sha256').update(content).digest('hex');
 
@@ -19,7 +19,7 @@ describe('supplementary scripts', () => {
   });
   afterEach(() => rm(dirname(shared), { recursive: true }));
 
-  async function pinned(files: Record<string, string>): Promise<PlannedScripts> {
+  async function pinned(files: Record<string, string>): Promise<PinnedScripts> {
     for (const [path, content] of Object.entries(files)) {
       await mkdir(dirname(join(shared, path)), { recursive: true });
       await writeFile(join(shared, path), content);

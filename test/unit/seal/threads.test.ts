@@ -47,7 +47,7 @@ describe('sealing on threads', () => {
     for (const compress of ['auto', 'none'] as const) {
       it(`gives what opens to the same bytes: ${format}, compress ${compress}`, async () => {
         const { publicKey, secretKey } = keyOf(format);
-        for (const size of [0, 1, mib - 1, mib, mib + 1, 4 * mib, 37 * mib + 11]) {
+        for (const size of [0, mib - 1, mib + 1, 9 * mib + 11]) {
           const plain = Buffer.concat([randomBytes(Math.floor(size / 2)), Buffer.alloc(Math.ceil(size / 2), 'text ')]);
           await using sealing = await Sealing.start(inPieces(plain, [70_001]), { format, recipients: [publicKey], compress });
           const sealed = await taken(sealing, 1);
@@ -55,7 +55,7 @@ describe('sealing on threads', () => {
             sha512: createHash('sha512').update(sealed).digest('hex'),
             size: sealed.length,
           });
-          assert.ok((await collect(open(inPieces(sealed), secretKey))).equals(plain), `size ${size}`);
+          assert.ok((await collect(open(inPieces(sealed), secretKey, { checkedAtEnd: true }))).equals(plain), `size ${size}`);
         }
       });
     }
