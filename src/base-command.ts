@@ -33,18 +33,18 @@ export abstract class BaseCommand extends Command {
     this.#abort.abort(new HpcsError('interrupted', 'interrupted', 'interrupted'));
   };
 
-  /** One line of progress for people, on standard error. Quiet with `--json`. */
+  /** What is being done now, on standard error: a line, or with `--json` a record `{"stage": …}`. */
   protected progress = (message: string): void => {
-    if (!this.jsonEnabled()) process.stderr.write(`${printable(message)}\n`);
+    process.stderr.write(`${this.jsonEnabled() ? JSON.stringify({ stage: message }) : printable(message)}\n`);
   };
 
-  /** Progress of a stream of bytes, on standard error. Quiet with `--json`. */
+  /** Progress of a stream of bytes, on standard error; with `--json` records `{"progress": …}`. */
   protected meter = (label: string, total?: number): Meter =>
     new Meter({
       label,
       total,
-      terminal: process.stderr.isTTY,
-      write: (text) => void (this.jsonEnabled() || process.stderr.write(text)),
+      reader: this.jsonEnabled() ? 'program' : process.stderr.isTTY ? 'terminal' : 'log',
+      write: (text) => void process.stderr.write(text),
     });
 
   /** A warning, also shown with `--json`. */

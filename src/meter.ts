@@ -4,15 +4,15 @@ export interface MeterOptions {
   label: string;
   /** Bytes in all, where they are known. */
   total?: number | undefined;
-  /** A terminal gets one line that changes; anything else a line now and then. */
-  terminal: boolean;
+  /** A terminal gets one line that changes; a program a JSON record a second; anything else a line now and then. */
+  reader: 'terminal' | 'program' | 'log';
   write: (text: string) => void;
   /** Milliseconds since some moment. */
   clock?: () => number;
 }
 
-const terminalInterval = 200;
-const plainInterval = 10_000;
+/** Milliseconds between two reports. */
+const intervals = { terminal: 200, program: 1000, log: 10_000 } as const;
 
 /** Progress of a stream, told in bytes, rate and time left. Silent for what is quick. */
 export class Meter implements Disposable {
@@ -27,18 +27,23 @@ export class Meter implements Disposable {
     this.#clock = options.clock ?? (() => performance.now());
     this.#start = this.#clock();
     // On a terminal first after a second.
-    this.#shown = this.#start + (options.terminal ? 1000 - terminalInterval : 0);
+    this.#shown = this.#start + (options.reader === 'terminal' ? 1000 - intervals.terminal : 0);
   }
 
   /** Tells how many bytes are done by now. */
   readonly update = (done: number): void => {
-    const { terminal, write, label, total } = this.#options;
+    const { reader, write, label, total } = this.#options;
     const now = this.#clock();
-    if (now - this.#shown < (terminal ? terminalInterval : plainInterval)) return;
+    if (now - this.#shown < intervals[reader]) return;
     this.#shown = now;
-    const text = `${label}: ${describeProgress(done, total, (now - this.#start) / 1000)}`;
-    write(terminal ? `\r\u001B[K${text}` : `${text}\n`);
-    this.#visible = terminal;
+    const seconds = (now - this.#start) / 1000;
+    if (reader === 'program') {
+      write(`${JSON.stringify({ progress: { stage: label, ...progressOf(done, total, seconds) } })}\n`);
+      return;
+    }
+    const text = `${label}: ${describeProgress(done, total, seconds)}`;
+    write(reader === 'terminal' ? `\r\u001B[K${text}` : `${text}\n`);
+    this.#visible = reader === 'terminal';
   };
 
   /** Clears the line of a terminal. */
@@ -47,12 +52,31 @@ export class Meter implements Disposable {
   }
 }
 
+/** How far something is, in bytes and seconds. */
+interface Progress {
+  bytes: number;
+  total?: number;
+  bytesPerSecond: number;
+  secondsLeft?: number;
+}
+
+function progressOf(done: number, total: number | undefined, seconds: number): Progress {
+  const rate = done / Math.max(seconds, 0.001);
+  const progress: Progress = { bytes: done, bytesPerSecond: Math.round(rate) };
+  if (total === undefined || total < done) return progress;
+  progress.total = total;
+  if (rate > 0) progress.secondsLeft = Math.ceil((total - done) / rate);
+  return progress;
+}
+
 /** `1.2 GB of 3.4 GB, 120 MB/s, 18 s left`. Pure; `seconds` is the time since the start. */
 export function describeProgress(done: number, total: number | undefined, seconds: number): string {
-  const rate = done / Math.max(seconds, 0.001);
-  const known = total !== undefined && total >= done;
-  const parts = [known ? `${bytes(done)} of ${bytes(total)}` : bytes(done), `${bytes(rate)}/s`];
-  if (known && rate > 0) parts.push(`${duration((total - done) / rate)} left`);
+  const progress = progressOf(done, total, seconds);
+  const parts = [
+    progress.total === undefined ? bytes(done) : `${bytes(done)} of ${bytes(progress.total)}`,
+    `${bytes(progress.bytesPerSecond)}/s`,
+  ];
+  if (progress.secondsLeft !== undefined) parts.push(`${duration(progress.secondsLeft)} left`);
   return parts.join(', ');
 }
 
@@ -68,8 +92,7 @@ function bytes(count: number): string {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
 
-function duration(seconds: number): string {
-  const whole = Math.ceil(seconds);
+function duration(whole: number): string {
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;

@@ -298,7 +298,8 @@ describe('command line', () => {
 
     it('prints a result as one, and nothing else', async () => {
       const { code, stdout, stderr } = await run(['job', 'list', '--config', 'test.conf', '--json']);
-      assert.deepEqual([code, JSON.parse(stdout), stderr], [0, [], '']);
+      assert.deepEqual([code, JSON.parse(stdout)], [0, []]);
+      assert.deepEqual(JSON.parse(stderr), { stage: 'no jobs were submitted from this state directory' });
     });
   });
 

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
-import { describeProgress, Meter } from '../../src/meter.ts';
+import { describeProgress, Meter, type MeterOptions } from '../../src/meter.ts';
 
 describe('Meter', () => {
-  const shown = (terminal: boolean, times: readonly number[], total?: number): string[] => {
+  const shown = (reader: MeterOptions['reader'], times: readonly number[], total?: number): string[] => {
     const lines: string[] = [];
     let now = 0;
     {
-      using meter = new Meter({ label: 'shipping', total, terminal, write: (text) => lines.push(text), clock: () => now });
+      using meter = new Meter({ label: 'shipping', total, reader, write: (text) => lines.push(text), clock: () => now });
       for (const time of times) {
         now = time;
         meter.update(time * 1000);
@@ -16,7 +16,7 @@ describe('Meter', () => {
   };
 
   it('keeps one line of a terminal, and clears it', () => {
-    assert.deepEqual(shown(true, [100, 900, 1000, 1100, 1200], 10_000_000), [
+    assert.deepEqual(shown('terminal', [100, 900, 1000, 1100, 1200], 10_000_000), [
       '\r\u001B[Kshipping: 1.0 MB of 10.0 MB, 1.0 MB/s, 9 s left',
       '\r\u001B[Kshipping: 1.2 MB of 10.0 MB, 1.0 MB/s, 9 s left',
       '\r\u001B[K',
@@ -24,10 +24,23 @@ describe('Meter', () => {
   });
 
   it('writes a line every ten seconds elsewhere', () => {
-    assert.deepEqual(shown(false, [1000, 9000, 10_000, 15_000, 20_000]), [
+    assert.deepEqual(shown('log', [1000, 9000, 10_000, 15_000, 20_000]), [
       'shipping: 10.0 MB, 1.0 MB/s\n',
       'shipping: 20.0 MB, 1.0 MB/s\n',
     ]);
+  });
+
+  it('writes a record a second for a program', () => {
+    assert.deepEqual(
+      shown('program', [900, 1000, 1500, 2500], 10_000_000).map((line) => JSON.parse(line) as unknown),
+      [
+        { progress: { stage: 'shipping', bytes: 1_000_000, bytesPerSecond: 1_000_000, total: 10_000_000, secondsLeft: 9 } },
+        { progress: { stage: 'shipping', bytes: 2_500_000, bytesPerSecond: 1_000_000, total: 10_000_000, secondsLeft: 8 } },
+      ],
+    );
+    assert.deepEqual(JSON.parse(shown('program', [1000])[0] ?? ''), {
+      progress: { stage: 'shipping', bytes: 1_000_000, bytesPerSecond: 1_000_000 },
+    });
   });
 
   it('tells sizes and times in words', () => {
