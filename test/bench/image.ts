@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../../src/config.ts';
 import { Site } from '../support/site.ts';
+import { median } from './measure.ts';
 
 const { values: flags } = parseArgs({
   options: {
@@ -92,11 +93,6 @@ async function seconds(contender: Contender, tag: string): Promise<number> {
   const taken = (performance.now() - started) / 1000;
   await site.run(`rm -f ${site.scratch}/*`);
   return taken;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return ((sorted[(sorted.length - 1) >> 1] ?? Number.NaN) + (sorted[sorted.length >> 1] ?? Number.NaN)) / 2;
 }
 
 const runs = Number(flags.runs);
