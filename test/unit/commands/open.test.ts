@@ -86,6 +86,31 @@ describe('hpcs open', function () {
     assert.equal((await hpcs(['open', file, '--key-file', keyFile, '--output', '-', '--json'])).code, 2);
   });
 
+  it('writes what can be checked only at its end to standard output when it was', async () => {
+    const gpg = await generateKey('openpgp-gpg');
+    const plain = 'confidential '.repeat(300_000);
+    const file = join(directory, 'encrypted_data');
+    const bytes = await collect(
+      seal(inPieces(Buffer.from(plain)), { format: 'openpgp-gpg', recipients: [gpg.publicKey], compress: 'none' }).bytes,
+    );
+    await writeFile(file, bytes);
+    await writeFile(keyFile, gpg.secretKey.reveal());
+    const open = (to: string) => hpcs(['open', file, '--key-file', keyFile, '--output', to]);
+    const good = await open('-');
+    assert.equal(good.code, 0, good.stderr);
+    assert.ok(good.stdout === plain);
+    const last = bytes.length - 10;
+    bytes[last] = (bytes[last] ?? 0) ^ 1;
+    await writeFile(file, bytes);
+    for (const to of ['-', output]) {
+      const bad = await open(to);
+      assert.equal(bad.code, 7);
+      assert.equal(bad.stdout, '');
+      assert.match(bad.stderr, /its end does not authenticate/);
+    }
+    assert.deepEqual(await readdir(output).catch(() => []), []);
+  });
+
   it('leaves nothing of what is damaged, and says so', async () => {
     for (const [name, plain] of [
       ['encrypted_a.tgz', tarOf([{ name: 'a', content }])],
