@@ -9,10 +9,7 @@ import { Decrypter, Encrypter, type Stanza } from 'age-encryption';
 import { HpcsError, messageOf } from '../errors.ts';
 import type { ByteReader } from './bytes.ts';
 import { corrupt, truncated, unknownFormat, wrongKey } from './faults.ts';
-import { openPayload } from './stream.ts';
-
-/** First line of every age file. */
-export const ageMagic = 'age-encryption.org/v1\n';
+import { ageMagic, openPayload } from './stream.ts';
 
 const nonceSize = 16;
 const tagSize = 16;

@@ -1,8 +1,6 @@
 import { createSecretKey } from 'node:crypto';
 import type { SealFormat } from '../record.ts';
-import { ageHeader } from './age.ts';
 import type { BodyKey } from './body.ts';
-import { openpgpHeader } from './openpgp.ts';
 import { newMessageKey } from './seipd.ts';
 
 /**
@@ -15,10 +13,13 @@ export async function makeHeader(
   format: SealFormat,
   recipients: readonly string[],
 ): Promise<{ header: Uint8Array; body: BodyKey }> {
+  // The packages behind the formats take some 25 MiB each: only the one that is needed is loaded.
   if (format === 'age') {
+    const { ageHeader } = await import('./age.ts');
     const { header, key } = await ageHeader(recipients);
     return { header, body: { format, key } };
   }
+  const { openpgpHeader } = await import('./openpgp.ts');
   const { header, sessionKey } = await openpgpHeader(recipients, format);
   const body: BodyKey =
     format === 'openpgp' ? { format, key: newMessageKey(sessionKey) } : { format, key: createSecretKey(sessionKey) };

@@ -1,5 +1,3 @@
-import { generateX25519Identity, identityToRecipient } from 'age-encryption';
-import { generateKey as generateOpenpgpKey } from 'openpgp';
 import type { SealFormat } from '../record.ts';
 import { Secret } from '../secret.ts';
 
@@ -19,10 +17,13 @@ export interface ArtefactKey {
  *   (age-encryption.org/v1)
  */
 export async function generateKey(format: SealFormat): Promise<ArtefactKey> {
+  // The packages behind the formats take some 25 MiB each: only the one that is needed is loaded.
   if (format === 'age') {
+    const { generateX25519Identity, identityToRecipient } = await import('age-encryption');
     const identity = await generateX25519Identity();
     return { format, secretKey: new Secret(identity), publicKey: await identityToRecipient(identity) };
   }
+  const { generateKey: generateOpenpgpKey } = await import('openpgp');
   if (format === 'openpgp-gpg') {
     const { privateKey, publicKey } = await generateOpenpgpKey({
       type: 'ecc',

@@ -1,11 +1,10 @@
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
-import { ageMagic, openAge } from './age.ts';
 import { ByteReader, type Bytes } from './bytes.ts';
 import { decompressed } from './compress.ts';
 import { truncated, unknownFormat, wrongKey } from './faults.ts';
-import { openOpenpgp } from './openpgp.ts';
 import { packetType, typeOctet } from './packets.ts';
+import { ageMagic } from './stream.ts';
 
 /** How to open. */
 export interface OpenOptions {
@@ -36,7 +35,7 @@ export async function* open(
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const texts = (keys instanceof Secret ? [keys] : keys).map((key) => key.reveal());
   await using reader = new ByteReader(abortable(input, options.signal));
-  const plain = (await isAge(reader)) ? openAge(reader, ageKeys(texts)) : openOpenpgp(reader, openpgpKeys(texts), options);
+  const plain = (await isAge(reader)) ? openedAge(reader, texts) : openedOpenpgp(reader, texts, options);
   yield* options.decompress === false ? plain : decompressed(plain);
 }
 
@@ -61,6 +60,21 @@ export async function* openTwice(
   const late = { ...options, checkedAtEnd: true };
   for await (const _piece of open(read(), keys, { ...late, decompress: false }));
   yield* open(read(), keys, late);
+}
+
+// The packages behind the formats take some 25 MiB each: only the one that is needed is loaded.
+async function* openedAge(reader: ByteReader, texts: readonly string[]): AsyncGenerator<Uint8Array, void, undefined> {
+  const { openAge } = await import('./age.ts');
+  yield* openAge(reader, ageKeys(texts));
+}
+
+async function* openedOpenpgp(
+  reader: ByteReader,
+  texts: readonly string[],
+  options: OpenOptions,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const { openOpenpgp } = await import('./openpgp.ts');
+  yield* openOpenpgp(reader, openpgpKeys(texts), options);
 }
 
 async function isAge(reader: ByteReader): Promise<boolean> {

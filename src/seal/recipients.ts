@@ -3,8 +3,7 @@
  * does not lose the data.
  */
 import { readFile } from 'node:fs/promises';
-import { Encrypter } from 'age-encryption';
-import { readKeys, type Key, type SignaturePacket, type Subkey } from 'openpgp';
+import type { Key, SignaturePacket, Subkey } from 'openpgp';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import type { SealFormat } from '../record.ts';
 
@@ -52,7 +51,7 @@ async function recipientsOf(name: string, format: SealFormat): Promise<Recipient
   }
   const age = /^age1[0-9a-z]+$/.test(name);
   if (age && format !== 'age') throw unfit(name, 'an age recipient', format, '--format age, or an OpenPGP certificate');
-  if (age) return [ageRecipient(name)];
+  if (age) return [await ageRecipient(name)];
   const keys = await readCertificates(name);
   if (format === 'age') throw unfit(name, 'an OpenPGP certificate', format, '--format openpgp, or an age recipient');
   return Promise.all(keys.map((key) => openpgpRecipient(key, name)));
@@ -69,7 +68,8 @@ function unfit(name: string, kind: string, format: SealFormat, instead: string):
   );
 }
 
-function ageRecipient(name: string): Recipient {
+async function ageRecipient(name: string): Promise<Recipient> {
+  const { Encrypter } = await import('age-encryption');
   try {
     new Encrypter().addRecipient(name);
   } catch (error) {
@@ -96,6 +96,7 @@ async function readCertificates(file: string): Promise<Key[]> {
       },
     );
   }
+  const { readKeys } = await import('openpgp');
   let keys: Key[];
   try {
     const armored = !(content.readUInt8(0) & 0x80);

@@ -9,6 +9,9 @@ import type { HpcsError } from '../errors.ts';
 import { blockSize, free, inBlocks, type ByteReader, type Bytes } from './bytes.ts';
 import { corrupt, trailingData, truncated } from './faults.ts';
 
+/** First line of every age file. */
+export const ageMagic = 'age-encryption.org/v1\n';
+
 const chunkSize = 64 * 1024;
 const tagSize = 16;
 const sealedChunkSize = chunkSize + tagSize;

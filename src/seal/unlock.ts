@@ -2,7 +2,7 @@ import { armor as ageArmor, Decrypter } from 'age-encryption';
 import { decryptKey, readPrivateKey, type PrivateKey } from 'openpgp';
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
-import { ageMagic } from './age.ts';
+import { ageMagic } from './stream.ts';
 
 /**
  * A secret key in the form that {@link open} takes: binary OpenPGP keys become armored ones, and what is protected by a passphrase is
