@@ -4,6 +4,7 @@ import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { followJob } from '../../src/job/follow.ts';
 import { knownJob } from '../../src/job/known.ts';
 import { readLog } from '../../src/job/log.ts';
+import { printableWriter } from '../../src/report.ts';
 import { connect } from '../../src/site/connect.ts';
 
 /** Shows the log of a job. */
@@ -25,17 +26,16 @@ export default class JobLogs extends BaseCommand {
     const { args, flags } = await this.parse(JobLogs);
     const { config, job } = await knownJob(flags.config, args.job);
     await using transport = await connect(config, { signal: this.signal, username: job.username });
+    // Whoever can write there could else steer the terminal that it is shown on.
+    const show = printableWriter((text) => process.stdout.write(text));
     if (flags.follow) {
-      const end = await followJob(transport, job, { log: write, progress: this.progress, signal: this.signal });
+      const end = await followJob(transport, job, { log: show, progress: this.progress, signal: this.signal });
       this.progress(`job ${job.jobId} ended ${end.state} with exit code ${end.exitCode}`);
       return;
     }
     for await (const bytes of readLog(transport, job, { signal: this.signal })) {
-      if (!process.stdout.write(bytes)) await once(process.stdout, 'drain', { signal: this.signal });
+      show(bytes);
+      if (process.stdout.writableNeedDrain) await once(process.stdout, 'drain', { signal: this.signal });
     }
   }
-}
-
-function write(bytes: Uint8Array): void {
-  process.stdout.write(bytes);
 }

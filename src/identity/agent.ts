@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -156,6 +157,22 @@ async function privateDirectory(parent: string): Promise<string> {
   }
 }
 
+/** How setpriv ends where it cannot start a program. @see setpriv(1), exit status */
+const execFailures: Readonly<Record<number, string>> = { 126: 'EACCES', 127: 'ENOENT' };
+
+const setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path));
+
+/**
+ * A command line for a program that the kernel ends when this process ends, even by SIGKILL, which nothing can clean up after.
+ *
+ * Where setpriv (util-linux) is not installed it is the program's own, and the program would outlive us.
+ *
+ * @see prctl(2), PR_SET_PDEATHSIG
+ */
+export function endingWithUs(command: readonly string[]): string[] {
+  return setpriv === undefined ? [...command] : [setpriv, '--pdeathsig', 'KILL', '--', ...command];
+}
+
 class AgentProcess implements AsyncDisposable {
   readonly #process: ChildProcess;
   readonly #exited: Promise<void>;
@@ -167,7 +184,8 @@ class AgentProcess implements AsyncDisposable {
   constructor(bin: string, arguments_: string[], directory: string, secret: Secret) {
     this.#bin = bin;
     // A process group of its own: Ctrl-C reaches us, and we end the agent after what still needs it.
-    this.#process = spawn(bin, arguments_, {
+    const [program = bin, ...words] = endingWithUs([bin, ...arguments_]);
+    this.#process = spawn(program, words, {
       cwd: directory,
       env: agentEnvironment(process.env),
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -217,18 +235,22 @@ class AgentProcess implements AsyncDisposable {
 
   async #died(): Promise<HpcsError> {
     if (this.#failure !== undefined) {
-      return new HpcsError(
-        'local',
-        'agent-not-started',
-        `cannot run ${this.#bin}: ${systemCode(this.#failure) ?? 'unknown error'}`,
-        { cause: this.#failure, suggestion: 'install spire-agent, and name it as bin in section [spire-agent]' },
-      );
+      return this.#notStarted(systemCode(this.#failure) ?? 'unknown error');
     }
     // The last lines may still be in the pipe.
     await sleep(50);
+    const unstarted = execFailures[this.#process.exitCode ?? 0];
+    if (unstarted !== undefined && endingWithUs([]).length > 0) return this.#notStarted(unstarted);
     const how = this.#process.signalCode ?? `status ${this.#process.exitCode}`;
     return new HpcsError('identity', 'agent-died', `${this.#bin} ended with ${how}${this.#log()}`, {
       suggestion: 'check that it is a current spire-agent, and section [spire-server]',
+    });
+  }
+
+  #notStarted(why: string): HpcsError {
+    return new HpcsError('local', 'agent-not-started', `cannot run ${this.#bin}: ${why}`, {
+      cause: this.#failure,
+      suggestion: 'install spire-agent, and name it as bin in section [spire-agent]',
     });
   }
 

@@ -17,7 +17,6 @@ export type Messages = Readonly<Record<string, { fields: Record<string, FieldDes
 export interface MethodDescriptor {
   requestType: string;
   responseType: string;
-  responseStream?: boolean;
 }
 
 /** An answer with a gRPC status other than OK. Translated by the caller, who knows what was asked. */
@@ -94,36 +93,6 @@ export class GrpcClient implements Disposable {
       );
       const abort = (): void => call.cancel();
       options.signal?.addEventListener('abort', abort, { once: true });
-    });
-  }
-
-  /** Calls a streaming method and takes its first message. @throws GrpcError; the signal's reason when aborted */
-  first<Answer extends object>(method: string, request: object, options: CallOptions): Promise<Answer> {
-    const definition = this.#method(method);
-    return new Promise<Answer>((resolve, reject) => {
-      options.signal?.throwIfAborted();
-      const call = this.#client.makeServerStreamRequest(
-        definition.path,
-        definition.requestSerialize,
-        definition.responseDeserialize,
-        request,
-        metadataOf(options),
-        { deadline: Date.now() + options.timeout },
-      );
-      const abort = (): void => call.cancel();
-      options.signal?.addEventListener('abort', abort, { once: true });
-      const settle = (act: () => void): void => {
-        options.signal?.removeEventListener('abort', abort);
-        if (options.signal?.aborted) reject(options.signal.reason as Error);
-        else act();
-      };
-      // Cancelling after the first message raises one more error, which nobody waits for.
-      call.on('data', (answer: Answer) => {
-        settle(() => resolve(answer));
-        call.cancel();
-      });
-      call.on('error', (error: ServiceError) => settle(() => reject(new GrpcError(error))));
-      call.on('end', () => settle(() => reject(new GrpcError({ code: status.INTERNAL, details: 'empty answer' }))));
     });
   }
 

@@ -6,22 +6,9 @@ import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor
 
 /** @see SPIFFE Workload API, Appendix A (workload.proto) */
 const methods: Record<string, MethodDescriptor> = {
-  FetchX509SVID: { requestType: 'Empty', responseType: 'X509SVIDResponse', responseStream: true },
-  FetchX509Bundles: { requestType: 'Empty', responseType: 'X509BundlesResponse', responseStream: true },
   FetchJWTSVID: { requestType: 'JWTSVIDRequest', responseType: 'JWTSVIDResponse' },
 };
 const messages: Messages = {
-  Empty: { fields: {} },
-  X509SVIDResponse: { fields: { svids: { rule: 'repeated', type: 'X509SVID', id: 1 } } },
-  X509SVID: {
-    fields: {
-      spiffeId: { type: 'string', id: 1 },
-      certificates: { type: 'bytes', id: 2 },
-      key: { type: 'bytes', id: 3 },
-      bundle: { type: 'bytes', id: 4 },
-    },
-  },
-  X509BundlesResponse: { fields: { bundles: { keyType: 'string', type: 'bytes', id: 2 } } },
   JWTSVIDRequest: {
     fields: { audience: { rule: 'repeated', type: 'string', id: 1 }, spiffeId: { type: 'string', id: 2 } },
   },
@@ -43,17 +30,6 @@ export interface JwtSvid {
   spiffeId: string;
   token: Secret;
   expires: Date;
-}
-
-/** An X.509 certificate with its key. */
-export interface X509Svid {
-  spiffeId: string;
-  /** Leaf certificate and intermediates, DER, one after the other. */
-  certificates: Uint8Array;
-  /** PKCS#8, DER. */
-  key: Secret;
-  /** Authorities of the trust domain, DER, one after the other. */
-  bundle: Uint8Array;
 }
 
 /**
@@ -79,28 +55,6 @@ export async function fetchJwtSvids(
     token: new Secret(svid),
     expires: new Date((decodeJwt(svid).exp ?? 0) * 1000),
   }));
-}
-
-/** Fetches the first X.509-SVID of the calling process. Errors as with {@link fetchJwtSvids}. */
-export async function fetchX509Svid(options: WorkloadApiOptions): Promise<X509Svid> {
-  const answer = await ask(options, (client, timeout) =>
-    client.first<{ svids: { spiffeId: string; certificates: Uint8Array; key: Uint8Array; bundle: Uint8Array }[] }>(
-      'FetchX509SVID',
-      {},
-      { timeout, metadata, signal: options.signal },
-    ),
-  );
-  const [first] = answer.svids;
-  if (first === undefined) throw noIdentity(options.socket);
-  return { ...first, key: new Secret(first.key) };
-}
-
-/** Fetches the X.509 authorities of each trust domain, DER, one after the other. Errors as with {@link fetchJwtSvids}. */
-export async function fetchX509Bundles(options: WorkloadApiOptions): Promise<Record<string, Uint8Array>> {
-  const answer = await ask(options, (client, timeout) =>
-    client.first<{ bundles: Record<string, Uint8Array> }>('FetchX509Bundles', {}, { timeout, metadata, signal: options.signal }),
-  );
-  return answer.bundles;
 }
 
 /**

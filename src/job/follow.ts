@@ -1,5 +1,5 @@
 import { HpcsError } from '../errors.ts';
-import { followLog, waitForEnd, type JobState } from '../site/slurm.ts';
+import { followLog, waitForEnd, willNotStart, type JobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { logPath } from './script.ts';
 
@@ -24,8 +24,11 @@ export async function followJob(
   const ended = waitForEnd(transport, job.jobId, {
     signal,
     onState: (state) => {
-      if (options.log === undefined)
+      // A job that waits has no log yet.
+      if (options.log === undefined || state.state === 'PENDING')
         progress(`job ${job.jobId} is ${state.state}${state.reason && state.reason !== 'None' ? ` (${state.reason})` : ''}`);
+      if (willNotStart(state))
+        progress(`as it stands it will not start: hpcs job cancel ${job.jobId} gives it up, and Ctrl-C only ends the waiting`);
     },
   });
   if (options.log !== undefined)

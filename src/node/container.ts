@@ -31,6 +31,8 @@ const defaultWorkdir = '/sd-container/scratch';
 export function containerArguments(run: ContainerRun): string[] {
   const workdir = run.image.workdir === '' || run.image.workdir === '/' ? defaultWorkdir : run.image.workdir;
   return [
+    // Its own remarks would stand in the application's standard error.
+    '--quiet',
     run.entryPoint === true ? 'run' : 'exec',
     '--containall',
     '--cleanenv',

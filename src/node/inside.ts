@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs';
-import { mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -91,16 +91,38 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
     temporary: join(work.path, 'apptainer'),
   });
 
-  await runScripts('input', scripts.input, run, signal, progress);
+  const outcome = await runAll(input, { run, scripts, output: output.path, mayWithhold }, context);
+  await sealResults(input, output, outcome);
+  progress(`results: sealed into ${resultDirectory}`);
+  return outcome.exitCode ?? 143;
+}
+
+/** What {@link runAll} runs, and where. */
+interface Steps {
+  run: (command: readonly string[]) => ContainerRun;
+  scripts: Record<'input' | 'output', readonly string[]>;
+  /** The plain view of the output volume. */
+  output: string;
+  /** Whether something judges the result before it is given away. */
+  mayWithhold: boolean;
+}
+
+/** Input scripts, application, output scripts. @throws HpcsError `job` when a script failed or the result is withheld */
+async function runAll(input: InsideInput, { run, scripts, output, mayWithhold }: Steps, context: NodeContext): Promise<Outcome> {
+  const { signal, progress } = context;
+  // Opened before anything that runs in the container can put something else in their place.
+  await using logs = await scriptLogs(output, scripts);
+  await runScripts('input', scripts.input, run, logs, context);
   progress('application: starting');
+  const { config } = input.image;
   const outcome =
-    image === null
-      ? await runOriginal(run(originalArguments(plan.arguments)), output.path, signal)
-      : await runApplication(run(applicationCommand(image, plan.arguments)), output.path, signal);
+    config === null
+      ? await runOriginal(run(originalArguments(input.plan.arguments)), output, signal)
+      : await runApplication(run(applicationCommand(config, input.plan.arguments)), output, signal);
   progress(
     outcome.exitCode === null ? `application: ended early, ${outcome.partial}` : `application: exit code ${outcome.exitCode}`,
   );
-  if (outcome.partial === null) await runScripts('output', scripts.output, run, signal, progress);
+  if (outcome.partial === null) await runScripts('output', scripts.output, run, logs, context);
   else if (mayWithhold) {
     throw new HpcsError(
       'job',
@@ -108,9 +130,7 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
       'the job ended early, and its output scripts could not judge the result: it is withheld',
     );
   }
-  await sealResults(input, output, outcome);
-  progress(`results: sealed into ${resultDirectory}`);
-  return outcome.exitCode ?? 143;
+  return outcome;
 }
 
 function binds(work: string, output: string, scripts: { input: string[]; output: string[] }): Bind[] {
@@ -176,22 +196,43 @@ async function decryptData(artefact: PlannedArtefact, key: Secret, target: strin
   await decrypt(artefact, key, signal, (plain) => unpack(plain, target, { signal }));
 }
 
+/** Files for what scripts print: they read the plain data, and the job's log lies on the site in plain. */
+type ScriptLogs = AsyncDisposable & Record<'input' | 'output', FileHandle | undefined>;
+
+async function scriptLogs(output: string, scripts: Record<'input' | 'output', readonly string[]>): Promise<ScriptLogs> {
+  await using cleanup = new AsyncDisposableStack();
+  const log = async (kind: 'input' | 'output'): Promise<FileHandle | undefined> =>
+    scripts[kind].length === 0 ? undefined : cleanup.use(await openFile(join(output, `${kind}_scripts.log`), 'wx', 0o600));
+  const files = { input: await log('input'), output: await log('output') };
+  const owned = cleanup.move();
+  return { ...files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
 async function runScripts(
   kind: 'input' | 'output',
   names: readonly string[],
   run: (command: readonly string[]) => ContainerRun,
-  signal: AbortSignal,
-  progress: (line: string) => void,
+  logs: ScriptLogs,
+  { signal, progress }: NodeContext,
 ): Promise<void> {
   for (const name of names) {
     signal.throwIfAborted();
     progress(`${kind} script ${name}: starting`);
-    const code = await contain(run([`${scriptTargets[kind]}/${name}`]), ['ignore', 'inherit', 'inherit'], signal);
+    const code = await contain(
+      run([`${scriptTargets[kind]}/${name}`]),
+      ['ignore', logs[kind]?.fd ?? 'ignore', logs[kind]?.fd ?? 'ignore'],
+      signal,
+    );
     if (code === 0) continue;
     throw new HpcsError(
       'job',
       `${kind}-script-failed`,
       `the ${kind} script ${name} failed (exit ${code}): ${kind === 'input' ? 'the application was not started' : 'the result is withheld'}`,
+      kind === 'input'
+        ? {
+            suggestion: `what it printed lies in the output volume: job results --partial opens it, unless there are output scripts`,
+          }
+        : {},
     );
   }
 }
@@ -216,7 +257,7 @@ async function runOriginal(run: ContainerRun, output: string, signal: AbortSigna
 /** Runs one command in the container to its end; a signal ends it with all its children. */
 async function contain(
   run: ContainerRun,
-  stdio: ['ignore', number | 'inherit', number | 'inherit'],
+  stdio: ['ignore', number | 'ignore', number | 'ignore'],
   signal: AbortSignal,
 ): Promise<number> {
   const program = new Program(run.apptainer, containerArguments(run), {

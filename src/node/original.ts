@@ -1,4 +1,5 @@
-import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { chmod, lstat, mkdir, open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
 import type { Bind } from './container.ts';
@@ -78,15 +79,18 @@ export async function originalExitCode(output: string, entryPoint: number): Prom
   return Number(code);
 }
 
+// The application could have put a link or a FIFO in its place, or gigabytes.
 async function textOf(path: string): Promise<string> {
   try {
-    return await readFile(path, 'utf8');
+    await using file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(16) });
+    return buffer.toString('latin1', 0, bytesRead);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return '';
+    if (systemCode(error) !== undefined) return '';
     throw error;
   }
 }
 
 async function exists(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined)) !== undefined;
+  return (await lstat(path).catch(() => undefined)) !== undefined;
 }

@@ -28,6 +28,8 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
   const results = resultDirectory(plan.workdir, plan.name, jobId, restart);
   try {
     progress(`job ${jobId} on ${node}`);
+    // It asked not to be, and could not be told from somebody else who runs it once more.
+    if (restart !== 0) throw requeued(jobId, restart);
     await makeResultDirectory(results);
     await checkArtefacts(plan);
     const keys = await fetchKeys(plan, { node, agentProgram: join(directory, 'bin/spire-agent'), directory, signal, progress });
@@ -96,6 +98,12 @@ function writableOf(program: Program, fd: number): Writable {
   // Whatever is wrong with the inner half shows in how it ends.
   pipe.on('error', () => {});
   return pipe;
+}
+
+function requeued(jobId: string, restart: number): HpcsError {
+  return new HpcsError('job', 'job-requeued', `job ${jobId} was started again by the scheduler (restart ${restart})`, {
+    suggestion: 'jobs run once: submit it again',
+  });
 }
 
 async function makeResultDirectory(path: string): Promise<void> {

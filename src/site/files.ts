@@ -163,14 +163,6 @@ export async function makeDirectory(
   );
 }
 
-/** Bytes that an unprivileged user can still write to a directory's file system; quotas are not seen. @throws HpcsError `site` */
-export async function freeBytes(transport: Transport, directory: string, options: FileOptions = {}): Promise<number> {
-  const body = `exec stat -f -c '%a %S' -- "$path"`;
-  const answer = await runFixed(transport, 'look at', directory, { path: plain(directory) }, body, options);
-  const [blocks = 0, size = 0] = answer.trim().split(' ').map(Number);
-  return blocks * size;
-}
-
 /** Removes a file; one that is not there is no error. @throws HpcsError `site` */
 export async function remove(transport: Transport, path: string, options: FileOptions = {}): Promise<void> {
   await runFixed(transport, 'remove', path, { path: plain(path) }, 'exec rm -f -- "$path"', options);

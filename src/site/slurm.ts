@@ -244,6 +244,19 @@ export async function expandNodes(
   });
 }
 
+// Reasons that pass by themselves (Priority, Resources, limits on all jobs together, a partition that is down) are not among them.
+const lastingReasons =
+  /^(AccountNotAllowed|BadConstraints|DependencyNeverSatisfied|InvalidAccount|InvalidQOS|JobHeldAdmin|JobHeldUser|PartitionInactive|PartitionNodeLimit|PartitionTimeLimit|QOSNotAllowed|(Assoc|QOS)Max\w*Per(Job|Node)\w*|(Assoc|QOS)MaxWallDurationPerJobLimit)$/;
+
+/**
+ * Whether a job waits for what will not come unless somebody changes the job or the limits.
+ *
+ * @see Slurm documentation, "Job Reason Codes"
+ */
+export function willNotStart({ state, reason }: Pick<JobState, 'state' | 'reason'>): boolean {
+  return state === 'PENDING' && lastingReasons.test(reason);
+}
+
 /** Options of {@link waitForEnd}. */
 export interface WaitOptions {
   /** Told of the first state and of every change of state or reason. */

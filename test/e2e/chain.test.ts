@@ -273,10 +273,14 @@ describe('the chain on real parts', function () {
     });
 
     it('that fail before it keep the application from starting', async () => {
-      const job = await runJob(site, image, data, ['-i', await scripts('refuse', '#!/bin/sh\nexit 4\n'), '--', 'args', 'never']);
+      const refuse = await scripts('refuse', '#!/bin/sh\ncat /sd-container/encrypted/input/hello.txt\necho why >&2\nexit 4\n');
+      const job = await runJob(site, image, data, ['-i', refuse, '--', 'args', 'never']);
       assert.equal(job.code, 6, job.stderr);
       assert.match(job.stderr, /input-script-failed.*check\.sh.*exit 4/);
       assert.doesNotMatch(job.stderr, /application: starting/);
+      // What it prints may be of the data: it goes to its owner, not to the log.
+      assert.doesNotMatch(job.stderr, /^(hello|why)$/m);
+      assert.equal(await resultText(await openJob(site, job.jobId, ['--partial']), 'input_scripts.log'), 'hello\nwhy\n');
     });
 
     it('that fail after it withhold the result', async () => {

@@ -52,11 +52,34 @@ describe('job commands on a real site', function () {
     assert.match(none.stderr, new RegExp(`hpcs job results ${jobId} --partial`));
   });
 
+  it('tell of a job that will never start', async () => {
+    await site.run('scontrol update PartitionName=standard MaxTime=5', 'root');
+    let waiting = '';
+    const info = (name: string) => ({ info: `${site.scratch}/${name}.info.yaml` });
+    try {
+      const exit = await site.hpcs(jobArguments(site, info('hpcs-test-probe.sif'), info('data.tgz'), ['-t', '00:20:00']), {
+        onStderr: (text) => {
+          if (waiting !== '') return;
+          waiting = /hpcs job cancel (\d+) gives it up/.exec(text)?.[1] ?? '';
+          if (waiting !== '') void site.hpcs(['job', 'cancel', waiting]);
+        },
+      });
+      assert.match(exit.stderr, /^job \d+ is PENDING \(PartitionTimeLimit\)\nas it stands it will not start/m);
+      assert.notEqual(exit.code, 0);
+    } finally {
+      await site.run('scontrol update PartitionName=standard MaxTime=24:00:00', 'root');
+    }
+  });
+
   it('cancel it, end following its log, and open what it left', async () => {
+    // Whoever can write there must not steer the terminal on which it is shown.
+    await site.run(`printf 'a\\033[2Jb\\n' >> ${site.scratch}/test-${jobId}.out`);
+    assert.match((await site.hpcsOk(['job', 'logs', jobId])).stdout, /^a\?\[2Jb$/m);
     const following = site.hpcs(['job', 'logs', jobId, '--follow']);
     await site.hpcsOk(['job', 'cancel', jobId]);
     const followed = await following;
     assert.equal(followed.code, 0, followed.stderr);
+    assert.match(followed.stdout, /^a\?\[2Jb$/m);
     assert.match(followed.stdout, /application: ended early/);
     assert.match(followed.stderr, new RegExp(`job ${jobId} ended CANCELLED`));
     assert.notEqual((await submitted).code, 0);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { originalArguments, originalExitCode, replaceLogic } from '../../../src/node/original.ts';
@@ -75,6 +75,12 @@ describe('an image that the original prepared', () => {
 
     it('which counts for nothing where the output logic failed', async () => {
       await assert.rejects(left({ exit_code: '0\n', stdout: '' }, 1), { code: 'output-script-failed', exitCode: 6 });
+    });
+
+    it('and nothing else is read in its place', async () => {
+      await writeFile(join(directory, 'elsewhere'), '0\n');
+      await symlink('elsewhere', join(directory, 'exit_code'));
+      await assert.rejects(left({ stdout: '' }), { code: 'image-not-prepared' });
     });
 
     it('or was not prepared', async () => {

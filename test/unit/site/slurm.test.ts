@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { isFinal, parseJobId, parseSacct, parseScontrol, parseTimeLimit } from '../../../src/site/slurm.ts';
+import { isFinal, parseJobId, parseSacct, parseScontrol, parseTimeLimit, willNotStart } from '../../../src/site/slurm.ts';
 
 // As Slurm 26.05.5 prints it for a job with a hostile name and comment.
 const ended =
@@ -52,6 +52,33 @@ describe('Slurm', () => {
     });
     const waits = parseSacct('PENDING|0:0|Unknown|None assigned|');
     assert.deepEqual([waits.state, waits.nodes, waits.reason, waits.startTime], ['PENDING', '', 'None', undefined]);
+  });
+
+  it('knows for what a job waits in vain', () => {
+    for (const reason of [
+      'PartitionTimeLimit',
+      'PartitionNodeLimit',
+      'InvalidAccount',
+      'JobHeldUser',
+      'BadConstraints',
+      'AssocMaxCpuPerJobLimit',
+      'QOSMaxWallDurationPerJobLimit',
+      'QOSMaxNodePerJobLimit',
+    ])
+      // prettier-ignore
+      assert.ok(willNotStart({ state: 'PENDING', reason }), reason);
+    for (const reason of [
+      'None',
+      'Priority',
+      'Resources',
+      'PartitionDown',
+      'AssocGrpCPUMinutesLimit',
+      'QOSMaxJobsPerUserLimit',
+      'BeginTime',
+    ])
+      // prettier-ignore
+      assert.ok(!willNotStart({ state: 'PENDING', reason }), reason);
+    assert.ok(!willNotStart({ state: 'RUNNING', reason: 'PartitionTimeLimit' }));
   });
 
   it('takes the job id from what sbatch prints', () => {
