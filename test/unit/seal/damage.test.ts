@@ -55,10 +55,11 @@ for (const format of sealFormats) {
       }
     });
 
-    it('refuses a file with any bit of its first kilobyte and around each border changed', async () => {
+    it('refuses a file with bits of its first part and around each border changed', async () => {
       const chunk = chunkSizes[format];
       const places = new Set<number>();
-      for (let at = 0; at < 400; at++) places.add(at);
+      // Every byte is changed in the small file; here each third, another bit of each.
+      for (let at = 0; at < 400; at += 3) places.add(at);
       for (let border = chunk; border < sealed.length; border += chunk)
         for (let near = -20; near < 420; near += 20) if (border + near < sealed.length) places.add(border + near);
       for (let at = sealed.length - 60; at < sealed.length; at++) places.add(at);
