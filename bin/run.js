@@ -7,5 +7,6 @@ if (major < 24 || (major === 24 && minor < 15)) {
   );
   process.exit(2);
 }
+await import('../dist/src/heap.js');
 const { main } = await import('../dist/src/main.js');
 void main(import.meta.url);

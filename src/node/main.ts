@@ -1,3 +1,5 @@
+// oxlint-disable-next-line import/no-unassigned-import -- before anything makes garbage
+import '../heap.ts';
 import { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createReadStream } from 'node:fs';

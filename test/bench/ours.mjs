@@ -6,6 +6,7 @@ import { writeFile } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { parseArgs } from 'node:util';
 
+await import(new URL('../../dist/src/heap.js', import.meta.url).href);
 const {
   positionals: [mode, ...args],
 } = parseArgs({ allowPositionals: true });

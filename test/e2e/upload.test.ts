@@ -1,16 +1,18 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, KeyObject, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, chmod, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import ssh2 from 'ssh2';
 import { parseConfig, type Config } from '../../src/config.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { open } from '../../src/seal/open.ts';
 import { Sealing } from '../../src/seal/threads.ts';
 import { connect } from '../../src/site/connect.ts';
+import { keepPacketKey } from '../../src/site/packet-key.ts';
 import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import type { Transport } from '../../src/site/transport.ts';
 import { Sshd } from '../support/sshd.ts';
@@ -176,6 +178,28 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     const upload = await uploading.catch(() => undefined);
     await upload?.[Symbol.asyncDispose]();
     assert.equal(await readFile(`${home}/treasure`, 'utf8'), 'mine');
+  });
+
+  it('encrypt packets with a key that is taken in once', async () => {
+    const client = new ssh2.Client();
+    client.connect({
+      host: '127.0.0.1',
+      port: sshd.port,
+      username: 'alice',
+      privateKey: await readFile(sshd.file('ed25519')),
+      algorithms: { cipher: ['aes128-gcm@openssh.com'] },
+    });
+    await once(client, 'ready');
+    keepPacketKey(client);
+    // What stands here is the package's own affair: this test says when it changes, and then only speed is lost.
+    const { _protocol: protocol } = client as unknown as { _protocol: { _cipher: { _encKey: unknown } } };
+    assert.ok(protocol._cipher._encKey instanceof KeyObject);
+    const channel = await new Promise<ssh2.ClientChannel>((resolve, reject) =>
+      client.exec('wc -c', (error, opened) => (error === undefined ? resolve(opened) : reject(error))),
+    );
+    channel.end(randomBytes(300_000));
+    assert.match(String(Buffer.concat((await channel.toArray()) as Buffer[])), /300000/);
+    client.end();
   });
 
   it('take what a stream gives in any pieces', async () => {
