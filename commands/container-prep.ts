@@ -30,9 +30,17 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
     'data-path-at-rest': Flags.string({ summary: 'directory on the site (required with -e)', helpValue: 'DIR' }),
     username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({ char: 'u', summary: 'users who may read it (with -e: at least one of -u and -g)', helpValue: 'A,B' }),
-    groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required with -e)', helpValue: 'A,B' }),
+    users: Flags.string({
+      char: 'u',
+      summary: 'clients whose jobs may use it, by name or id (agent mode: users on the nodes)',
+      helpValue: 'A,B',
+    }),
+    groups: Flags.string({ char: 'g', summary: 'groups of clients (agent mode: groups on the nodes)', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({
+      char: 'c',
+      summary: 'nodes to run on (agent mode: required with -e, and nowhere else)',
+      helpValue: 'A,B',
+    }),
     'docker-path': Flags.string({
       char: 'd',
       summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)',

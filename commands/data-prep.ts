@@ -10,7 +10,8 @@ import { sealFormats, type SealFormat } from '../src/record.ts';
 export default class DataPrep extends BaseCommand {
   static override summary = 'seal a dataset, ship it to the site and grant its key';
   static override description = `The directory or file is packed, compressed, encrypted and uploaded in one pass; its key goes to the vault and nowhere else. \
-Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info record that job-prep takes is written last.`;
+Jobs of yours may use it, and those of the clients (-u) and groups of clients (-g) you name. In agent mode readers are UNIX users (-u) or \
+groups (-g) on compute nodes (-c), as in the original. The info record that job-prep takes is written last.`;
   static override examples = [
     '<%= config.bin %> data-prep -i ./jp2a_input -u alice -c nid000001 --data-path encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project/alice',
   ];
@@ -32,9 +33,17 @@ Readers are UNIX users (-u) or groups (-g) on compute nodes (-c). The info recor
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
     'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR', required: true }),
     username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({ char: 'u', summary: 'users who may read it (at least one of -u and -g)', helpValue: 'A,B' }),
-    groups: Flags.string({ char: 'g', summary: 'groups who may read it', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({ char: 'c', summary: 'nodes on which it may be read (required)', helpValue: 'A,B' }),
+    users: Flags.string({
+      char: 'u',
+      summary: 'clients whose jobs may use it, by name or id (agent mode: users on the nodes)',
+      helpValue: 'A,B',
+    }),
+    groups: Flags.string({ char: 'g', summary: 'groups of clients (agent mode: groups on the nodes)', helpValue: 'A,B' }),
+    'compute-nodes': Flags.string({
+      char: 'c',
+      summary: 'nodes to run on (agent mode: required, and nowhere else)',
+      helpValue: 'A,B',
+    }),
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
     format: Flags.option({

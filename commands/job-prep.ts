@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
+import { endJob } from '../src/job/end.ts';
 import { followJob, jobFailed } from '../src/job/follow.ts';
 import { submitJob } from '../src/job/prepare.ts';
 import { splitWords } from '../src/job/words.ts';
@@ -117,6 +118,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         signal: this.signal,
       },
     );
+    await endJob(record, { config, transport, signal: this.signal, warn: this.warning });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
     return { jobId, ...end };

@@ -68,6 +68,11 @@ export const configSections = {
       .default('apptainer'),
   }),
   'spire-agent': z.strictObject({ bin: text.default('spire-agent') }),
+  identity: z.strictObject({
+    client: z.enum(['auto', 'agent', 'key', 'register'], { error: 'auto, agent, key or register' }).default('auto'),
+    'key-file': text.optional(),
+    mode: z.enum(['auto', 'job', 'agent'], { error: 'auto, job or agent' }).default('auto'),
+  }),
   client: z.strictObject({
     'state-directory': text.optional(),
     'tool-kit': text.optional(),
@@ -80,6 +85,7 @@ export const configSections = {
 const schema = z.strictObject({
   ...configSections,
   'spire-agent': configSections['spire-agent'].prefault({}),
+  identity: configSections.identity.prefault({}),
   client: configSections.client.prefault({}),
 });
 

@@ -1,10 +1,16 @@
-import type { Workloads } from './hpcs.ts';
+import { HpcsError } from './errors.ts';
 import type { ClientIdentity } from './identity/client-identity.ts';
 import { secretName, type VaultRecord } from './record.ts';
 import type { Services } from './services.ts';
 import type { VaultSession } from './vault.ts';
 
-/** Who may read an artefact, in the site's terms. */
+/**
+ * How jobs get keys: `job`, with an identity of each job's own that its submitter vouches for; `agent`, as UNIX users and groups on
+ * nodes that SPIRE agents attest.
+ */
+export type AccessMode = 'job' | 'agent';
+
+/** Who may read an artefact: clients of the HPCS server and their groups; in agent mode, users and groups of the site on its nodes. */
 export interface Readers {
   users: readonly string[];
   groups: readonly string[];
@@ -15,7 +21,18 @@ export interface Readers {
 export interface Granter {
   services: Services;
   identity: ClientIdentity;
+  mode: AccessMode;
   signal: AbortSignal;
+}
+
+/** A secret in the vault, and who its readers are there. */
+export interface GrantedSecret {
+  /** Path below `kv/data/` in the vault. */
+  secretPath: string;
+  /** The readers' role, which exists in agent mode only. */
+  role: string;
+  /** SPIFFE ID of the readers. */
+  spiffeId: string;
 }
 
 /**
@@ -30,24 +47,72 @@ export async function grantSecret(
   readers: Readers,
   record: Omit<VaultRecord, 'owner'>,
   granter: Granter,
-): Promise<Workloads> {
-  const { services, identity, signal } = granter;
-  const grant = await services.server.createWorkloads({
-    jwt: await identity.jwt(services.audiences.hpcsServer),
-    secret: secretName(name),
-    users: readers.users,
-    groups: readers.groups,
-    computeNodes: readers.nodes,
-    signal,
-  });
+): Promise<GrantedSecret> {
+  const { identity, signal } = granter;
+  const grant = await makeGrant(secretName(name), readers, granter);
   await using session = await vaultSession(granter);
   await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
   return grant;
 }
 
+/**
+ * The readers that a grant is to name. In job mode each user is a client, which must exist. One's own user name on the site, which
+ * command lines of the original hold, means oneself where nobody is enrolled under it: the owner needs no grant.
+ *
+ * @param username the caller's, on the site
+ * @throws HpcsError `usage` for a name that is nobody's
+ */
+export async function knownReaders(
+  readers: Readers,
+  username: string,
+  { services, identity, mode, signal }: Granter,
+): Promise<Readers> {
+  if (mode === 'agent' || readers.users.length === 0) return readers;
+  const ids = await services.server.resolve(readers.users, identity.prove, signal);
+  const users = readers.users.filter((name) => ids[name] != null || name !== username);
+  const unknown = users.filter((name) => ids[name] == null);
+  if (unknown.length === 0) return { ...readers, users };
+  throw new HpcsError('usage', 'client-unknown', `nobody is enrolled at the HPCS server as ${unknown.join(', ')}`, {
+    suggestion: 'name clients with -u as those who run the server enrolled them, or by their ids; you need not name yourself',
+  });
+}
+
+async function makeGrant(
+  secret: string,
+  readers: Readers,
+  { services, identity, mode, signal }: Granter,
+): Promise<GrantedSecret> {
+  const { server, audiences } = services;
+  if (mode === 'job') {
+    return server.permit({ secret, clients: readers.users, groups: readers.groups }, identity.prove, signal);
+  }
+  return server.createWorkloads({
+    jwt: await identity.jwt(audiences.hpcsServer),
+    secret,
+    users: readers.users,
+    groups: readers.groups,
+    computeNodes: readers.nodes,
+    signal,
+  });
+}
+
 /** Proves that keys can be stored, before anything is made that needs it. @throws HpcsError `identity` */
 export async function checkVault(granter: Granter): Promise<void> {
   await using _session = await vaultSession(granter);
+}
+
+/**
+ * How jobs are to get their keys, as configured or as the HPCS server has it: one that knows jobs gives each its own identity.
+ *
+ * @throws HpcsError `identity` when it does not answer, or cannot do what is configured
+ */
+export async function accessMode(configured: 'auto' | AccessMode, services: Services, signal: AbortSignal): Promise<AccessMode> {
+  if (configured === 'agent') return 'agent';
+  if ((await services.server.capabilities(signal)).includes('jobs')) return 'job';
+  if (configured === 'auto') return 'agent';
+  throw new HpcsError('identity', 'no-job-identities', 'the HPCS server gives jobs no identities of their own', {
+    suggestion: 'set mode = agent in section [identity], or ask those who run the server for a current one',
+  });
 }
 
 async function vaultSession({ services, identity, signal }: Granter): Promise<VaultSession> {

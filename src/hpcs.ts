@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { HpcsError } from './errors.ts';
 import { HttpClient, type HttpAnswer, type HttpOptions } from './http.ts';
+import type { Prover } from './identity/proof.ts';
 import { Secret } from './secret.ts';
 
 /** What a new client gets. */
@@ -35,6 +36,22 @@ export interface Workloads {
   added: Record<string, { users: string[]; groups: string[] }>;
 }
 
+/** Clients who may use a secret in their jobs: by id, by the name they were enrolled under, or by group. */
+export interface PermitRequest {
+  secret: string;
+  clients: readonly string[];
+  groups: readonly string[];
+}
+
+/** A job as its submitter registers it. */
+export interface JobRegistration {
+  /** The scheduler's job id. */
+  job: string;
+  /** SHA-256 of its ticket, hex. */
+  ticket: string;
+  artefacts: readonly { role: 'image' | 'data' | 'job'; secret_path: string; sha512?: string | undefined }[];
+}
+
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
 const nodeToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
 const workloads = z.object({
@@ -46,6 +63,24 @@ const workloads = z.object({
     z.object({ users: z.array(z.string()).default([]), groups: z.array(z.string()).default([]) }),
   ),
 });
+const enrolled = z.object({
+  client_id: z.string().regex(/^[0-9a-f]{9}$/),
+  name: z.string(),
+  spiffeID: z.string(),
+  trust_domain: z.string(),
+});
+const clientToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
+const permitted = z.object({
+  secrets_path: z.string(),
+  user_role: z.string(),
+  spiffeID: z.string(),
+  clients: z.record(z.string(), z.string()),
+});
+const resolved = z.object({ clients: z.record(z.string(), z.string().nullable()) });
+const registeredJob = z.object({ spiffeID: z.string() });
+const redeemed = z.object({ records: z.base64() });
+const endedJob = z.object({ stolen: z.boolean() });
+const capabilities = z.object({ capabilities: z.array(z.string()) });
 const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
 const refusal = z.object({ message: z.string() });
 
@@ -101,18 +136,87 @@ export class HpcsServer implements AsyncDisposable {
     return { spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
+  /**
+   * Enrols the key that proves this call.
+   *
+   * @param token one-time token
+   * @throws HpcsError `identity` when refused
+   */
+  async enrol(
+    token: Secret,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ clientId: string; name: string; spiffeId: string; trustDomain: string }> {
+    const answer = await this.#post('/api/client/enrol', enrolled, { token: token.reveal() }, signal, prove);
+    return { clientId: answer.client_id, name: answer.name, spiffeId: answer.spiffeID, trustDomain: answer.trust_domain };
+  }
+
+  /** A JWT-SVID of the client that proves this call. @throws HpcsError `identity` when refused */
+  async clientToken(audience: string, prove: Prover, signal?: AbortSignal): Promise<Secret> {
+    return new Secret((await this.#post('/api/client/token', clientToken, { audience }, signal, prove)).token);
+  }
+
+  /** The ids of the clients that names stand for; null for a name that is nobody's. @throws HpcsError `identity` when refused */
+  async resolve(names: readonly string[], prove: Prover, signal?: AbortSignal): Promise<Record<string, string | null>> {
+    return (await this.#post('/api/client/resolve', resolved, { clients: names }, signal, prove)).clients;
+  }
+
+  /**
+   * Lets clients use one secret of the caller in their jobs. May be repeated.
+   *
+   * @returns with the client id that each name stands for
+   * @throws HpcsError `identity` when refused
+   */
+  async permit(
+    request: PermitRequest,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ spiffeId: string; secretPath: string; role: string; clients: Record<string, string> }> {
+    const answer = await this.#post('/api/client/grants', permitted, request, signal, prove);
+    return { spiffeId: answer.spiffeID, secretPath: answer.secrets_path, role: answer.user_role, clients: answer.clients };
+  }
+
+  /** Registers a submitted job of the caller. @returns its SPIFFE ID @throws HpcsError `identity` when refused */
+  async registerJob(job: JobRegistration, prove: Prover, signal?: AbortSignal): Promise<string> {
+    return (await this.#post('/api/jobs', registeredJob, job, signal, prove)).spiffeID;
+  }
+
+  /**
+   * Trades a ticket for the records of its job.
+   *
+   * @param request.key age recipient of the job
+   * @returns the records as JSON, sealed to that key
+   * @throws HpcsError `identity` when refused, `integrity` `record-mismatch` where the vault has others than were submitted
+   */
+  async redeem(
+    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string },
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    const [script, file] = request.halves;
+    const body = { ...request, halves: [script.reveal(), file.reveal()] };
+    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal)).records, 'base64');
+  }
+
+  /**
+   * Ends what a job of the caller may do. One that is not known counts as ended.
+   *
+   * @param ticket SHA-256 of its ticket, hex
+   * @returns whether the ticket had come with two keys: somebody else had it
+   * @throws HpcsError `identity` when refused
+   */
+  async endJob(ticket: string, prove: Prover, signal?: AbortSignal): Promise<{ stolen: boolean }> {
+    const { stolen } = await this.#post('/api/jobs/end', endedJob, { ticket }, signal, prove);
+    return { stolen };
+  }
+
+  /** What the server can beyond the calls of the original, which can nothing beyond. @throws HpcsError `identity` */
+  async capabilities(signal?: AbortSignal): Promise<string[]> {
+    return (await this.#get('/api/capabilities', capabilities, signal))?.capabilities ?? [];
+  }
+
   /** PEM text of the SPIRE server's authorities, or undefined from a server that does not hand them out. */
   async trustBundle(signal?: AbortSignal): Promise<string | undefined> {
-    let answer: HttpAnswer;
-    try {
-      answer = await this.#http.json('GET', '/api/trust-bundle', { signal });
-    } catch (error) {
-      // The original answers unknown paths with a page.
-      if (error instanceof HpcsError && error.code === 'bad-answer') return undefined;
-      throw error;
-    }
-    if (answer.status === 404) return undefined;
-    return this.#check(answer, trustBundle).trust_bundle;
+    return (await this.#get('/api/trust-bundle', trustBundle, signal))?.trust_bundle;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -124,8 +228,26 @@ export class HpcsServer implements AsyncDisposable {
     shape: Shape,
     body: unknown,
     signal: AbortSignal | undefined,
+    prove?: Prover,
   ): Promise<z.output<Shape>> {
-    return this.#check(await this.#http.json('POST', path, { body, signal }), shape);
+    return this.#check(await this.#http.json('POST', path, { body, signal, prove }), shape);
+  }
+
+  // Undefined where the server does not know the call.
+  async #get<Shape extends z.ZodType>(
+    path: string,
+    shape: Shape,
+    signal: AbortSignal | undefined,
+  ): Promise<z.output<Shape> | undefined> {
+    let answer: HttpAnswer;
+    try {
+      answer = await this.#http.json('GET', path, { signal });
+    } catch (error) {
+      // The original answers unknown paths with a page.
+      if (error instanceof HpcsError && error.code === 'bad-answer') return undefined;
+      throw error;
+    }
+    return answer.status === 404 ? undefined : this.#check(answer, shape);
   }
 
   // The original reports failures with status 200 and `success: false`, once even as the text "false".
@@ -148,7 +270,7 @@ export class HpcsServer implements AsyncDisposable {
     const message = parsed.success ? printable(parsed.data.message) : 'no reason given';
     const [code, suggestion] = refusals[answer.status] ?? ['hpcs-refused', undefined];
     return new HpcsError(
-      'identity',
+      answer.status === 422 ? 'integrity' : 'identity',
       code,
       `the HPCS server at ${this.#http.url} refused (${answer.status}): ${message}`,
       suggestion === undefined ? {} : { suggestion },
@@ -158,9 +280,20 @@ export class HpcsServer implements AsyncDisposable {
 
 const refusals: Readonly<Record<number, readonly [code: string, suggestion: string]>> = {
   400: ['hpcs-bad-request', 'correct the named value'],
-  401: ['hpcs-unauthenticated', 'check audience in section [hpcs-server], and the clocks of client and server'],
-  403: ['hpcs-forbidden', 'ask those who run the HPCS server'],
+  401: [
+    'hpcs-unauthenticated',
+    'enrol this client (hpcs enrol); check the clocks of client and server, and audience in section [hpcs-server]',
+  ],
+  403: [
+    'hpcs-forbidden',
+    'ask whoever owns what was refused; to enrol this client (hpcs enrol), ask those who run the HPCS server',
+  ],
+  404: ['hpcs-not-found', 'check that it was not withdrawn, and that the server is a current one'],
   409: ['hpcs-conflict', 'prepare the artefact again: it gets a new secret name'],
+  422: [
+    'record-mismatch',
+    'the info record was altered, or names another artefact: prepare it again, or submit with the right one',
+  ],
   429: ['hpcs-busy', 'try again later'],
   503: ['hpcs-unavailable', 'try again; its administrators see in /healthz which part is down'],
 };

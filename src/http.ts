@@ -25,6 +25,8 @@ export interface HttpOptions {
 export interface HttpRequest {
   body?: unknown;
   headers?: Record<string, string | Secret>;
+  /** Makes more headers from the request as it is sent: a proof of who sends it. */
+  prove?: ((request: { method: string; url: string; body: string }) => Promise<Record<string, string | Secret>>) | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -63,9 +65,11 @@ export class HttpClient implements AsyncDisposable {
    */
   async json(method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, options: HttpRequest = {}): Promise<HttpAnswer> {
     const headers: Record<string, string> = { accept: 'application/json' };
-    for (const [name, value] of Object.entries(options.headers ?? {}))
+    const body = options.body === undefined ? null : JSON.stringify(options.body);
+    const proof = await options.prove?.({ method, url: this.url + path, body: body ?? '' });
+    for (const [name, value] of Object.entries({ ...options.headers, ...proof }))
       headers[name] = value instanceof Secret ? value.reveal() : value;
-    if (options.body !== undefined) headers['content-type'] = 'application/json';
+    if (body !== null) headers['content-type'] = 'application/json';
     const limit = AbortSignal.timeout(this.#timeout);
     let answer: Dispatcher.ResponseData;
     let content: string | undefined;
@@ -73,7 +77,7 @@ export class HttpClient implements AsyncDisposable {
       answer = await request(this.url + path, {
         method: method as Dispatcher.HttpMethod,
         headers,
-        body: options.body === undefined ? null : JSON.stringify(options.body),
+        body,
         dispatcher: this.#dispatcher,
         signal: options.signal === undefined ? limit : AbortSignal.any([options.signal, limit]),
       });

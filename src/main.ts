@@ -45,7 +45,7 @@ export async function main(entry: string, options: { source?: boolean } = {}): P
 // that is named in full need not wait for the others.
 function commandFile(root: string, argv: readonly string[]): string | undefined {
   const [first = '', second = ''] = argv;
-  return [`${first}.ts`, `${first}/${second}.ts`].find(
+  return [`${first}/${second}.ts`, `${first}.ts`].find(
     (file) => /^[a-z][a-z/-]*\.ts$/.test(file) && existsSync(`${root}/commands/${file}`),
   );
 }

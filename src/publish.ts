@@ -3,7 +3,7 @@ import { basename, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
-import { checkVault, grantSecret, type Readers } from './grant.ts';
+import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
@@ -68,13 +68,16 @@ export async function publish(
   const { config, signal, progress } = context;
   const catalogue = new Catalogue(await stateDirectory(config));
   await using services = await openServices(config);
+  const mode = await accessMode(config.identity.mode, services, signal);
+  checkReaders(publication.readers, mode);
   await using transport = await connect(config, { signal, username: publication.username });
   await makeDirectory(transport, publication.directory, { signal });
   await using identity = await openIdentity(config, { signal, progress });
 
-  const granter = { services, identity, signal };
+  const granter = { services, identity, mode, signal };
   // Whether the key can be stored is known before hours of upload, not after.
   await checkVault(granter);
+  const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
 
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
@@ -101,7 +104,7 @@ export async function publish(
   const { sha512, size } = await sealing.summary;
   meter[Symbol.dispose]();
 
-  progress(`granting ${describeReaders(publication.readers)}`);
+  progress(`granting ${describeReaders(readers, mode)}`);
   const record = {
     artefact: randomBytes(16).toString('hex'),
     kind: publication.kind,
@@ -113,7 +116,7 @@ export async function publish(
     ...recipientsField(publication.recipients),
     key: key.secretKey.reveal(),
   };
-  const grant = await grantSecret(publication.fileName, publication.readers, record, granter);
+  const grant = await grantSecret(publication.fileName, readers, record, granter);
 
   const path = await upload.publishAs(await freeName(transport, wanted, record.artefact.slice(0, 8), { signal }));
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
@@ -127,7 +130,7 @@ export async function publish(
     kind: publication.kind,
     artefact: record.artefact,
     size,
-    nodes: [...publication.readers.nodes],
+    ...(readers.nodes.length > 0 ? { nodes: [...readers.nodes] } : {}),
   };
   const infoPath = `${wanted}.info.yaml`;
   await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { mode: 0o640, replace: true, signal });
@@ -149,13 +152,25 @@ function list(value: string | undefined): string[] {
     .filter(Boolean);
 }
 
-/** Users or groups, and nodes, from comma-separated flags. @throws HpcsError `usage` when nobody could read the artefact */
+/** Readers from comma-separated flags. @throws HpcsError `usage` for what is no name */
 export function readersOf(flags: {
   users?: string | undefined;
   groups?: string | undefined;
   'compute-nodes'?: string | undefined;
 }): Readers {
   const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
+  for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
+    if (/^[A-Za-z0-9_][A-Za-z0-9._@-]*$/.test(name)) continue;
+    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, {
+      suggestion: 'separate names with commas',
+    });
+  }
+  return readers;
+}
+
+/** @throws HpcsError `usage` when nobody could read the artefact: in job mode its owner always can */
+function checkReaders(readers: Readers, mode: AccessMode): void {
+  if (mode === 'job') return;
   if (readers.users.length + readers.groups.length === 0) {
     throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', {
       suggestion: 'name users with -u or groups with -g',
@@ -166,16 +181,11 @@ export function readersOf(flags: {
       suggestion: 'name nodes with -c',
     });
   }
-  for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
-    if (/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name)) continue;
-    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, {
-      suggestion: 'separate names with commas',
-    });
-  }
-  return readers;
 }
 
-function describeReaders(readers: Readers): string {
-  const who = [...readers.users.map((user) => `user ${user}`), ...readers.groups.map((group) => `group ${group}`)];
+function describeReaders(readers: Readers, mode: AccessMode): string {
+  const user = mode === 'job' ? 'client' : 'user';
+  const who = [...readers.users.map((name) => `${user} ${name}`), ...readers.groups.map((name) => `group ${name}`)];
+  if (mode === 'job') return `jobs of ${['this client', ...who].join(', ')}`;
   return `${who.join(', ')} on ${readers.nodes.join(', ')}`;
 }

@@ -3,7 +3,9 @@ import { HpcsError } from './errors.ts';
 import { HttpClient, type HttpAnswer, type HttpOptions } from './http.ts';
 import { Secret } from './secret.ts';
 
-const loginAnswer = z.object({ auth: z.object({ client_token: z.string().min(1), lease_duration: z.number() }) });
+const loginAnswer = z.object({
+  auth: z.object({ client_token: z.string().min(1), lease_duration: z.number(), entity_id: z.string().optional() }),
+});
 const readAnswer = z.object({ data: z.object({ data: z.unknown() }) });
 const errorAnswer = z.object({ errors: z.array(z.string()) });
 
@@ -28,8 +30,8 @@ export class Vault implements AsyncDisposable {
     if (answer.status !== 200) throw loginRefused(this.#http.url, role, answer);
     const parsed = loginAnswer.safeParse(answer.body);
     if (!parsed.success) throw badAnswer(this.#http.url, 'login');
-    const { client_token: token, lease_duration: lifetime } = parsed.data.auth;
-    return new VaultSession(this.#http, new Secret(token), lifetime);
+    const { client_token: token, lease_duration: lifetime, entity_id: entity } = parsed.data.auth;
+    return new VaultSession(this.#http, new Secret(token), lifetime, entity || undefined);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -43,9 +45,12 @@ export class VaultSession implements AsyncDisposable {
   readonly #token: Secret;
   /** Lifetime of the token at login, in seconds; 0 for one that does not end. */
   readonly lifetime: number;
+  /** What the vault calls the identity that logged in. */
+  readonly entity: string | undefined;
   #revoked = false;
 
-  constructor(http: HttpClient, token: Secret, lifetime: number) {
+  constructor(http: HttpClient, token: Secret, lifetime: number, entity?: string) {
+    this.entity = entity;
     this.#http = http;
     this.#token = token;
     this.lifetime = lifetime;

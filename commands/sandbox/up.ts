@@ -10,8 +10,8 @@ export default class SandboxUp extends BaseCommand {
   static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. A sandbox that is up stays \
 as it is; one that is not whole is made anew, and what lay in it is gone.
 
-Its HPCS server gives identities to anyone who reaches it, and the vault's root token lies in the directory (openbao.json, \
-mode 0600): for trying and testing, never for real data.`;
+Its client is enrolled, with a key in the directory. The vault's root token lies there too (openbao.json, mode 0600): for trying \
+and testing, never for real data.`;
   static override examples = ['<%= config.bin %> sandbox up', '<%= config.bin %> sandbox up --nodes 2 --directory .sandbox'];
 
   static override flags = {
@@ -24,6 +24,10 @@ mode 0600): for trying and testing, never for real data.`;
       max: 16,
       default: 0,
     }),
+    'allow-legacy-registration': Flags.boolean({
+      summary: 'start a second HPCS server that gives identities to anyone, for clients of the original (default: as it is)',
+      allowNo: true,
+    }),
   };
 
   async run(): Promise<SandboxStatus> {
@@ -35,10 +39,12 @@ mode 0600): for trying and testing, never for real data.`;
       directory,
       name: flags.name,
       nodes: flags.nodes,
+      legacy: flags['allow-legacy-registration'],
       signal: this.signal,
       progress: this.progress,
     });
-    this.warning('the HPCS server of the sandbox runs with --allow-legacy-registration: anyone who reaches it becomes a client');
+    if (status.parts.some(({ name }) => name.endsWith('-legacy')))
+      this.warning('a second HPCS server runs with --allow-legacy-registration: anyone who reaches it becomes a client');
     this.log(`the sandbox is up\n  export HPCS_CONFIG=${status.configuration}`);
     return status;
   }

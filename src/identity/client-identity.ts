@@ -3,8 +3,11 @@ import type { Config } from '../config.ts';
 import { HpcsError, systemCode } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
 import { readCa } from '../http.ts';
-import type { Secret } from '../secret.ts';
+import { Secret } from '../secret.ts';
+import { stateDirectory } from '../state.ts';
 import { startAgent } from './agent.ts';
+import { enrolledFile, readEnrolled, type Enrolled } from './enrolled.ts';
+import { keyProver, type Prover } from './proof.ts';
 import { clientOf, formatSpiffeId, parseSpiffeId, spiffeIds } from './spiffe-id.ts';
 import { fetchJwtSvids } from './workload-api.ts';
 
@@ -16,6 +19,8 @@ export interface ClientIdentity extends AsyncDisposable {
   readonly spiffeId: string;
   /** A fresh token for one audience. @throws HpcsError `identity` */
   jwt(audience: string): Promise<Secret>;
+  /** Proves to the HPCS server that this client calls. */
+  readonly prove: Prover;
 }
 
 /** What {@link openIdentity} needs beside the configuration. */
@@ -27,14 +32,80 @@ export interface IdentityOptions {
 }
 
 /**
- * Gets this client an identity: from the SPIRE agent at `SPIFFE_ENDPOINT_SOCKET` where that is set, else by registering at the
- * HPCS server and starting an agent that ends with the identity.
+ * Gets this client an identity, in the way that the configuration names: from the SPIRE agent at `SPIFFE_ENDPOINT_SOCKET`, with the
+ * key that was enrolled, or by registering at an HPCS server that gives identities to anyone and starting an agent. By itself it
+ * takes the first of these that there is. Which it is, is told.
  *
  * @throws HpcsError `identity`, `local` or `usage`
  */
 export async function openIdentity(config: Config, options: IdentityOptions): Promise<ClientIdentity> {
-  const existing = (options.env ?? process.env)['SPIFFE_ENDPOINT_SOCKET'];
-  return existing === undefined || existing === '' ? register(config, options) : adopt(config, options, existing);
+  const wanted = config.identity.client;
+  const socket = (options.env ?? process.env)['SPIFFE_ENDPOINT_SOCKET'] || undefined;
+  if (wanted === 'agent' || (wanted === 'auto' && socket !== undefined)) {
+    if (socket !== undefined) return adopt(config, options, socket);
+    throw new HpcsError('usage', 'no-agent', 'client = agent in section [identity], but SPIFFE_ENDPOINT_SOCKET is not set', {
+      suggestion: 'set it to the socket of the SPIRE agent on this machine: unix:///…',
+    });
+  }
+  if (wanted === 'register') return register(config, options);
+  const file = await keyFile(config);
+  const enrolled = await readEnrolled(file);
+  if (enrolled !== undefined) return useKey(config, options, enrolled, file);
+  if (wanted === 'auto') return register(config, options);
+  throw new HpcsError('identity', 'not-enrolled', `this client is not enrolled: there is no ${file}`, {
+    suggestion: 'ask those who run the HPCS server for a token, and enrol: hpcs enrol',
+  });
+}
+
+/** Where this client's key lies, or will. @throws HpcsError `local` as {@link stateDirectory} */
+export async function keyFile(config: Config): Promise<string> {
+  return config.identity['key-file'] ?? enrolledFile(await stateDirectory(config));
+}
+
+async function useKey(
+  config: Config,
+  { signal, progress }: IdentityOptions,
+  enrolled: Enrolled,
+  file: string,
+): Promise<ClientIdentity> {
+  const trustDomain = config['spire-server']['trust-domain'];
+  if (enrolled.trustDomain !== trustDomain) {
+    throw new HpcsError(
+      'usage',
+      'enrolled-elsewhere',
+      `the key ${file} was enrolled in ${enrolled.trustDomain}, not in ${trustDomain}`,
+      {
+        suggestion: 'correct trust-domain in section [spire-server], or name the right key-file in section [identity]',
+      },
+    );
+  }
+  progress(`identity: ${enrolled.name} (client ${enrolled.clientId}), by its enrolled key`);
+  const prove = keyProver(enrolled.key);
+  await using cleanup = new AsyncDisposableStack();
+  const server = cleanup.use(await openServer(config));
+  // The first token proves that the server knows the key, before anything is built upon it.
+  using _first = await server.clientToken(config['hpcs-server'].audience, prove, signal);
+  const owned = cleanup.move();
+  return {
+    clientId: enrolled.clientId,
+    spiffeId: enrolled.spiffeId,
+    prove,
+    jwt: (audience) => server.clientToken(audience, prove, signal),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+async function openServer(config: Config): Promise<HpcsServer> {
+  const { url, 'ca-file': caFile } = config['hpcs-server'];
+  return new HpcsServer({ url, ca: await readCa(caFile), allowInsecureHttp: config.client['allow-insecure-http'] });
+}
+
+/** Shows the HPCS server a token of its audience, which agents give. */
+function tokenProver(jwt: () => Promise<Secret>): Prover {
+  return async () => {
+    using token = await jwt();
+    return { authorization: new Secret(`Bearer ${token.reveal()}`) };
+  };
 }
 
 async function adopt(config: Config, { signal, progress }: IdentityOptions, socket: string): Promise<ClientIdentity> {
@@ -48,6 +119,7 @@ async function adopt(config: Config, { signal, progress }: IdentityOptions, sock
     return {
       clientId,
       spiffeId,
+      prove: tokenProver(() => oneToken(socket, spiffeId, config['hpcs-server'].audience, signal)),
       jwt: (audience) => oneToken(socket, spiffeId, audience, signal),
       [Symbol.asyncDispose]: async () => undefined,
     };
@@ -61,11 +133,7 @@ async function adopt(config: Config, { signal, progress }: IdentityOptions, sock
 }
 
 async function register(config: Config, { signal, progress }: IdentityOptions): Promise<ClientIdentity> {
-  await using server = new HpcsServer({
-    url: config['hpcs-server'].url,
-    ca: await readCa(config['hpcs-server']['ca-file']),
-    allowInsecureHttp: config.client['allow-insecure-http'],
-  });
+  await using server = await openServer(config);
   const spire = config['spire-server'];
   const trustBundle = await readTrustBundle(spire['trust-bundle-file'], server, signal);
   progress(`registering at the HPCS server ${config['hpcs-server'].url}`);
@@ -91,6 +159,7 @@ async function register(config: Config, { signal, progress }: IdentityOptions): 
   return {
     clientId,
     spiffeId,
+    prove: tokenProver(() => oneToken(agent.socket, spiffeId, config['hpcs-server'].audience, signal)),
     jwt: (audience) => oneToken(agent.socket, spiffeId, audience, signal),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

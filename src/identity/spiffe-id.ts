@@ -35,6 +35,8 @@ export const spiffeIds = {
   clientWorkload: (trustDomain: string, client: string): SpiffeId => ({ trustDomain, path: `/c/${client}/workload` }),
   /** Whoever may read one secret of a client. */
   reader: (trustDomain: string, client: string, secret: string): SpiffeId => ({ trustDomain, path: `/c/${client}/s/${secret}` }),
+  /** One job of a client. */
+  job: (trustDomain: string, client: string, job: string): SpiffeId => ({ trustDomain, path: `/c/${client}/j/${job}` }),
   /** The SPIRE agent of a compute node. */
   node: (trustDomain: string, hostname: string): SpiffeId => ({ trustDomain, path: `/h/${hostname}` }),
 };

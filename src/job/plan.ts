@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { sealFormats, imageConfigSchema } from '../record.ts';
+import { ticketHalf } from './ticket.ts';
 
 const sha512 = z.string().regex(/^[0-9a-f]{128}$/);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -35,8 +36,25 @@ export type SealedScripts = z.output<typeof sealedScriptsSchema>;
 const scriptsSchema = z.union([pinnedScriptsSchema, sealedScriptsSchema]);
 export type PlannedScripts = z.output<typeof scriptsSchema>;
 
+/** How the job gets its keys: with a ticket of its own, or as a reader that a SPIRE agent on its node attests. */
+const accessSchema = z.discriminatedUnion('mode', [
+  z.object({
+    mode: z.literal('job'),
+    /** One half of the ticket: worth nothing without the other. */
+    ticketHalf: z.string().regex(ticketHalf),
+    /** File on the site with the other half, which only the submitter can read. */
+    ticketFile: z.string().startsWith('/'),
+  }),
+  z.object({
+    mode: z.literal('agent'),
+    vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),
+    spireServer: z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
+  }),
+]);
+export type JobAccess = z.output<typeof accessSchema>;
+
 /**
- * All that `hpcs-node` needs to know, as it stands in the batch script: no secrets, and nothing that the site could change
+ * All that `hpcs-node` needs to know, as it stands in the batch script: no secret but half a ticket, and nothing that the site could change
  * unnoticed and profit from.
  */
 export const jobPlanSchema = z.object({
@@ -56,12 +74,8 @@ export const jobPlanSchema = z.object({
   outputScripts: scriptsSchema.nullable(),
   /** Public keys: the job's own, and those of owner recipients. */
   results: z.object({ format: z.enum(sealFormats), publicKey: z.string(), recipients: z.array(z.string()) }),
-  services: z.object({
-    hpcsServer: z.object({ url: z.string(), ca: z.string().nullable() }),
-    vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),
-    spireServer: z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
-    allowInsecureHttp: z.boolean(),
-  }),
+  access: accessSchema,
+  hpcsServer: z.object({ url: z.string(), ca: z.string().nullable(), allowInsecureHttp: z.boolean() }),
 });
 export type JobPlan = z.output<typeof jobPlanSchema>;
 

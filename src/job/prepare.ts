@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
-import { grantSecret, type Granter } from '../grant.ts';
+import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
 import type { SealFormat } from '../record.ts';
@@ -17,9 +17,11 @@ import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
 import { readArtefact, type NamedArtefact } from './artefacts.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
-import type { JobPlan } from './plan.ts';
+import type { JobAccess, JobPlan } from './plan.ts';
 import { checkRequest, renderScript, type SlurmRequest } from './script.ts';
 import { JobStore, type JobRecord } from './store.ts';
+import { submitWithTicket } from './submission.ts';
+import { makeTicket, ticketHash } from './ticket.ts';
 
 /** What the user asked for, in typed values. */
 export interface JobRequest {
@@ -67,7 +69,9 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   await assertDurable(state);
   const site = config.supercomputer.address;
   const artefacts = await readArtefacts(request, context, new Catalogue(state));
-  const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, signal);
+  await using services = await openServices(config);
+  const mode = await accessMode(config.identity.mode, services, signal);
+  const nodes = await grantedNodes(transport, request.slurm.nodelist, artefacts, mode, signal);
   const slurm = { ...request.slurm, nodelist: request.slurm.nodelist ?? nodes[0] };
   const scripts = {
     input: await chooseScripts(request.inputScripts, 'input', context),
@@ -78,12 +82,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
   const kitPath = await shipToolKit(transport, kit, kitDirectory, signal);
 
-  await using services = await openServices(config);
   await using identity = await openIdentity(config, { signal, progress });
   const key = await generateKey(request.format);
+  const granter: Granter = { services, identity, mode, signal };
+  const local = randomBytes(16).toString('hex');
+  const ticket = mode === 'job' ? { ...makeTicket(), file: `${kitDirectory}/ticket-${local}` } : undefined;
   const record: JobRecord = {
     version: 1,
-    local: randomBytes(16).toString('hex'),
+    local,
     site,
     username: config.supercomputer.username,
     name: slurm.jobName,
@@ -92,6 +98,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     image: { sha512: artefacts.image.planned.sha512 },
     data: { sha512: artefacts.data.planned.sha512 },
     format: request.format,
+    ...(ticket && { ticket: { hash: ticketHash(ticket), file: ticket.file } }),
     resultKey: key.secretKey,
     authenticationKey: new Secret(randomBytes(32).toString('hex')),
   };
@@ -101,10 +108,10 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
   const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
   using _scriptsKey = scriptsKey;
-  progress('granting the job its own secret');
+  progress(`identities: ${modes[mode]}`);
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const job = await grantJob(record, request.recipients, scriptsKey, granted, { services, identity, signal });
+  const job = await grantJob(record, request.recipients, scriptsKey, granted, granter);
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -123,15 +130,39 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
       publicKey: key.publicKey,
       recipients: request.recipients.map(({ publicKey }) => publicKey),
     },
-    services: await servicesFromNode(config, services, signal),
+    access: ticket
+      ? { mode: 'job', ticketHalf: ticket.scriptHalf.reveal(), ticketFile: ticket.file }
+      : await agentAccess(config, services, signal),
+    hpcsServer: await serverFromNode(config),
   };
   progress(`submitting to ${site}`);
-  const jobId = await submit(transport, renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan), { signal });
+  const script = renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan);
+  if (ticket === undefined) {
+    const submitted = { ...record, jobId: await submit(transport, script, { signal }) };
+    unsubmitted.move();
+    await store.save(submitted);
+    return { jobId: submitted.jobId, record: submitted };
+  }
+  const { image, data } = artefacts;
+  const jobId = await submitWithTicket(
+    script,
+    ticket,
+    [
+      { role: 'image', secret_path: image.info.secret_path, sha512: image.info.checksum },
+      { role: 'data', secret_path: data.info.secret_path, sha512: data.info.checksum },
+      { role: 'job', secret_path: job.secretPath },
+    ],
+    { ...granter, transport, progress, submitted: (id) => store.save({ ...record, jobId: id }) },
+  );
   unsubmitted.move();
-  const submitted = { ...record, jobId };
-  await store.save(submitted);
-  return { jobId, record: submitted };
+  return { jobId, record: { ...record, jobId } };
 }
+
+/** What is in force, in words. */
+const modes = {
+  job: 'the job has one of its own, for which this client vouches',
+  agent: 'the job is attested by a SPIRE agent on its node',
+} as const;
 
 /** Reads both info records side by side. */
 async function readArtefacts(
@@ -168,11 +199,15 @@ function originalWarnings(kind: 'image' | 'data', checksum: string, pinned: bool
   ];
 }
 
-/** The nodes on which this job can become a reader: those asked for, or those that both artefacts were granted to. */
+/**
+ * The nodes on which this job is to run: those asked for, or those that both artefacts were granted to. A job with an identity of
+ * its own may run on any where none were named.
+ */
 async function grantedNodes(
   transport: Transport,
   nodelist: string | undefined,
   artefacts: { image: NamedArtefact; data: NamedArtefact },
+  mode: AccessMode,
   signal: AbortSignal,
 ): Promise<string[]> {
   const { image, data } = artefacts;
@@ -194,15 +229,15 @@ async function grantedNodes(
     return asked;
   }
   const common = granted.length === 0 ? [] : granted.reduce((left, right) => left.filter((node) => right.includes(node)));
-  if (common.length > 0) return common;
+  if (common.length > 0 || (mode === 'job' && granted.length === 0)) return common;
   throw new HpcsError('usage', 'no-common-node', 'image and data are granted to no common node', {
     suggestion: 'name the nodes with --nodelist, or prepare them for the same nodes',
   });
 }
 
 /**
- * Gives the job a secret of its own, that only its user on its nodes can read: the key which authenticates its results, and the one
- * that opens its sealed scripts.
+ * Gives the job a secret of its own, that only it can read: the key which authenticates its results, and the one that opens its
+ * sealed scripts.
  */
 async function grantJob(
   record: JobRecord,
@@ -211,7 +246,7 @@ async function grantJob(
   nodes: string[],
   granter: Granter,
 ): Promise<JobPlan['job']> {
-  const readers = { users: [record.username], groups: [], nodes };
+  const readers = granter.mode === 'job' ? { users: [], groups: [], nodes: [] } : { users: [record.username], groups: [], nodes };
   const { secretPath, role, spiffeId } = await grantSecret(
     `job-${record.name}`,
     readers,
@@ -229,11 +264,21 @@ async function grantJob(
   return { secretPath, role, spiffeId };
 }
 
-/** The services as a compute node reaches them, with the authorities it is to trust. */
-async function servicesFromNode(config: Config, services: Services, signal: AbortSignal): Promise<JobPlan['services']> {
-  const { 'hpcs-server': server, vault, 'spire-server': spire } = config;
+/** The HPCS server as a compute node reaches it, with the authority it is to trust. */
+async function serverFromNode(config: Config): Promise<JobPlan['hpcsServer']> {
+  const server = config['hpcs-server'];
   return {
-    hpcsServer: { url: server['url-from-node'] ?? server.url, ca: (await readCa(server['ca-file'])) ?? null },
+    url: server['url-from-node'] ?? server.url,
+    ca: (await readCa(server['ca-file'])) ?? null,
+    allowInsecureHttp: config.client['allow-insecure-http'],
+  };
+}
+
+/** SPIRE and the vault as a compute node reaches them. */
+async function agentAccess(config: Config, services: Services, signal: AbortSignal): Promise<JobAccess> {
+  const { vault, 'spire-server': spire } = config;
+  return {
+    mode: 'agent',
     vault: { url: vault['url-from-node'] ?? vault.url, ca: (await readCa(vault['ca-file'])) ?? null, audience: vault.audience },
     spireServer: {
       address: spire['address-from-node'] ?? spire.address,
@@ -241,6 +286,5 @@ async function servicesFromNode(config: Config, services: Services, signal: Abor
       trustDomain: spire['trust-domain'],
       trustBundle: await readTrustBundle(spire['trust-bundle-file'], services.server, signal),
     },
-    allowInsecureHttp: config.client['allow-insecure-http'],
   };
 }

@@ -19,6 +19,8 @@ const schema = z.object({
   image: z.object({ sha512: z.string() }),
   data: z.object({ sha512: z.string() }),
   format: z.enum(sealFormats),
+  /** The job's ticket, where it has one: its SHA-256, by which the HPCS server knows it, and the file on the site with one half. */
+  ticket: z.object({ hash: z.string(), file: z.string() }).optional(),
   /** Secret key that opens the results. */
   resultKey: z.string().transform((text) => new Secret(text)),
   /** Key of the result manifest's HMAC, 32 bytes in hex. */

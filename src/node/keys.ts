@@ -1,11 +1,10 @@
 import { HpcsError } from '../errors.ts';
-import { HpcsServer } from '../hpcs.ts';
-import { startAgent } from '../identity/agent.ts';
-import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { JobPlan, PlannedArtefact } from '../job/plan.ts';
 import { originalVaultRecordSchema, vaultRecordSchema, type ImageConfig } from '../record.ts';
 import { Secret } from '../secret.ts';
-import { Vault } from '../vault.ts';
+import type { KeyContext, RecordRole } from './key-context.ts';
+import { becomeReaders } from './readers.ts';
+import { redeemTicket } from './redeem.ts';
 
 /** What the vault holds for one artefact, checked against what was submitted. */
 export interface ArtefactSecret {
@@ -26,63 +25,24 @@ export interface JobKeys {
 }
 
 /**
- * Becomes the readers that the plan names and reads their records from the vault: a join token for this node, an agent for as long
- * as it takes, one identity and one vault login for each record.
+ * Gets the records of the job's image, data and own secret, in the way that the plan says, and holds them against the plan.
  *
- * @param options.node name of this node, as it was granted
- * @param options.agentProgram path of spire-agent in the checked tool kit
- * @param options.directory private directory of this job on the node
+ * @throws HpcsError `identity` when they are not given, `integrity` when they are not the ones that were submitted
  */
-export async function fetchKeys(
-  plan: JobPlan,
-  options: { node: string; agentProgram: string; directory: string; signal: AbortSignal; progress: (line: string) => void },
-): Promise<JobKeys> {
-  const { services } = plan;
-  const { signal } = options;
-  const allowInsecureHttp = services.allowInsecureHttp;
-  await using server = new HpcsServer({
-    url: services.hpcsServer.url,
-    ca: services.hpcsServer.ca ?? undefined,
-    allowInsecureHttp,
-  });
-  const { joinToken } = await server.nodeToken(options.node, signal);
-  options.progress(`identity: attesting node ${options.node}`);
-  await using agent = await startAgent({
-    bin: options.agentProgram,
-    serverAddress: services.spireServer.address,
-    serverPort: services.spireServer.port,
-    trustDomain: services.spireServer.trustDomain,
-    trustBundle: services.spireServer.trustBundle,
-    joinToken,
-    parent: options.directory,
-    signal,
-  });
-  await using vault = new Vault({ url: services.vault.url, ca: services.vault.ca ?? undefined, allowInsecureHttp });
-  const read = async (what: string, secret: { secretPath: string; role: string; spiffeId: string }): Promise<unknown> => {
-    const svids = await fetchJwtSvids({
-      socket: agent.socket,
-      audience: [services.vault.audience],
-      spiffeId: secret.spiffeId,
-      signal,
-    });
-    const svid = svids.find((candidate) => candidate.spiffeId === secret.spiffeId);
-    if (svid === undefined) {
-      throw new HpcsError(
-        'identity',
-        'no-identity',
-        `this job is not a reader of the ${what}: SPIRE gave no ${secret.spiffeId} on ${options.node}`,
-        {
-          suggestion: 'grant it to this user and node when preparing the artefact (-u, -g, -c)',
-        },
-      );
-    }
-    await using session = await vault.login(secret.role, svid.token, signal);
-    options.progress(`keys: read the record of the ${what}`);
-    return await session.read(secret.secretPath, signal);
-  };
-  const image = checkRecord('image', plan.image, await read('image', plan.image));
-  const data = checkRecord('data', plan.data, await read('data', plan.data));
-  const job = vaultRecordSchema.safeParse(await read('job', plan.job));
+export async function fetchKeys(plan: JobPlan, context: KeyContext): Promise<JobKeys> {
+  const { access } = plan;
+  if (access.mode === 'job') {
+    const records = await redeemTicket(plan, access, context);
+    return checkedKeys(plan, async (role) => records[role]);
+  }
+  await using readers = await becomeReaders(plan, access, context);
+  return await checkedKeys(plan, (role) => readers.read(role));
+}
+
+async function checkedKeys(plan: JobPlan, read: (role: RecordRole) => Promise<unknown>): Promise<JobKeys> {
+  const image = checkRecord('image', plan.image, await read('image'));
+  const data = checkRecord('data', plan.data, await read('data'));
+  const job = vaultRecordSchema.safeParse(await read('job'));
   if (!job.success) throw unknownForm('job');
   if (job.data.kind !== 'job') throw mismatch('job', 'kind', 'job', job.data.kind);
   const { key, scriptsKey } = job.data;

@@ -32,7 +32,14 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
     if (restart !== 0) throw requeued(jobId, restart);
     await makeResultDirectory(results);
     await checkArtefacts(plan);
-    const keys = await fetchKeys(plan, { node, agentProgram: join(directory, 'bin/spire-agent'), directory, signal, progress });
+    const keys = await fetchKeys(plan, {
+      jobId,
+      node,
+      agentProgram: join(directory, 'bin/spire-agent'),
+      directory,
+      signal,
+      progress,
+    });
     const handed: Inside = {
       plan,
       jobId,

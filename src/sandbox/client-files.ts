@@ -10,16 +10,18 @@ import { buildToolKit, toolKitIsCurrent } from '../tool-kit.ts';
 import { modulesOf } from './modules.ts';
 import { parts, ports, site, trustDomain } from './names.ts';
 
-/** Ports on 127.0.0.1 under which the parts are reached from this machine. */
-export type PublishedPorts = Record<keyof typeof ports, number>;
+/** Ports on 127.0.0.1 under which the parts are reached from this machine; none for a part that was not asked for. */
+export type PublishedPorts = Record<Exclude<keyof typeof ports, 'legacyServer'>, number> & { legacyServer?: number };
 
 /** Names of the files in a sandbox's directory. */
 export const fileNames = {
   configuration: 'hpcs-client.conf',
   composeConfiguration: 'hpcs-client.compose.conf',
+  legacyConfiguration: 'hpcs-client.legacy.conf',
   authority: 'ca.pem',
   bundle: 'trust-bundle.pem',
   identity: 'id_ed25519',
+  clientKey: 'client-key.json',
   knownHosts: 'known_hosts',
   vaultOwner: 'openbao.json',
   programs: 'programs',
@@ -29,17 +31,37 @@ export const fileNames = {
 /** Where clients in containers find the sandbox's directory: `hpcs-client.compose.conf` names files there. */
 export const composeDirectory = '/tmp/sandbox';
 
-/** Writes both configurations: for clients on this machine, and for clients in containers on the sandbox's network. */
+/**
+ * Writes the configurations: for clients on this machine, for clients in containers on the sandbox's network, and, where there is
+ * a server for them, for clients and jobs that go the original's way, with agents.
+ */
 export async function writeConfigurations(directory: string, published: PublishedPorts): Promise<void> {
-  const here = configuration(directory, (part) => ({ address: '127.0.0.1', port: published[part] }));
-  here['spire-agent'] = { bin: join(directory, fileNames.programs, 'spire-agent') };
-  here['client'] = { 'tool-kit': join(directory, fileNames.toolKit) };
+  const local = {
+    ...configuration(directory, (part) => ({ address: '127.0.0.1', port: published[part] ?? 0 })),
+    'spire-agent': { bin: join(directory, fileNames.programs, 'spire-agent') },
+    client: { 'tool-kit': join(directory, fileNames.toolKit) },
+  };
   const compose = configuration(composeDirectory, (part) => ({ address: parts[part], port: ports[part] }));
-  await writeDurably(join(directory, fileNames.configuration), header('on this machine') + stringify(here));
+  await writeDurably(join(directory, fileNames.configuration), header('on this machine') + stringify(local));
+  if (published.legacyServer !== undefined) await writeLegacy(directory, local, published.legacyServer);
   await writeDurably(
     join(directory, fileNames.composeConfiguration),
     header(`in containers on the network hpcs-sandbox, with this directory at ${composeDirectory}`) + stringify(compose),
   );
+}
+
+async function writeLegacy(directory: string, local: Sections, port: number): Promise<void> {
+  const legacy = {
+    ...local,
+    'hpcs-server': {
+      ...local['hpcs-server'],
+      url: `https://127.0.0.1:${port}`,
+      'url-from-node': `https://${parts.legacyServer}:${ports.legacyServer}`,
+    },
+    identity: { client: 'register', mode: 'agent' },
+  };
+  const file = join(directory, fileNames.legacyConfiguration);
+  await writeDurably(file, header('on this machine that register as those of the original do') + stringify(legacy));
 }
 
 type Sections = Record<string, Record<string, string | number>>;
@@ -60,6 +82,7 @@ function configuration(directory: string, reach: (part: keyof typeof ports) => {
       'ca-file': authority,
       'url-from-node': `https://${parts.hpcsServer}:${ports.hpcsServer}`,
     },
+    identity: { 'key-file': join(directory, fileNames.clientKey) },
     vault: {
       url: url('openbao'),
       'ca-file': authority,

@@ -1,30 +1,43 @@
+import { rm } from 'node:fs/promises';
+import type Docker from 'dockerode';
+import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
+import { HpcsServer } from '../hpcs.ts';
 import type { HttpClient } from '../http.ts';
+import { enrol } from '../identity/enrolled.ts';
+import { Secret } from '../secret.ts';
 import type { ServerCertificate } from './keys.ts';
-import type { ContainerPlan } from './engine.ts';
+import { must, type ContainerPlan } from './engine.ts';
 import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
-/** The HPCS server, open to any client: `--allow-legacy-registration`. */
-export function hpcsServerPlan(image: string, authority: string, { certificate, key }: ServerCertificate): ContainerPlan {
+const configuration = '/etc/hpcs/hpcs-server.conf';
+
+/** An HPCS server: for enrolled clients, or as `legacyServer` open to anyone, as the original is. */
+export function hpcsServerPlan(
+  image: string,
+  authority: string,
+  { certificate, key }: ServerCertificate,
+  part: 'hpcsServer' | 'legacyServer' = 'hpcsServer',
+): ContainerPlan {
   const own = { uid: serverUid, gid: serverUid };
   return {
-    name: parts.hpcsServer,
+    name: parts[part],
     image,
-    command: ['--config', '/etc/hpcs/hpcs-server.conf', '--allow-legacy-registration'],
+    command: ['--config', configuration, ...(part === 'legacyServer' ? ['--allow-legacy-registration'] : [])],
     user: `${serverUid}:${serverUid}`,
     // A user without an entry in the image's passwd: oclif asks for its shell and home.
     environment: { HOME: '/tmp', SHELL: '/bin/sh' },
     // The agent looks its callers up by process id.
     processesOf: parts.spireAgent,
     volumes: { '/run/spire-admin': volumes.admin, '/run/spire-agent': volumes.agent },
-    ports: [ports.hpcsServer],
+    ports: [ports[part]],
     files: [
       { name: 'etc/hpcs/ca.pem', content: authority },
       { name: 'etc/hpcs/tls.crt', content: certificate },
       { name: 'etc/hpcs/tls.key', content: key.bytes(), mode: 0o400, ...own },
       {
-        name: 'etc/hpcs/hpcs-server.conf',
+        name: configuration.slice(1),
         content: `[spire-server]
 address = ${parts.spireServer}
 port = ${ports.spireServer}
@@ -51,6 +64,26 @@ key-file = /etc/hpcs/tls.key
       },
     ],
   };
+}
+
+/**
+ * Enrols a client: the server makes a token, a key is made here.
+ *
+ * @param options.file where the key is kept; one of an earlier sandbox is replaced
+ */
+export async function enrolClient(
+  container: Docker.Container,
+  options: { name: string; url: string; ca: string; file: string; signal?: AbortSignal | undefined },
+): Promise<void> {
+  const { name, url, ca, file, signal } = options;
+  const { Config } = await container.inspect();
+  const program = [Config.Entrypoint ?? []].flat();
+  const made = await must(container, [...program, 'enrol', '--config', configuration, '--name', name, '--json'], { signal });
+  using token = new Secret(z.object({ token: z.string() }).parse(JSON.parse(made)).token);
+  await rm(file, { force: true });
+  await rm(`${file}.new`, { force: true });
+  await using server = new HpcsServer({ url, ca });
+  await enrol(server, token, { file, url, signal });
 }
 
 /** Whether the HPCS server answers and reaches SPIRE and the vault. */

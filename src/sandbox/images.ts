@@ -111,14 +111,15 @@ function ownRecipe(name: string, context: string[]): Recipe {
 async function ensureHpcsServer(options: MakeOptions): Promise<string> {
   if (!isCheckout()) return ensureBuilt(await installedServer(), options);
   const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.sh', 'package.json', 'package-lock.json', 'bin'];
-  const modules = (await modulesOf('commands/server.ts')).map((path) => relative(packageRoot(), path));
+  const roots = ['src/main.ts', 'commands/server.ts', 'commands/server/enrol.ts'];
+  const modules = (await Promise.all(roots.map(modulesOf))).flat().map((path) => relative(packageRoot(), path));
   return ensureBuilt(
     {
       name: 'hpcs/server',
       dockerfile: 'docker/Dockerfile',
       target: 'server',
       root: '.',
-      context: [...own, ...modules],
+      context: [...own, ...new Set(modules)],
       more: ['commands', 'src', 'node_modules', 'hpcs-client.conf.example', 'LICENSE'],
     },
     options,

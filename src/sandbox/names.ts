@@ -17,6 +17,8 @@ export const parts = {
   oidc: 'hpcs-sandbox-oidc',
   openbao: 'hpcs-sandbox-openbao',
   hpcsServer: 'hpcs-sandbox-hpcs-server',
+  /** A second HPCS server on the same SPIRE and vault, for clients of the original: only where it was asked for. */
+  legacyServer: 'hpcs-sandbox-hpcs-server-legacy',
   site: 'hpcs-sandbox-site',
 } as const;
 /** A part of the sandbox. */
@@ -33,7 +35,7 @@ export function engineName(name: string, host: string): string {
 }
 
 /** Ports inside the network. */
-export const ports = { spireServer: 8081, oidc: 8443, openbao: 8200, hpcsServer: 10080, site: 22 } as const;
+export const ports = { spireServer: 8081, oidc: 8443, openbao: 8200, hpcsServer: 10080, legacyServer: 10080, site: 22 } as const;
 
 /** Volumes that parts share. */
 export const volumes = {

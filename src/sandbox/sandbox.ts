@@ -11,9 +11,9 @@ import { writeDurably } from '../state.ts';
 import { makeKeys } from './keys.ts';
 import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
 import { lastLines, lastLog, publishedPort, removeContainer, startPart, type ContainerPlan } from './engine.ts';
-import { checkHpcsServer, hpcsServerPlan } from './hpcs-server.ts';
+import { checkHpcsServer, enrolClient, hpcsServerPlan } from './hpcs-server.ts';
 import { ensureImages, type SandboxImages } from './images.ts';
-import { defaultName, engineName, parts, ports, runLabel, sandboxLabel, volumes, type Part } from './names.ts';
+import { defaultName, engineName, parts, ports, runLabel, sandboxLabel, site, volumes, type Part } from './names.ts';
 import { checkVault, openbaoPlan, setUpVault } from './openbao.ts';
 import { checkSite, hostKeys, nodeContainer, nodeName, sitePlans } from './site.ts';
 import { checkSpire, oidcPlan, registerServer, spireAgentPlan, spireServerPlan } from './spire.ts';
@@ -35,6 +35,8 @@ export interface SandboxOptions {
 export interface UpOptions extends SandboxOptions {
   /** Compute nodes in containers of their own; 0 (default): login and compute node in one container. */
   nodes?: number;
+  /** A second HPCS server that anyone can register at, for clients of the original (default: as it is, else none). */
+  legacy?: boolean | undefined;
   progress: (message: string) => void;
 }
 
@@ -59,6 +61,7 @@ export interface SandboxStatus {
 const stateSchema = z.object({
   id: z.string(),
   nodes: z.number(),
+  legacy: z.boolean(),
   images: z.record(z.string(), z.string()),
   ports: z.record(z.string(), z.number()),
 });
@@ -75,13 +78,19 @@ export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const images = await ensureImages({ docker, signal, progress });
   const state = await readState(directory);
-  if (state?.nodes === nodes && same(state.images, { ...images }) && (await sandboxStatus(options)).healthy) {
+  const legacy = options.legacy ?? state?.legacy ?? false;
+  if (
+    state?.nodes === nodes &&
+    state.legacy === legacy &&
+    same(state.images, { ...images }) &&
+    (await sandboxStatus(options)).healthy
+  ) {
     await refreshFiles(options, state);
     return sandboxStatus(options);
   }
   await sandboxDown({ ...options, keepDirectory: true });
   try {
-    await create(options, images, nodes);
+    await create({ ...options, legacy }, images, nodes);
   } catch (error) {
     // Not with the caller's signal, which may be why we are here.
     await sandboxDown({ ...options, signal: undefined, keepDirectory: true });
@@ -152,18 +161,19 @@ async function partChecks(
   const clients = new AsyncDisposableStack();
   const container = (part: Part): Docker.Container => docker.getContainer(engineName(sandbox, parts[part]));
   const ca = state === undefined ? undefined : await readCa(join(directory, fileNames.authority));
-  const http = (part: 'oidc' | 'openbao' | 'hpcsServer'): HttpClient =>
-    clients.use(serviceClient(part, state?.ports[part] ?? 0, ca, 5000));
-  const [oidc, openbao, hpcsServer] = [http('oidc'), http('openbao'), http('hpcsServer')];
+  const http = (part: Service): HttpClient => clients.use(serviceClient(part, state?.ports[part] ?? 0, ca, 5000));
+  const [oidc, openbao, hpcsServer, legacyServer] = [http('oidc'), http('openbao'), http('hpcsServer'), http('legacyServer')];
   const checks: Record<Part, () => Promise<void>> = {
     spireServer: () => checkSpire(container('spireServer'), 'server'),
     spireAgent: () => checkSpire(container('spireAgent'), 'agent'),
     oidc: () => checkOidc(oidc),
     openbao: () => checkVault(openbao),
     hpcsServer: () => checkHpcsServer(hpcsServer),
+    legacyServer: () => checkHpcsServer(legacyServer),
     site: () => checkSite(container('site')),
   };
-  const all = Object.entries(parts).map(([part, host]) => ({ name: engineName(sandbox, host), check: checks[part as Part] }));
+  const started = Object.entries(parts).filter(([part]) => part !== 'legacyServer' || state?.legacy === true);
+  const all = started.map(([part, host]) => ({ name: engineName(sandbox, host), check: checks[part as Part] }));
   for (let index = 1; index <= (state?.nodes ?? 0); index += 1) {
     const name = engineName(sandbox, nodeContainer(nodeName(index)));
     all.push({ name, check: () => checkSite(docker.getContainer(name)) });
@@ -171,12 +181,9 @@ async function partChecks(
   return { all, clients };
 }
 
-function serviceClient(
-  part: 'oidc' | 'openbao' | 'hpcsServer',
-  port: number,
-  ca: string | undefined,
-  timeout: number,
-): HttpClient {
+type Service = 'oidc' | 'openbao' | 'hpcsServer' | 'legacyServer';
+
+function serviceClient(part: Service, port: number, ca: string | undefined, timeout: number): HttpClient {
   return new HttpClient({ name: parts[part], url: `https://127.0.0.1:${port}`, ca, timeout });
 }
 
@@ -197,7 +204,7 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   };
 
   progress('making certificates and keys');
-  const servers = [parts.oidc, parts.openbao, parts.hpcsServer] as const;
+  const servers = [parts.oidc, parts.openbao, parts.hpcsServer, parts.legacyServer] as const;
   const [{ authority, servers: certificates, identity }] = await Promise.all([
     makeKeys(docker, images.site, servers, signal),
     docker.createNetwork({ Name: name, Labels: labels }),
@@ -224,7 +231,7 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   await writeDurably(join(directory, fileNames.bundle), bundle);
 
   await using clients = new AsyncDisposableStack();
-  const connect = async (part: 'oidc' | 'openbao' | 'hpcsServer', container: Docker.Container): Promise<HttpClient> =>
+  const connect = async (part: Service, container: Docker.Container): Promise<HttpClient> =>
     clients.use(
       serviceClient(
         part,
@@ -247,23 +254,38 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
     `${JSON.stringify({ rootToken: rootToken.reveal(), unsealKey: unsealKey.reveal() })}\n`,
   );
 
-  progress('starting the HPCS server (with --allow-legacy-registration: anyone who reaches it becomes a client)');
-  const server = await start(hpcsServerPlan(images.hpcsServer, authority, certificates[parts.hpcsServer]));
-  const hpcs = await connect('hpcsServer', server);
-  await Promise.all([
-    healthy(server, parts.hpcsServer, () => checkHpcsServer(hpcs), signal),
+  progress('starting the HPCS server');
+  const startServer = async (part: 'hpcsServer' | 'legacyServer'): Promise<Docker.Container> => {
+    const container = await start(hpcsServerPlan(images.hpcsServer, authority, certificates[parts[part]], part));
+    const client = await connect(part, container);
+    await healthy(container, parts[part], () => checkHpcsServer(client), signal);
+    return container;
+  };
+  const [server, legacyServer] = await Promise.all([
+    startServer('hpcsServer'),
+    options.legacy === true ? startServer('legacyServer') : undefined,
     ...[login, ...compute].map((container, index) =>
       healthy(container, index === 0 ? parts.site : nodeContainer(nodeName(index)), () => checkSite(container), signal),
     ),
   ]);
 
-  const containers = { spireServer: spire, oidc, openbao: bao, hpcsServer: server, site: login };
+  const containers = {
+    spireServer: spire,
+    oidc,
+    openbao: bao,
+    hpcsServer: server,
+    ...(legacyServer && { legacyServer }),
+    site: login,
+  };
   const published = Object.fromEntries(
     await Promise.all(Object.entries(containers).map(async ([part, container]) => [part, await publishedPort(container, ports[part as keyof typeof ports])])), // prettier-ignore
   ) as PublishedPorts;
+  progress(`enrolling the client as ${site.user}`);
+  const url = `https://127.0.0.1:${published.hpcsServer}`;
+  await enrolClient(server, { name: site.user, url, ca: authority, file: join(directory, fileNames.clientKey), signal });
   const names = [`[127.0.0.1]:${published.site}`, `[localhost]:${published.site}`, parts.site];
   await writeDurably(join(directory, fileNames.knownHosts), await hostKeys(login, names));
-  const state: State = { id, nodes, images: { ...images }, ports: published };
+  const state: State = { id, nodes, legacy: options.legacy === true, images: { ...images }, ports: published };
   await refreshFiles(options, state);
   // Last: with it, everything before it is true.
   await writeDurably(stateFile(directory), `${JSON.stringify(state, null, 2)}\n`);

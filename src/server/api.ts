@@ -1,14 +1,30 @@
 import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
+import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
+import { Secret } from '../secret.ts';
+import { Authentication } from './authentication.ts';
+import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
+import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
-import { expectations, nodeQuery, registerBody, workloadsBody } from './names.ts';
+import { endBody, enrolBody, expectations, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import type { Permissions } from './permissions.ts';
 
 /** What the API serves. */
 export interface ApiOptions {
   grants: Grants;
   verifier: JwtSvidVerifier;
+  clients: Clients;
+  permissions: Permissions;
+  jobs: Jobs;
+  trustDomain: string;
+  /** Audiences that a client may have tokens for. */
+  audiences: readonly string[];
+  /** Mints a token of a client's workload. */
+  mint: (clientId: string, audience: string) => Promise<Secret>;
+  /** Whether a URL (without query) is one under which clients reach this server. */
+  isOwn: (url: URL) => boolean;
   /** PEM text of SPIRE's authorities. */
   trustBundle: () => Promise<string>;
   /** Each part that this server needs, and a check that rejects when it is down. */
@@ -26,7 +42,9 @@ const statuses: Readonly<Record<string, number>> = {
   'bad-request': 400,
   unauthenticated: 401,
   forbidden: 403,
+  'secret-missing': 404,
   conflict: 409,
+  'record-mismatch': 422,
   'spire-unavailable': 503,
   'vault-unavailable': 503,
   'vault-sealed': 503,
@@ -39,7 +57,7 @@ const statuses: Readonly<Record<string, number>> = {
 const longestBody = 1024 * 1024;
 
 /**
- * The HTTP API: the three calls of the original, with its fields and with proper status codes too, and two of ours.
+ * The HTTP API: the three calls of the original, with its fields and with proper status codes too, and ours.
  *
  * Every answer is JSON with `success` and, unless all is well, `message`.
  */
@@ -55,6 +73,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     logger: options.log === false ? false : { stream: options.log, base: null },
   });
 
+  const authentication = new Authentication(app, options);
   app.setErrorHandler((error, request, reply) => {
     const known = asHpcsError(error);
     const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
@@ -118,6 +137,87 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     );
     return { success: true, message: 'identities, policy and role made', ...grant };
   });
+
+  app.post('/api/client/enrol', async (request) => {
+    const { token } = check(enrolBody, request.body);
+    const proof = await authentication.proof(request);
+    using secret = new Secret(token);
+    const client = await options.clients.enrol(secret, proof);
+    request.log.info({ client: client.id, name: client.name, key: proof.thumbprint }, 'key enrolled');
+    return {
+      success: true,
+      message: `enrolled as ${client.name}`,
+      client_id: client.id,
+      name: client.name,
+      spiffeID: formatSpiffeId(spiffeIds.clientWorkload(options.trustDomain, client.id)),
+      trust_domain: options.trustDomain,
+    };
+  });
+
+  app.post('/api/client/token', async (request) => {
+    const client = await authentication.client(request);
+    const { audience } = check(tokenBody, request.body);
+    if (!options.audiences.includes(audience)) throw new HpcsError('identity', 'forbidden', `no tokens for ${audience} here`);
+    using token = await options.mint(client, audience);
+    request.log.info({ client, audience }, 'token made');
+    return {
+      success: true,
+      message: 'token made; it lives a few minutes',
+      spiffeID: formatSpiffeId(spiffeIds.clientWorkload(options.trustDomain, client)),
+      token: token.reveal(),
+    };
+  });
+
+  app.post('/api/client/resolve', async (request) => {
+    await authentication.client(request);
+    const { clients } = check(resolveBody, request.body);
+    return { success: true, message: 'who is enrolled', clients: await options.clients.resolve(clients) };
+  });
+
+  app.post('/api/client/grants', async (request) => {
+    const client = await authentication.client(request);
+    const body = check(permitBody, request.body);
+    const granted = await options.permissions.permit(client, body);
+    request.log.info({ client, secret: body.secret, ...granted }, 'grant to clients made');
+    return {
+      success: true,
+      message: 'these clients may use it in their jobs',
+      clientID: client,
+      spiffeID: formatSpiffeId(spiffeIds.reader(options.trustDomain, client, body.secret)),
+      secrets_path: `client_${client}/${body.secret}`,
+      user_role: `client_${client}-${body.secret}`,
+      ...granted,
+    };
+  });
+
+  app.post('/api/jobs', async (request) => {
+    const client = await authentication.client(request);
+    const body = check(jobBody, request.body);
+    const { spiffeId, expires } = await options.jobs.register(client, body);
+    request.log.info({ client, spiffeId, artefacts: body.artefacts.map((one) => one.secret_path), expires }, 'job registered');
+    return { success: true, message: 'job registered', spiffeID: spiffeId, expires };
+  });
+
+  app.post('/api/jobs/redeem', async (request) => {
+    const { halves, job, key } = check(redeemBody, request.body);
+    using scriptHalf = new Secret(halves[0]);
+    using fileHalf = new Secret(halves[1]);
+    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key });
+    return { success: true, message: 'records sealed to the key', records: Buffer.from(records).toString('base64') };
+  });
+
+  app.post('/api/jobs/end', async (request) => {
+    const client = await authentication.client(request);
+    const { stolen } = await options.jobs.end(client, check(endBody, request.body).ticket);
+    return { success: true, message: 'job ended', stolen };
+  });
+
+  app.get('/api/capabilities', async () => ({
+    success: true,
+    message: 'what this server can beyond the calls of the original',
+    capabilities: ['enrol', 'grants', 'jobs'],
+    trust_domain: options.trustDomain,
+  }));
 
   app.get('/api/trust-bundle', async () => ({
     success: true,

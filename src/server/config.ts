@@ -19,6 +19,7 @@ const spiffeId = text.refine((value) => {
     return false;
   }
 }, 'a SPIFFE ID');
+const isOrigin = (value: string): boolean => URL.canParse(value) && new URL(value).origin === value;
 const selector = /^[a-z0-9_]+:[\x21-\x7e]+$/;
 
 // The original hands this key to a shell word list and writes the empty one as "".
@@ -64,6 +65,7 @@ const schema = z.strictObject({
     .strictObject({
       host: text.default('0.0.0.0'),
       port: port.default(10080),
+      url: list.refine((value) => value.every(isOrigin), 'origins such as https://hpcs.example.org:10080').optional(),
       'allow-insecure-http': boolean.default(false),
     })
     .prefault({}),

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { HpcsError } from '../errors.ts';
+import { ticketHalf } from '../job/ticket.ts';
 
 /**
  * The names that a client may choose. They end up in SPIFFE paths, in names of the vault's roles and policies, and within the
@@ -56,6 +58,72 @@ export const registerBody = z
   .nullish()
   .transform((value) => value ?? {});
 
+/** A name under which somebody is enrolled, or a client id. Lower case: two people shall not differ in case alone. */
+const principal = z.string().regex(/^[a-z0-9][a-z0-9._@-]{0,62}$/);
+
+/** A name to enrol somebody under: not one that looks like a client id. */
+export const enrolledName = principal.refine((value) => !/^[0-9a-f]{9}$/.test(value));
+
+const principals = z.array(principal).max(1000).transform((value) => [...new Set(value)]); // prettier-ignore
+
+/** Body of `POST /api/client/enrol`. */
+export const enrolBody = z.object({ token: z.string().regex(/^[A-Za-z0-9_-]{43}$/) });
+
+/** Body of `POST /api/client/token`. */
+export const tokenBody = z.object({ audience: z.string().min(1).max(255) });
+
+/** Body of `POST /api/client/resolve`. */
+export const resolveBody = z.object({ clients: z.array(z.string().max(253)).max(1000) });
+
+/** Body of `POST /api/client/grants`. */
+export const permitBody = z.object({ secret: secretName, clients: principals, groups: principals });
+export type PermitBody = z.output<typeof permitBody>;
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const jobId = z.string().regex(/^[0-9]{1,19}$/);
+// With upper case, which old clients use: it stands in a path of the vault, which keeps it, and in no role's name.
+const secretPath = z.string().regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?$/).max(220); // prettier-ignore
+
+/** Owner and name in `client_<id>/<name>`, of the form that bodies are checked for. */
+export function parseSecretPath(path: string): { owner: string; secret: string } {
+  const [, owner, secret] = /^client_([0-9a-f]{9})\/(.+)$/.exec(secretPath.safeParse(path).data ?? '') ?? [];
+  if (owner !== undefined && secret !== undefined) return { owner, secret };
+  throw new HpcsError('usage', 'bad-request', 'secret_path: expected client_<id>/<secret>');
+}
+
+/** Days that a job may wait before its ticket expires. */
+const longestWait = 30;
+
+/** Body of `POST /api/jobs`. */
+export const jobBody = z
+  .object({
+    job: jobId,
+    ticket: sha256,
+    artefacts: z
+      .array(
+        z.object({
+          role: z.enum(['image', 'data', 'job']),
+          secret_path: secretPath,
+          sha512: z.string().regex(/^[0-9a-f]{128}$/).optional(), // prettier-ignore
+        }),
+      )
+      .min(1)
+      .max(16),
+    lifetime: z.int().min(60).max(longestWait * 86_400).default(7 * 86_400), // prettier-ignore
+  })
+  .refine(({ artefacts }) => new Set(artefacts.map(({ role }) => role)).size === artefacts.length, { path: ['artefacts'] });
+export type JobBody = z.output<typeof jobBody>;
+
+/** Body of `POST /api/jobs/redeem`. */
+export const redeemBody = z.object({
+  halves: z.tuple([z.string().regex(ticketHalf), z.string().regex(ticketHalf)]),
+  job: jobId,
+  key: z.string().regex(/^age1[02-9ac-hj-np-z]{58}$/),
+});
+
+/** Body of `POST /api/jobs/end`. */
+export const endBody = z.object({ ticket: sha256 });
+
 /** Query of `POST /api/agents/token`. */
 export const nodeQuery = z.object({ hostname: unixName });
 
@@ -68,4 +136,13 @@ export const expectations: Readonly<Record<string, string>> = {
   compute_nodes: 'a list of host names (letters, digits, dots, dashes, underscores), at most 10000 readers in all',
   hostname: 'a host name (letters, digits, dots, dashes, underscores)',
   uid: 'a user id',
+  token: 'an enrolment token',
+  audience: 'an audience',
+  clients: 'a list of client ids or enrolled names (lower-case letters, digits, dots, dashes)',
+  job: 'a job id',
+  ticket: 'the SHA-256 of a ticket, in hex',
+  artefacts: 'a list of artefacts with role, secret_path and sha512, one of each role',
+  lifetime: 'seconds, from 60 to 30 days',
+  halves: 'the two halves of a ticket',
+  key: 'an age recipient (age1…)',
 };

@@ -1,15 +1,21 @@
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { AddressInfo } from 'node:net';
-import { HpcsError, systemCode } from '../errors.ts';
+import { isIP, type AddressInfo } from 'node:net';
+import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { readCa } from '../http.ts';
+import { spiffeIds } from '../identity/spiffe-id.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
 import { makeApi } from './api.ts';
+import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
+import { Jobs, type AuditEvent } from './jobs.ts';
 import { JwtSvidVerifier } from './jwt-svid.ts';
+import { Permissions } from './permissions.ts';
 import { parseSelector, Spire } from './spire.ts';
+import { Store } from './store.ts';
 import { VaultAdmin } from './vault-admin.ts';
 
 /** A server that accepts requests. Disposing of it lets those under way end, then revokes its vault token. */
@@ -36,22 +42,14 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   await using cleanup = new AsyncDisposableStack();
   const trustDomain = config['spire-server']['trust-domain'];
   const spire = cleanup.use(new Spire(config['spire-server']['socket-path']));
-  const vault = cleanup.use(
-    new VaultAdmin(
-      new Vault({
-        url: config.vault.url,
-        ca: await readCa(config.vault['ca-file']),
-        allowInsecureHttp: config.vault['allow-insecure-http'],
-        timeout: 10_000,
-      }),
-      {
-        url: config.vault.url,
-        role: config.vault['server-role'],
-        audience: config.vault.audience,
-        jwt: () => ownToken(config),
-      },
-    ),
-  );
+  const vault = cleanup.use(await openVault(config));
+  const store = new Store(vault);
+  const clients = new Clients(store, vault, trustDomain);
+  const permissions = new Permissions(store, clients);
+  const [vaultAudience = ''] = config.vault.audience;
+  const audit: AuditEvent = (level, what, details) => app.log[level](details, what);
+  const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
+  const tls = config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) };
   const app = makeApi({
     grants: new Grants(spire, vault, {
       trustDomain,
@@ -64,10 +62,18 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       audience: config.client.audience,
       authorities: async () => (await spire.bundle()).jwt,
     }),
+    clients,
+    permissions,
+    jobs,
+    trustDomain,
+    audiences: [...config.client.audience, ...config.vault.audience],
+    mint: (client, audience) =>
+      spire.mintJwtSvid(spiffeIds.clientWorkload(trustDomain, client), [audience], config['spire-server']['jwt-svid-ttl']),
+    isOwn: ownUrls(config.listen.url, tls?.cert),
     trustBundle: async () => (await spire.bundle()).x509,
     health: { spire: () => spire.bundle(), vault: () => vault.check() },
     allowLegacyRegistration: options.allowLegacyRegistration,
-    tls: config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) },
+    tls,
     log: options.log,
   });
   cleanup.defer(() => app.close());
@@ -85,10 +91,52 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     });
   }
   const address = app.server.address() as AddressInfo;
+  cleanup.use(
+    tidying([() => clients.tidy(), () => jobs.tidy()], (error) => app.log.warn({ reason: messageOf(error) }, 'not tidied')),
+  );
   const owned = cleanup.move();
   return {
     url: `${config.tls === undefined ? 'http' : 'https'}://${host}:${address.port}`,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+/** The vault as this server administers it. Nothing is sent yet. @throws HpcsError `usage` */
+export async function openVault(config: ServerConfig): Promise<VaultAdmin> {
+  const { url, audience, 'server-role': role, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault;
+  const vault = new Vault({ url, ca: await readCa(caFile), allowInsecureHttp, timeout: 10_000 });
+  return new VaultAdmin(vault, { url, role, audience, jwt: () => ownToken(config) });
+}
+
+/**
+ * Which URLs of calls are this server's: those of the configured origins, else those of hosts that its certificate is for. Behind
+ * a proxy that has the certificate, none without configuration.
+ */
+export function ownUrls(origins: readonly string[] | undefined, certificate: string | undefined): (url: URL) => boolean {
+  if (origins !== undefined) return (url) => origins.includes(url.origin);
+  if (certificate === undefined) return () => false;
+  const own = new X509Certificate(certificate);
+  return ({ protocol, hostname }) => {
+    const host = hostname.replace(/^\[(.*)\]$/, '$1');
+    return protocol === 'https:' && (isIP(host) === 0 ? own.checkHost(host) : own.checkIP(host)) !== undefined;
+  };
+}
+
+/** How often what is over is looked for, in milliseconds. */
+const tidyingInterval = 60_000;
+
+/** Does chores now and then, one after the other, until disposed of. */
+function tidying(chores: (() => Promise<void>)[], failed: (error: unknown) => void): AsyncDisposable {
+  let running = Promise.resolve();
+  const round = async (): Promise<void> => {
+    for (const chore of chores) await chore().catch(failed);
+  };
+  const timer = setInterval(() => void (running = running.then(round)), tidyingInterval);
+  return {
+    [Symbol.asyncDispose]: async () => {
+      clearInterval(timer);
+      await running;
+    },
   };
 }
 

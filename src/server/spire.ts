@@ -3,7 +3,7 @@ import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
 
-/** @see spiffe/spire-api-sdk, proto/spire/api: types and server/{entry,agent,bundle}/v1 */
+/** @see spiffe/spire-api-sdk, proto/spire/api: types and server/{entry,agent,svid,bundle}/v1 */
 const messages: Messages = {
   SPIFFEID: { fields: { trustDomain: { type: 'string', id: 1 }, path: { type: 'string', id: 2 } } },
   Selector: { fields: { type: { type: 'string', id: 1 }, value: { type: 'string', id: 2 } } },
@@ -38,6 +38,15 @@ const messages: Messages = {
   BatchDeleteEntryResponse: { fields: { results: { rule: 'repeated', type: 'DeleteResult', id: 1 } } },
   CreateJoinTokenRequest: { fields: { ttl: { type: 'int32', id: 1 }, agentId: { type: 'SPIFFEID', id: 3 } } },
   JoinToken: { fields: { value: { type: 'string', id: 1 }, expiresAt: { type: 'int64', id: 2 } } },
+  MintJWTSVIDRequest: {
+    fields: {
+      id: { type: 'SPIFFEID', id: 1 },
+      audience: { rule: 'repeated', type: 'string', id: 2 },
+      ttl: { type: 'int32', id: 3 },
+    },
+  },
+  JWTSVID: { fields: { token: { type: 'string', id: 1 } } },
+  MintJWTSVIDResponse: { fields: { svid: { type: 'JWTSVID', id: 1 } } },
   GetBundleRequest: { fields: {} },
   X509Certificate: { fields: { asn1: { type: 'bytes', id: 1 }, tainted: { type: 'bool', id: 2 } } },
   JWTKey: {
@@ -106,6 +115,7 @@ const deadline = 20_000;
 export class Spire implements Disposable {
   readonly #entry: GrpcClient;
   readonly #agent: GrpcClient;
+  readonly #svid: GrpcClient;
   readonly #bundle: GrpcClient;
 
   /** @param socketPath path of the admin socket */
@@ -118,6 +128,9 @@ export class Spire implements Disposable {
     });
     this.#agent = client(target, 'agent', 'Agent', {
       CreateJoinToken: { requestType: 'CreateJoinTokenRequest', responseType: 'JoinToken' },
+    });
+    this.#svid = client(target, 'svid', 'SVID', {
+      MintJWTSVID: { requestType: 'MintJWTSVIDRequest', responseType: 'MintJWTSVIDResponse' },
     });
     this.#bundle = client(target, 'bundle', 'Bundle', {
       GetBundle: { requestType: 'GetBundleRequest', responseType: 'Bundle' },
@@ -211,6 +224,19 @@ export class Spire implements Disposable {
     return new Secret(answer.value);
   }
 
+  /**
+   * Makes a token of an identity, without any agent or entry: what makes the caller that identity is for the caller of this to know.
+   *
+   * @param ttl seconds
+   * @throws HpcsError `identity`
+   */
+  async mintJwtSvid(id: SpiffeId, audience: readonly string[], ttl: number): Promise<Secret> {
+    const answer = await ask(() =>
+      this.#svid.call<{ svid: { token: string } | null }>('MintJWTSVID', { id, audience, ttl }, { timeout: deadline }),
+    );
+    return new Secret(answer.svid?.token ?? '');
+  }
+
   /** The trust domain's authorities. @throws HpcsError `identity` */
   async bundle(): Promise<Bundle> {
     const answer = await ask(() =>
@@ -234,6 +260,7 @@ export class Spire implements Disposable {
   [Symbol.dispose](): void {
     this.#entry[Symbol.dispose]();
     this.#agent[Symbol.dispose]();
+    this.#svid[Symbol.dispose]();
     this.#bundle[Symbol.dispose]();
   }
 }

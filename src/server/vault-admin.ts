@@ -56,46 +56,85 @@ export class VaultAdmin implements AsyncDisposable {
 
   /** Lets an identity read one secret. May be repeated. The role is written last. @throws HpcsError `identity` */
   async writeReader(role: Role, path: string): Promise<void> {
-    await this.#writePolicy(role.policy, `path "kv/data/${path}" {\n  capabilities = ["read"]\n}\n`);
+    await this.#writePolicy(role.policy, readPath(path));
     await this.#writeRole(role);
   }
 
   /** Whether this role exists, exactly. @throws HpcsError `identity`; code `conflict` where one of its name is another's */
   async hasRole(role: Role): Promise<boolean> {
-    const answer = await this.#request('GET', `/v1/auth/jwt/role/${encodeURIComponent(role.name)}`);
+    const answer = await this.request('GET', `/v1/auth/jwt/role/${encodeURIComponent(role.name)}`);
     if (answer.status === 404) return false;
     const parsed = roleAnswer.safeParse(answer.body);
-    if (answer.status !== 200 || !parsed.success) throw refused(this.#options.url, `reading role ${role.name}`, answer);
+    if (answer.status !== 200 || !parsed.success) throw this.refused(`reading role ${role.name}`, answer);
     const { bound_subject: subject, token_policies: policies } = parsed.data.data;
     if (subject !== formatSpiffeId(role.subject) || policies?.length !== 1 || policies[0] !== role.policy)
       throw new HpcsError('identity', 'conflict', `the vault has another role named ${role.name}`);
     return true;
   }
 
-  /** Removes a client's role and policy, the policy first: that ends tokens already given. @throws HpcsError `identity` */
+  /**
+   * Reads secrets as somebody else, with a role that gives exactly them and is gone afterwards.
+   *
+   * @param reader.paths below `kv/data/`
+   * @param reader.lifetime of the token, in seconds
+   * @param jwt a token of `reader.subject`
+   * @returns the content of each path
+   * @throws HpcsError `identity`
+   */
+  async readAs(
+    reader: { name: string; subject: SpiffeId; paths: readonly string[]; lifetime: number },
+    jwt: Secret,
+  ): Promise<unknown[]> {
+    const { name, subject, paths, lifetime } = reader;
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => this.removeRole(name));
+    await this.#writePolicy(name, [...new Set(paths)].map((path) => readPath(path)).join(''));
+    await this.#writeRole({ name, policy: name, subject }, lifetime);
+    await using session = await this.#vault.login(name, jwt);
+    const { entity } = session;
+    // The vault makes an entity of every identity that it sees, and keeps it.
+    if (entity !== undefined) undo.defer(() => this.#delete(`/v1/identity/entity/id/${entity}`));
+    const contents: unknown[] = [];
+    for (const path of paths) contents.push(await session.read(path));
+    return contents;
+  }
+
+  /** Removes a client's role and policy. @throws HpcsError `identity` */
   async removeClient(clientId: string): Promise<void> {
-    const name = `client_${clientId}`;
-    for (const path of [`/v1/sys/policies/acl/${name}`, `/v1/auth/jwt/role/${name}`]) {
-      const answer = await this.#request('DELETE', path);
-      if (answer.status >= 400 && answer.status !== 404) throw refused(this.#options.url, `removing ${name}`, answer);
-    }
+    await this.removeRole(`client_${clientId}`);
+  }
+
+  /** Removes a role and the policy of its name, the policy first: that ends tokens already given. @throws HpcsError `identity` */
+  async removeRole(name: string): Promise<void> {
+    await this.#delete(`/v1/sys/policies/acl/${name}`);
+    await this.#delete(`/v1/auth/jwt/role/${name}`);
+  }
+
+  /**
+   * Destroys a secret with all its versions: deleting just the newest could be undone.
+   *
+   * @param path `client_<id>/<secret>`
+   * @throws HpcsError `identity`
+   */
+  async destroy(path: string): Promise<void> {
+    await this.#delete(`/v1/kv/metadata/${path}`);
   }
 
   /** Proves that this server is logged in, logging in where it is not. @throws HpcsError `identity` */
   async check(): Promise<void> {
     // Absent or not, the answer shows that the token works.
-    const answer = await this.#request('GET', '/v1/auth/jwt/role/client_000000000');
-    if (answer.status !== 200 && answer.status !== 404) throw refused(this.#options.url, 'reading a role', answer);
+    const answer = await this.request('GET', '/v1/auth/jwt/role/client_000000000');
+    if (answer.status !== 200 && answer.status !== 404) throw this.refused('reading a role', answer);
   }
 
   async #writePolicy(name: string, rules: string): Promise<void> {
     const path = `/v1/sys/policies/acl/${name.split('/').map(encodeURIComponent).join('/')}`;
-    const answer = await this.#request('POST', path, { policy: rules + revokeSelf });
-    if (answer.status >= 400) throw refused(this.#options.url, `writing policy ${name}`, answer);
+    const answer = await this.request('POST', path, { policy: rules + revokeSelf });
+    if (answer.status >= 400) throw this.refused(`writing policy ${name}`, answer);
   }
 
-  async #writeRole({ name, policy, subject }: Role): Promise<void> {
-    const answer = await this.#request('POST', `/v1/auth/jwt/role/${encodeURIComponent(name)}`, {
+  async #writeRole({ name, policy, subject }: Role, lifetime = tokenLifetime): Promise<void> {
+    const answer = await this.request('POST', `/v1/auth/jwt/role/${encodeURIComponent(name)}`, {
       role_type: 'jwt',
       user_claim: 'sub',
       bound_subject: formatSpiffeId(subject),
@@ -107,13 +146,24 @@ export class VaultAdmin implements AsyncDisposable {
       token_no_default_policy: true,
       // Not `batch`: those cannot be revoked when the work is done.
       token_type: 'service',
-      token_ttl: tokenLifetime,
-      token_max_ttl: tokenLifetime,
+      token_ttl: lifetime,
+      token_max_ttl: lifetime,
     });
-    if (answer.status >= 400) throw refused(this.#options.url, `writing role ${name}`, answer);
+    if (answer.status >= 400) throw this.refused(`writing role ${name}`, answer);
   }
 
-  async #request(method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<HttpAnswer> {
+  async #delete(path: string): Promise<void> {
+    const answer = await this.request('DELETE', path);
+    if (answer.status >= 400 && answer.status !== 404) throw this.refused(`removing ${path}`, answer);
+  }
+
+  /** The error for an answer to {@link VaultAdmin.request} that is not the one hoped for. */
+  refused(doing: string, answer: HttpAnswer): HpcsError {
+    return refused(this.#options.url, doing, answer);
+  }
+
+  /** One request with this server's token, whatever its answer. @throws HpcsError `identity` when it cannot be asked */
+  async request(method: 'GET' | 'POST' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<HttpAnswer> {
     const session = await this.#current();
     const answer = await session.request(method, path, body);
     if (answer.status !== 403) return answer;
@@ -151,6 +201,10 @@ export class VaultAdmin implements AsyncDisposable {
     await this.#session?.[Symbol.asyncDispose]();
     await this.#vault[Symbol.asyncDispose]();
   }
+}
+
+function readPath(path: string): string {
+  return `path "kv/data/${path}" {\n  capabilities = ["read"]\n}\n`;
 }
 
 // For this server a denial is not about a grant but about its own policy.

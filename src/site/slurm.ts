@@ -87,15 +87,16 @@ function said(stderr: string): string {
 /**
  * Submits a batch script, which travels on sbatch's standard input and lies in no file of ours.
  *
+ * @param options.hold let it wait until it is released with {@link release}
  * @returns the job id, without the cluster's name
  * @throws HpcsError `job` with sbatch's own words when it refuses, `site` when the connection breaks
  */
 export async function submit(
   transport: Transport,
   script: string,
-  options: { signal?: AbortSignal | undefined } = {},
+  options: { hold?: boolean; signal?: AbortSignal | undefined } = {},
 ): Promise<string> {
-  const { code, stdout, stderr } = await runSlurm(transport, 'exec sbatch --parsable', {
+  const { code, stdout, stderr } = await runSlurm(transport, `exec sbatch --parsable${options.hold === true ? ' --hold' : ''}`, {
     input: [Buffer.from(script, 'utf8')],
     signal: options.signal,
   });
@@ -222,6 +223,19 @@ export async function cancel(
   if (code === 0 || /already completing or completed/i.test(stderr)) return;
   throw new HpcsError('job', 'cancel-failed', `job ${id} could not be cancelled: ${said(stderr)}`, {
     suggestion: 'check the job id, and that the job is yours',
+  });
+}
+
+/** Lets a job that was submitted on hold start. @throws HpcsError `job` */
+export async function release(
+  transport: Transport,
+  id: string,
+  options: { signal?: AbortSignal | undefined } = {},
+): Promise<void> {
+  const { code, stderr } = await runSlurm(transport, `${assignments({ id: checkId(id) })}exec scontrol release "$id"`, options);
+  if (code === 0) return;
+  throw new HpcsError('job', 'release-failed', `job ${id} could not be released: ${said(stderr)}`, {
+    suggestion: 'submit it again',
   });
 }
 

@@ -38,7 +38,8 @@ describe("the original's compose commands", function () {
     await mkdir(join(place, '.ssh'), { recursive: true });
     await mkdir(join(workdir, 'sandbox'), { recursive: true });
     for (const name of ['id_ed25519', 'known_hosts']) await cp(join(site.directory, name), join(place, '.ssh', name));
-    for (const name of ['ca.pem', 'trust-bundle.pem']) await cp(join(site.directory, name), join(workdir, 'sandbox', name));
+    for (const name of ['ca.pem', 'trust-bundle.pem', 'client-key.json'])
+      await cp(join(site.directory, name), join(workdir, 'sandbox', name));
     // The keys are where the compose file mounts them; the configuration need not name them.
     const configuration = await readFile(join(site.directory, 'hpcs-client.compose.conf'), 'utf8');
     await writeFile(join(workdir, 'hpcs-client.conf'), configuration.replaceAll(/^(identity-file|known-hosts)=.*\n/gm, ''));

@@ -13,6 +13,7 @@ describe('what can fail', function () {
   let site: Site;
   let input: string;
   let configuration: string;
+  let legacy: string;
 
   before(async () => {
     site = await Site.open();
@@ -20,16 +21,17 @@ describe('what can fail', function () {
     await mkdir(input);
     await writeFile(join(input, 'noise'), randomBytes(3 * 1024 * 1024));
     configuration = await readFile(site.configuration, 'utf8');
+    legacy = await readFile(site.legacyConfiguration, 'utf8');
   });
 
   after(async () => {
     await site[Symbol.asyncDispose]();
   });
 
-  const altered = async (from: RegExp, to: string): Promise<string> => {
-    assert.match(configuration, from);
+  const altered = async (from: RegExp, to: string, content = configuration): Promise<string> => {
+    assert.match(content, from);
     const file = join(site.temporary, `${randomBytes(4).toString('hex')}.conf`);
-    await writeFile(file, configuration.replace(from, to));
+    await writeFile(file, content.replace(from, to));
     return file;
   };
 
@@ -113,11 +115,11 @@ describe('what can fail', function () {
   });
 
   it('the SPIRE server: nobody listens', async () => {
-    await check(await prepare(await altered(/(\[spire-server\][^[]*?\nport=)\d+/, `$1${closed}`)), 4, /./);
+    await check(await prepare(await altered(/(\[spire-server\][^[]*?\nport=)\d+/, `$1${closed}`, legacy)), 4, /./);
   });
 
   it('spire-agent: no such program', async () => {
-    await check(await prepare(await altered(/bin=.*/, 'bin=/nonexistent/spire-agent')), 3, /agent/);
+    await check(await prepare(await altered(/bin=.*/, 'bin=/nonexistent/spire-agent', legacy)), 3, /agent/);
   });
 
   it('the site: no space left', async () => {

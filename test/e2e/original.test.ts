@@ -18,7 +18,7 @@ describe('artefacts that the original prepared', function () {
   let ours: { image: Prepared; data: Prepared };
 
   before(async () => {
-    site = await Site.open();
+    site = await Site.open({ legacy: true });
     await site.image('hpcs-test/probe', {
       Dockerfile: 'FROM debian:bookworm-slim\nCOPY probe /probe\nENTRYPOINT ["/probe"]\nCMD ["default"]\n',
       probe,

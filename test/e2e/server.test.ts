@@ -24,7 +24,7 @@ const refused =
     return true;
   };
 
-describe('identities and grants on real SPIRE and OpenBao', function () {
+describe('identities and grants as in the original, on real SPIRE and OpenBao', function () {
   this.timeout(120_000);
   const { signal } = new AbortController();
   let site: Site;
@@ -44,7 +44,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
   before(async function () {
     // The first time, the sandbox's programs are compiled.
     this.timeout(1_800_000);
-    site = resources.use(await Site.open());
+    site = resources.use(await Site.open({ legacy: true }));
     config = await loadConfig(site.configuration);
     const reach = { url: config['hpcs-server'].url, ca: await readCa(config['hpcs-server']['ca-file']) };
     const bank = { url: config.vault.url, ca: await readCa(config.vault['ca-file']) };
@@ -59,8 +59,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
 
   after(() => resources.disposeAsync());
 
-  const identity = (env: NodeJS.ProcessEnv = {}): Promise<ClientIdentity> =>
-    openIdentity(config, { signal, progress: () => undefined, env });
+  const identity = (): Promise<ClientIdentity> => openIdentity(config, { signal, progress: () => undefined, env: {} });
   const asRoot = async (method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<unknown> => {
     const answer = await root.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': owner.rootToken } });
     return answer.body;
@@ -131,7 +130,9 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
     it('goes over an agent that runs already', async () => {
       const { clientId, joinToken } = await server.register({ uid: process.getuid?.() });
       await using agent = await startAgent({ ...agentOptions(joinToken), trustBundle: await server.trustBundle() });
-      await using adopted = await identity({ SPIFFE_ENDPOINT_SOCKET: agent.socket });
+      const auto = { ...config, identity: { ...config.identity, client: 'auto' as const } };
+      const env = { SPIFFE_ENDPOINT_SOCKET: agent.socket };
+      await using adopted = await openIdentity(auto, { signal, progress: () => undefined, env });
       assert.equal(adopted.clientId, clientId);
       assert.equal((await grant(adopted)).secretPath.split('/')[0], `client_${clientId}`);
     });
@@ -427,7 +428,7 @@ describe('identities and grants on real SPIRE and OpenBao', function () {
     const { joinToken } = await server.nodeToken('cn-log');
     await assert.rejects(grant(alice, { jwt: new Secret(`${jwt}x`) }));
     const log = (
-      await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 2000 })
+      await site.docker.getContainer(containerOf('legacyServer')).logs({ stdout: true, stderr: true, tail: 2000 })
     ).toString();
     assert.match(log, /grant made/);
     assert.match(log, /node token made/);

@@ -57,12 +57,12 @@ const plain: ScriptCase = {
       publicKey: '-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nexample\n-----END PGP PUBLIC KEY BLOCK-----\n',
       recipients: [],
     },
-    services: {
-      hpcsServer: { url: 'https://hpcs.example.org:10080', ca: null },
-      vault: { url: 'https://vault.example.org:8200', ca: null, audience: 'vault' },
-      spireServer: { address: 'spire.example.org', port: 8081, trustDomain: 'example.org', trustBundle: '' },
-      allowInsecureHttp: false,
+    access: {
+      mode: 'job',
+      ticketHalf: '0f'.repeat(16),
+      ticketFile: `/scratch/project_1/alice/.hpcs/ticket-${'9'.repeat(32)}`,
     },
+    hpcsServer: { url: 'https://hpcs.example.org:10080', ca: null, allowInsecureHttp: false },
   },
 };
 
@@ -87,12 +87,15 @@ const everything: ScriptCase = {
     flags: ['--env', 'TERM=xterm-256color'],
     inputScripts: { directory: '/scratch/project_1/alice/checks', files: [{ path: 'before.sh', sha256: 'd'.repeat(64) }] },
     outputScripts: { directory: '/scratch/project_1/alice/checks', files: [{ path: 'after.sh', sha256: 'e'.repeat(64) }] },
-    services: {
-      ...plain.plan.services,
-      hpcsServer: {
-        url: 'https://hpcs.internal.example.org',
-        ca: '-----BEGIN CERTIFICATE-----\nexample\n-----END CERTIFICATE-----\n',
-      },
+    access: {
+      mode: 'agent',
+      vault: { url: 'https://vault.example.org:8200', ca: null, audience: 'vault' },
+      spireServer: { address: 'spire.example.org', port: 8081, trustDomain: 'example.org', trustBundle: '' },
+    },
+    hpcsServer: {
+      url: 'https://hpcs.internal.example.org',
+      ca: '-----BEGIN CERTIFICATE-----\nexample\n-----END CERTIFICATE-----\n',
+      allowInsecureHttp: false,
     },
   },
 };

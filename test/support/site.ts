@@ -34,25 +34,32 @@ export class Site implements AsyncDisposable {
   readonly docker: Docker;
   /** Directory of the sandbox: configuration, keys, authorities. */
   readonly directory = directory;
-  readonly configuration = join(directory, 'hpcs-client.conf');
+  readonly configuration: string;
+  /** For clients and jobs that go the original's way: registered by a server that registers anyone, with agents. */
+  readonly legacyConfiguration = join(directory, 'hpcs-client.legacy.conf');
   /** A private directory of this test file. */
   readonly temporary: string;
   readonly state: string;
   /** A directory of alice's on the site, of this test file alone. */
   readonly scratch: string;
 
-  private constructor(docker: Docker, temporary: string) {
+  private constructor(docker: Docker, temporary: string, legacy: boolean) {
     this.docker = docker;
+    this.configuration = legacy ? this.legacyConfiguration : join(directory, 'hpcs-client.conf');
     this.temporary = temporary;
     this.state = join(temporary, 'state');
     this.scratch = `/scratch/project_462000031/alice/${temporary.split('/').at(-1)}`;
   }
 
-  /** The sandbox, started unless it runs. */
-  static async open(): Promise<Site> {
+  /**
+   * The sandbox, started unless it runs.
+   *
+   * @param options.legacy go the original's way: clients registered, and jobs attested by agents
+   */
+  static async open(options: { legacy?: boolean } = {}): Promise<Site> {
     const docker = await connectDocker();
-    await sandboxUp({ docker, directory, name, progress: () => {} });
-    const site = new Site(docker, await mkdtemp(join(tmpdir(), 'hpcs-test-')));
+    await sandboxUp({ docker, directory, name, legacy: true, progress: () => {} });
+    const site = new Site(docker, await mkdtemp(join(tmpdir(), 'hpcs-test-')), options.legacy ?? false);
     await mkdir(site.state);
     await site.run(`mkdir -p ${site.scratch}`);
     return site;

@@ -18,6 +18,8 @@ trust-domain = example.org
 url = https://127.0.0.1:1
 [vault]
 url = https://127.0.0.1:1
+[identity]
+mode = agent
 [supercomputer]
 address = 127.0.0.1
 port = 1

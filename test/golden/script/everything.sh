@@ -132,11 +132,8 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
   "publicKey": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nexample\n-----END PGP PUBLIC KEY BLOCK-----\n",
   "recipients": []
  },
- "services": {
-  "hpcsServer": {
-   "url": "https://hpcs.internal.example.org",
-   "ca": "-----BEGIN CERTIFICATE-----\nexample\n-----END CERTIFICATE-----\n"
-  },
+ "access": {
+  "mode": "agent",
   "vault": {
    "url": "https://vault.example.org:8200",
    "ca": null,
@@ -147,7 +144,11 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
    "port": 8081,
    "trustDomain": "example.org",
    "trustBundle": ""
-  },
+  }
+ },
+ "hpcsServer": {
+  "url": "https://hpcs.internal.example.org",
+  "ca": "-----BEGIN CERTIFICATE-----\nexample\n-----END CERTIFICATE-----\n",
   "allowInsecureHttp": false
  }
 }

@@ -205,22 +205,14 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
    "\nHPCS_PLAN\n"
   ]
  },
- "services": {
-  "hpcsServer": {
-   "url": "https://hpcs.example.org:10080",
-   "ca": null
-  },
-  "vault": {
-   "url": "https://vault.example.org:8200",
-   "ca": null,
-   "audience": "vault"
-  },
-  "spireServer": {
-   "address": "spire.example.org",
-   "port": 8081,
-   "trustDomain": "example.org",
-   "trustBundle": ""
-  },
+ "access": {
+  "mode": "job",
+  "ticketHalf": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f",
+  "ticketFile": "/scratch/project_1/alice/.hpcs/ticket-99999999999999999999999999999999"
+ },
+ "hpcsServer": {
+  "url": "https://hpcs.example.org:10080",
+  "ca": null,
   "allowInsecureHttp": false
  }
 }

@@ -3,9 +3,13 @@ import { generateKeyPairSync } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { SignJWT } from 'jose';
 import { makeApi } from '../../../src/server/api.ts';
+import { Clients } from '../../../src/server/clients.ts';
 import { Grants } from '../../../src/server/grants.ts';
 import { JwtSvidVerifier } from '../../../src/server/jwt-svid.ts';
+import { Jobs } from '../../../src/server/jobs.ts';
+import { Permissions } from '../../../src/server/permissions.ts';
 import { Spire } from '../../../src/server/spire.ts';
+import { Store } from '../../../src/server/store.ts';
 import { VaultAdmin } from '../../../src/server/vault-admin.ts';
 import { Secret } from '../../../src/secret.ts';
 import { Vault } from '../../../src/vault.ts';
@@ -22,7 +26,17 @@ function api(allowLegacyRegistration: boolean): FastifyInstance {
     audience: ['vault'],
     jwt: async () => new Secret('x'),
   });
+  const store = new Store(vault);
+  const clients = new Clients(store, vault, 'example.org');
+  const permissions = new Permissions(store, clients);
   return makeApi({
+    clients,
+    permissions,
+    jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
+    trustDomain: 'example.org',
+    audiences: ['hpcs-server', 'vault'],
+    mint: async () => new Secret('x'),
+    isOwn: ({ origin }) => origin === 'https://hpcs.example.org',
     grants: new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 }),
     verifier: new JwtSvidVerifier({
       trustDomain: 'example.org',

@@ -1,0 +1,48 @@
+import type { Granter } from '../grant.ts';
+import type { JobRegistration } from '../hpcs.ts';
+import { remove } from '../site/files.ts';
+import { cancel, release, submit } from '../site/slurm.ts';
+import type { Transport } from '../site/transport.ts';
+import { uploadFile } from '../site/upload.ts';
+import { ticketHash, type Ticket } from './ticket.ts';
+
+/** What {@link submitWithTicket} works with. */
+export interface SubmissionContext extends Granter {
+  transport: Transport;
+  progress: (line: string) => void;
+  /** Told of the job as soon as there is one. */
+  submitted: (jobId: string) => Promise<void>;
+}
+
+/**
+ * Submits a job that shows a ticket: on hold, since it must not start before the HPCS server knows its ticket, which in turn is
+ * registered for a job's id. What fails on the way is undone, the job too.
+ *
+ * @param script holds one half of the ticket
+ * @param ticket.file where on the site its other half goes
+ * @param artefacts what the job may read, as submitted
+ * @returns the job id
+ * @throws HpcsError `job`, `site`; `identity` when the server refuses, with code `hpcs-forbidden` for what was not granted
+ */
+export async function submitWithTicket(
+  script: string,
+  ticket: Ticket & { file: string },
+  artefacts: JobRegistration['artefacts'],
+  context: SubmissionContext,
+): Promise<string> {
+  const { services, identity, transport, signal, progress } = context;
+  // Undone without the caller's signal, which may be why.
+  await using undo = new AsyncDisposableStack();
+  undo.defer(() => remove(transport, ticket.file));
+  await uploadFile(transport, [Buffer.from(`${ticket.fileHalf.reveal()}\n`)], ticket.file, { mode: 0o600, signal });
+  const jobId = await submit(transport, script, { hold: true, signal });
+  undo.defer(() => cancel(transport, jobId));
+  await context.submitted(jobId);
+  const hash = ticketHash(ticket);
+  const spiffeId = await services.server.registerJob({ job: jobId, ticket: hash, artefacts }, identity.prove, signal);
+  undo.defer(async () => void (await services.server.endJob(hash, identity.prove)));
+  progress(`job ${jobId} is ${spiffeId}`);
+  await release(transport, jobId, { signal });
+  undo.move();
+  return jobId;
+}

@@ -1,0 +1,83 @@
+import { HpcsError } from '../errors.ts';
+import { HpcsServer } from '../hpcs.ts';
+import { startAgent, type SpireAgent } from '../identity/agent.ts';
+import { fetchJwtSvids } from '../identity/workload-api.ts';
+import type { JobAccess, JobPlan } from '../job/plan.ts';
+import { Vault } from '../vault.ts';
+import type { KeyContext, RecordRole } from './key-context.ts';
+
+type AgentAccess = Extract<JobAccess, { mode: 'agent' }>;
+
+/** A job as readers that an agent on its node attests. Disposing of it ends the agent. */
+export class Readers implements AsyncDisposable {
+  readonly #plan: JobPlan;
+  readonly #agent: SpireAgent;
+  readonly #vault: Vault;
+  readonly #audience: string;
+  readonly #context: KeyContext;
+
+  constructor(plan: JobPlan, agent: SpireAgent, vault: Vault, audience: string, context: KeyContext) {
+    this.#plan = plan;
+    this.#agent = agent;
+    this.#vault = vault;
+    this.#audience = audience;
+    this.#context = context;
+  }
+
+  /** Reads one record: one identity and one vault login for each. @throws HpcsError `identity` */
+  async read(role: RecordRole): Promise<unknown> {
+    const secret = this.#plan[role];
+    const { node, signal, progress } = this.#context;
+    const svids = await fetchJwtSvids({
+      socket: this.#agent.socket,
+      audience: [this.#audience],
+      spiffeId: secret.spiffeId,
+      signal,
+    });
+    const svid = svids.find((candidate) => candidate.spiffeId === secret.spiffeId);
+    if (svid === undefined) {
+      throw new HpcsError(
+        'identity',
+        'no-identity',
+        `this job is not a reader of the ${role}: SPIRE gave no ${secret.spiffeId} on ${node}`,
+        {
+          suggestion:
+            'grant it to this user and node when preparing the artefact (-u, -g, -c, with mode = agent in section [identity])',
+        },
+      );
+    }
+    await using session = await this.#vault.login(secret.role, svid.token, signal);
+    progress(`keys: read the record of the ${role}`);
+    return await session.read(secret.secretPath, signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#agent[Symbol.asyncDispose]();
+    await this.#vault[Symbol.asyncDispose]();
+  }
+}
+
+/**
+ * Becomes the readers that the plan names: a join token for this node, and an agent for as long as it takes.
+ *
+ * @throws HpcsError `identity`
+ */
+export async function becomeReaders(plan: JobPlan, access: AgentAccess, context: KeyContext): Promise<Readers> {
+  const { url, ca, allowInsecureHttp } = plan.hpcsServer;
+  const { spireServer, vault } = access;
+  await using server = new HpcsServer({ url, ca: ca ?? undefined, allowInsecureHttp });
+  const { joinToken } = await server.nodeToken(context.node, context.signal);
+  context.progress(`identity: attesting node ${context.node}`);
+  const agent = await startAgent({
+    bin: context.agentProgram,
+    serverAddress: spireServer.address,
+    serverPort: spireServer.port,
+    trustDomain: spireServer.trustDomain,
+    trustBundle: spireServer.trustBundle,
+    joinToken,
+    parent: context.directory,
+    signal: context.signal,
+  });
+  const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, allowInsecureHttp });
+  return new Readers(plan, agent, bank, vault.audience, context);
+}

@@ -1,0 +1,72 @@
+import { z } from 'zod';
+import type { VaultAdmin } from './vault-admin.ts';
+
+/** A record with the version it was read at. */
+export interface Stored<Value> {
+  value: Value;
+  /** Counts from 1; what {@link Store.write} compares. */
+  version: number;
+}
+
+const readAnswer = z.object({ data: z.object({ data: z.unknown(), metadata: z.object({ version: z.int() }) }) });
+const listAnswer = z.object({ data: z.object({ keys: z.array(z.string()) }) });
+
+/** Below this path of the vault's KV lies what the server remembers: no client's role reaches it. */
+const prefix = 'hpcs-server';
+
+/**
+ * The server's memory: small JSON records in the vault, each changed by compare-and-set only. Servers on the same vault share it,
+ * and a server that starts again has forgotten nothing.
+ *
+ * @see OpenBao, KV secrets engine version 2: check-and-set
+ */
+export class Store {
+  readonly #vault: VaultAdmin;
+
+  constructor(vault: VaultAdmin) {
+    this.#vault = vault;
+  }
+
+  /** Reads a record. @returns undefined where there is none @throws HpcsError `identity`, and for a record of another form */
+  async read<Schema extends z.ZodType>(path: string, schema: Schema): Promise<Stored<z.output<Schema>> | undefined> {
+    const answer = await this.#vault.request('GET', url('data', path));
+    if (answer.status === 404) return undefined;
+    const parsed = readAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw this.#vault.refused(`reading ${prefix}/${path}`, answer);
+    const { data, metadata } = parsed.data.data;
+    return { value: schema.parse(data), version: metadata.version };
+  }
+
+  /**
+   * Writes a record if it still is at the version that it was read at.
+   *
+   * @param version 0 for a record that must not exist
+   * @returns whether it was written
+   * @throws HpcsError `identity`
+   */
+  async write(path: string, value: object, version: number): Promise<boolean> {
+    const answer = await this.#vault.request('POST', url('data', path), { data: value, options: { cas: version } });
+    if (answer.status < 300) return true;
+    if (answer.status === 400 && JSON.stringify(answer.body).includes('check-and-set')) return false;
+    throw this.#vault.refused(`writing ${prefix}/${path}`, answer);
+  }
+
+  /** Names right below a path; those of directories end in a slash. @throws HpcsError `identity` */
+  async list(path: string): Promise<string[]> {
+    const answer = await this.#vault.request('LIST', url('metadata', path));
+    if (answer.status === 404) return [];
+    const parsed = listAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw this.#vault.refused(`listing ${prefix}/${path}`, answer);
+    return parsed.data.data.keys;
+  }
+
+  /** Removes a record with all its versions. One that is gone counts as removed. @throws HpcsError `identity` */
+  async remove(path: string): Promise<void> {
+    const answer = await this.#vault.request('DELETE', url('metadata', path));
+    if (answer.status >= 400 && answer.status !== 404) throw this.#vault.refused(`removing ${prefix}/${path}`, answer);
+  }
+}
+
+function url(kind: 'data' | 'metadata', path: string): string {
+  return `/v1/kv/${kind}/${prefix}/${path.split('/').map(encodeURIComponent).join('/')}`;
+}
