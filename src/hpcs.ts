@@ -239,14 +239,7 @@ export class HpcsServer implements AsyncDisposable {
     shape: Shape,
     signal: AbortSignal | undefined,
   ): Promise<z.output<Shape> | undefined> {
-    let answer: HttpAnswer;
-    try {
-      answer = await this.#http.json('GET', path, { signal });
-    } catch (error) {
-      // The original answers unknown paths with a page.
-      if (error instanceof HpcsError && error.code === 'bad-answer') return undefined;
-      throw error;
-    }
+    const answer = await this.#http.json('GET', path, { signal });
     return answer.status === 404 ? undefined : this.#check(answer, shape);
   }
 
@@ -295,6 +288,8 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
     'the info record was altered, or names another artefact: prepare it again, or submit with the right one',
   ],
   429: ['hpcs-busy', 'try again later'],
+  500: ['hpcs-unavailable', 'try again; the reason stands in the log of the server'],
+  502: ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'],
   503: ['hpcs-unavailable', 'try again; its administrators see in /healthz which part is down'],
 };
 

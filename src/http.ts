@@ -91,6 +91,9 @@ export class HttpClient implements AsyncDisposable {
     try {
       return { status: answer.statusCode, body: JSON.parse(content) as unknown };
     } catch {
+      // Pages of proxies, and of the original for paths that it does not know.
+      if (answer.statusCode === 404) return { status: 404, body: undefined };
+      if (answer.statusCode >= 500) throw this.#unavailable(answer.statusCode);
       throw this.#badAnswer(`${answer.statusCode} with something that is not JSON`);
     }
   }
@@ -102,6 +105,12 @@ export class HttpClient implements AsyncDisposable {
   #badAnswer(what: string): HpcsError {
     return new HpcsError('identity', 'bad-answer', `the ${this.name} at ${this.url} answered ${what}`, {
       suggestion: `check that the URL is that of the ${this.name} and not of a proxy or a web page`,
+    });
+  }
+
+  #unavailable(status: number): HpcsError {
+    return new HpcsError('identity', 'unreachable', `the ${this.name} at ${this.url} is not there at present (${status})`, {
+      suggestion: 'try again; whatever stands before it says that it does not answer',
     });
   }
 

@@ -18,6 +18,7 @@ import { originalArguments, originalExitCode, replaceLogic } from './original.ts
 import type { NodeContext } from './outside.ts';
 import { bareEnvironment, Program } from './program.ts';
 import { scriptTargets, takeScripts } from './scripts.ts';
+import { leaveOutSpecialFiles } from './special-files.ts';
 import { Volume } from './volume.ts';
 
 /** {@link Inside} with its keys wrapped. */
@@ -292,6 +293,7 @@ async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> 
 async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
   const { plan, resultDirectory } = input;
   await output.revive();
+  await leaveOutSpecialFiles(output.path);
   await using sealing = await Sealing.start(
     { path: output.path, name: 'output' },
     {

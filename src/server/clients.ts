@@ -4,7 +4,7 @@ import { HpcsError } from '../errors.ts';
 import { proofWindow, type Proof } from '../identity/proof.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
-import type { Store, Stored } from './store.ts';
+import { eachOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 const clientRecord = z.object({
@@ -26,6 +26,8 @@ const invitation = z.object({
   expires: z.string(),
   /** Thumbprint of the key that it was used with. */
   key: z.string().nullable(),
+  /** The client that it made of that key. */
+  client: z.string().nullable(),
 });
 const keyRecord = z.object({ client: z.string(), created: z.string() });
 const identityRecord = z.object({ client: z.string() });
@@ -59,28 +61,48 @@ export class Clients {
   }): Promise<{ token: Secret; expires: Date }> {
     const token = new Secret(randomBytes(32).toString('base64url'));
     const expires = new Date(Date.now() + options.lifetime * 1000);
-    const record = { name: options.name, groups: options.groups, expires: expires.toISOString(), key: null };
+    const record = { name: options.name, groups: options.groups, expires: expires.toISOString(), key: null, client: null };
     await this.#store.write(`enrolments/${hash(token.bytes())}`, record, 0);
     return { token, expires };
   }
 
   /**
-   * Enrols the key of a proof. The same key may come again with its token, since an answer can be lost.
+   * Enrols the key of a proof. The same key may come again with its token, since an answer can be lost; nothing that was changed or
+   * taken away since comes back by that.
    *
-   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key
+   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key; `conflict`
+   * for a key that is another client's
    */
-  async enrol(token: Secret, { thumbprint }: Proof): Promise<ClientRecord> {
+  async enrol(token: Secret, proof: Proof): Promise<ClientRecord> {
+    const { thumbprint } = proof;
     const path = `enrolments/${hash(token.bytes())}`;
     const found = await this.#store.read(path, invitation);
     if (found === undefined || new Date(found.value.expires) < new Date()) throw notInvited('is not known, or too old');
-    const { value, version } = found;
+    await this.once(proof);
+    const { value } = found;
+    let { version } = found;
     if (value.key !== null && value.key !== thumbprint) throw notInvited('was used already');
-    if (value.key === null && !(await this.#store.write(path, { ...value, key: thumbprint }, version))) {
-      throw notInvited('was used already');
+    if (value.client !== null) return this.#enrolled(value.client, thumbprint);
+    const used = { ...value, key: thumbprint };
+    if (value.key === null) {
+      if (!(await this.#store.write(path, used, version))) throw notInvited('was used already');
+      version += 1;
     }
     const client = await this.#clientOf(`enrolled:${value.name}`, value);
     await this.#vault.writeClient(client.id, spiffeIds.clientWorkload(this.#trustDomain, client.id));
     await this.#store.write(`keys/${thumbprint}`, { client: client.id, created: new Date().toISOString() }, 0);
+    await this.#enrolled(client.id, thumbprint);
+    // Where this fails, the same call was answered twice at once, and the other did it.
+    await this.#store.write(path, { ...used, client: client.id }, version);
+    return client;
+  }
+
+  /** The client that a key belongs to. @throws HpcsError `forbidden` where either was removed, `conflict` for another client's */
+  async #enrolled(id: string, thumbprint: string): Promise<ClientRecord> {
+    const key = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+    const client = await this.find(id);
+    if (key === undefined || client === undefined) throw notInvited('was used already');
+    if (key.value.client !== id) throw new HpcsError('identity', 'conflict', 'this key is enrolled as another client already');
     return client;
   }
 
@@ -99,7 +121,9 @@ export class Clients {
 
   /** Remembers a proof as shown. @throws HpcsError `identity` with code `unauthenticated` where it was before */
   async once(proof: Proof): Promise<void> {
-    const path = `proofs/${windowOf(proof.issuedAt)}/${hash(`${proof.thumbprint} ${proof.id}`)}`;
+    const name = hash(`${proof.thumbprint} ${proof.id}`);
+    // Spread over directories: one answer lists each.
+    const path = `proofs/${windowOf(proof.issuedAt)}/${name.slice(0, 2)}/${name}`;
     if (!(await this.#store.write(path, {}, 0))) throw unauthenticated('it was shown before');
   }
 
@@ -126,14 +150,18 @@ export class Clients {
   async tidy(): Promise<void> {
     // The window before this one may still hold valid ones; one more, since the clocks of two servers differ.
     const oldest = windowOf(Date.now() / 1000) - 2;
-    for (const window of (await this.#store.list('proofs')).map((name) => name.replace('/', ''))) {
-      if (Number(window) >= oldest) continue;
-      for (const name of await this.#store.list(`proofs/${window}`)) await this.#store.remove(`proofs/${window}/${name}`);
-    }
-    for (const name of await this.#store.list('enrolments')) {
+    await eachOf(await this.#store.list('proofs'), async (directory) => {
+      const window = directory.replace('/', '');
+      if (Number(window) >= oldest) return;
+      for (const part of await this.#store.list(`proofs/${window}`)) {
+        const place = `proofs/${window}/${part.replace('/', '')}`;
+        for (const name of await this.#store.list(place)) await this.#store.remove(`${place}/${name}`);
+      }
+    });
+    await eachOf(await this.#store.list('enrolments'), async (name) => {
       const found = await this.#store.read(`enrolments/${name}`, invitation);
       if (found !== undefined && new Date(found.value.expires) < new Date()) await this.#store.remove(`enrolments/${name}`);
-    }
+    });
   }
 
   async #clientOf(identity: string, { name, groups }: { name: string; groups: string[] }): Promise<ClientRecord> {

@@ -8,7 +8,7 @@ import { parseSecretPath, type JobBody } from './names.ts';
 import type { Permissions } from './permissions.ts';
 import { Serial } from './serial.ts';
 import type { Spire } from './spire.ts';
-import type { Store, Stored } from './store.ts';
+import { eachOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 const role = z.enum(['image', 'data', 'job']);
@@ -140,9 +140,9 @@ export class Jobs {
 
   /** Removes what expired, and what jobs no longer need. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
-    for (const hash of await this.#store.list('jobs')) {
+    await eachOf(await this.#store.list('jobs'), async (hash) => {
       const found = await this.#store.read(`jobs/${hash}`, jobRecord);
-      if (found === undefined) continue;
+      if (found === undefined) return;
       const { value, version } = found;
       if (new Date(value.expires) < new Date()) {
         await this.#remove(hash, value);
@@ -151,7 +151,7 @@ export class Jobs {
         // What is left lets a second key be noticed.
         if (await this.#store.write(`jobs/${hash}`, { ...value, state: 'used' }, version)) await this.#takeBack(value);
       }
-    }
+    });
   }
 
   /** Binds the ticket to the key that it first comes with, by compare-and-set. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { messageOf } from '../errors.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 /** A record with the version it was read at. */
@@ -65,6 +66,24 @@ export class Store {
     const answer = await this.#vault.request('DELETE', url('metadata', path));
     if (answer.status >= 400 && answer.status !== 404) throw this.#vault.refused(`removing ${prefix}/${path}`, answer);
   }
+}
+
+/**
+ * Does a chore for each of some records: one that fails does not keep the others from their turn.
+ *
+ * @throws AggregateError of what failed, when all had their turn
+ */
+export async function eachOf(names: readonly string[], chore: (name: string) => Promise<void>): Promise<void> {
+  const failures: unknown[] = [];
+  for (const name of names) {
+    try {
+      await chore(name);
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0)
+    throw new AggregateError(failures, `${failures.length} records failed, first: ${messageOf(failures[0])}`);
 }
 
 function url(kind: 'data' | 'metadata', path: string): string {

@@ -369,7 +369,9 @@ while read -r offset size; do
     ping) echo pong ;;
     end)
       said=$(sync -- /proc/self/fd/3 2>&1) || case $said in
-        *'No space left'* | *uota* | *'nput/output'*) printf '%s\n' "$said" >&2; drop 1 ;;
+        # What knows no fsync is as good as it gets; every other word may mean lost bytes.
+        *'nvalid argument'* | *'not supported'* | *'not implemented'* | *'unrecognized'* | *'invalid option'*) ;;
+        *) printf '%s\n' "$said" >&2; drop 1 ;;
       esac
       printf 'end %s\n' "$(stat -L -c %s /proc/self/fd/3)" || drop 1
       exit 0 ;;

@@ -36,7 +36,7 @@ describe('command line against real and missing services', function () {
     await writeFile(
       config,
       `[spire-server]\naddress = 127.0.0.1\nport = 1\ntrust-domain = example.org\ntrust-bundle-file = ${join(directory, 'bundle.pem')}
-[hpcs-server]\nurl = ${server}\n[vault]\nurl = ${server}\n[supercomputer]\naddress = 127.0.0.1\nport = ${sshd.port}\nusername = alice\n${site}`,
+[identity]\nmode = agent\n[hpcs-server]\nurl = ${server}\n[vault]\nurl = ${server}\n[supercomputer]\naddress = 127.0.0.1\nport = ${sshd.port}\nusername = alice\n${site}`,
     );
     const args = [
       'data-prep',
@@ -116,7 +116,7 @@ describe('command line as a process', function () {
     makeKey(join(directory, 'key'), 'ed25519');
     await writeFile(
       config,
-      `[spire-server]\naddress = 127.0.0.1\nport = 1\ntrust-domain = example.org\n[hpcs-server]\nurl = https://127.0.0.1:1
+      `[spire-server]\naddress = 127.0.0.1\nport = 1\ntrust-domain = example.org\n[identity]\nmode = agent\n[hpcs-server]\nurl = https://127.0.0.1:1
 [vault]\nurl = https://127.0.0.1:1\n[supercomputer]\naddress = 127.0.0.1\nport = ${port}\nusername = alice\nidentity-file = ${join(directory, 'key')}\n`,
     );
     const abort = new AbortController();

@@ -158,6 +158,46 @@ describe('identities that nobody can steal', function () {
       await assert.rejects(server.clientToken('vault', thief), refused('hpcs-unauthenticated', /not enrolled/));
     });
 
+    it('get nothing back with a token that was used', async () => {
+      const first = new Secret(await enrolmentToken(site, `gone-${run}`, `--groups team-${run}`));
+      const prove = keyProver(await generateProofKey());
+      const { clientId } = await server.enrol(first, prove);
+      const record = `kv/data/hpcs-server/clients/${clientId}`;
+      const stored = async (path: string): Promise<{ groups?: string[]; client?: string }> =>
+        ((await owner.ask('GET', path)).body as { data: { data: { groups?: string[]; client?: string } } }).data.data;
+      const groups = async (): Promise<unknown> => (await stored(record)).groups;
+      assert.deepEqual(await groups(), [`team-${run}`]);
+      // Invited anew without groups, on another machine.
+      await server.enrol(new Secret(await enrolmentToken(site, `gone-${run}`)), keyProver(await generateProofKey()));
+      assert.deepEqual(await groups(), []);
+      assert.equal((await server.enrol(first, prove)).clientId, clientId);
+      assert.deepEqual(await groups(), [], 'the first token gives no group back');
+      for (const name of await owner.list('kv/metadata/hpcs-server/keys')) {
+        if ((await stored(`kv/data/hpcs-server/keys/${name}`)).client === clientId)
+          await owner.ask('DELETE', `kv/metadata/hpcs-server/keys/${name}`);
+      }
+      await assert.rejects(server.enrol(first, prove), refused('hpcs-forbidden', /was used already/));
+      await assert.rejects(server.clientToken('vault', prove), refused('hpcs-unauthenticated', /not enrolled/));
+    });
+
+    it('write nothing into the vault with a token that is none', async () => {
+      const names = async (path: string): Promise<string[]> => owner.list(`kv/metadata/hpcs-server/${path}`);
+      const proofs = async (): Promise<number> => {
+        let count = 0;
+        for (const window of await names('proofs')) {
+          for (const part of await names(`proofs/${window}`)) count += (await names(`proofs/${window}${part}`)).length;
+        }
+        return count;
+      };
+      const before = await proofs();
+      assert.ok(before > 0);
+      const prove = keyProver(await generateProofKey());
+      const guess = new Secret(randomBytes(32).toString('base64url'));
+      for (let round = 0; round < 5; round++) await assert.rejects(server.enrol(guess, prove), refused('hpcs-forbidden'));
+      // Fewer, where the server tidied up meanwhile.
+      assert.ok((await proofs()) <= before);
+    });
+
     it('enrol nothing with a token that is guessed, too old, or none', async () => {
       const prove = keyProver(await generateProofKey());
       const guessed = new Secret(randomBytes(32).toString('base64url'));

@@ -99,7 +99,9 @@ describe('client of the HPCS server', () => {
       [403, 'hpcs-forbidden'],
       [409, 'hpcs-conflict'],
       [503, 'hpcs-unavailable'],
-      [500, 'hpcs-refused'],
+      [500, 'hpcs-unavailable'],
+      [502, 'hpcs-unavailable'],
+      [418, 'hpcs-refused'],
     ] as const) {
       answer = { status, body: { success: false, message: 'why \u001b[31m\nnot' } };
       await assert.rejects(grant(), fails(code, /: why {2}\[31m not$/));

@@ -173,6 +173,18 @@ describe('HTTP client', () => {
     );
   });
 
+  it("takes a proxy's page for what its status says, and never for an answer", async () => {
+    let status = 502;
+    const page = await serve((_, response) => void response.writeHead(status).end('<html>proxy</html>'));
+    await using http = client(page);
+    for (status of [500, 502, 503, 504]) {
+      const { code, message } = await failure(http.json('GET', '/'));
+      assert.deepEqual([code, message], ['unreachable', `the vault at ${page} is not there at present (${status})`]);
+    }
+    status = 404;
+    assert.deepEqual(await http.json('GET', '/'), { status: 404, body: undefined });
+  });
+
   it('shows no secret in an error', async () => {
     await using http = client('https://127.0.0.1:1');
     const error = await failure(
