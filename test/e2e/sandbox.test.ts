@@ -8,6 +8,7 @@ import { loadConfig, type Config } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { connectDocker } from '../../src/image/docker.ts';
+import { openIdentity } from '../../src/identity/client-identity.ts';
 import { execute } from '../../src/sandbox/engine.ts';
 import { sandboxDown, sandboxStatus, sandboxUp } from '../../src/sandbox/sandbox.ts';
 import { Secret } from '../../src/secret.ts';
@@ -62,8 +63,8 @@ describe('a sandbox of its own', function () {
       );
     });
 
-    it('said that anyone can register', () => {
-      assert.ok(progress.some((message) => message.includes('--allow-legacy-registration')));
+    it('enrolled its client, and said as whom', () => {
+      assert.ok(progress.some((message) => message.includes('enrolling the client as alice')));
     });
 
     it('stays as it is when asked for again, within 5 seconds', async () => {
@@ -100,17 +101,18 @@ describe('a sandbox of its own', function () {
       }
     });
 
-    it('give a client an identity, and a node a token', async () => {
+    it('give the enrolled client an identity, and strangers and nodes none', async () => {
+      const { signal } = new AbortController();
+      await using identity = await openIdentity(config, { signal, progress: () => undefined, env: {} });
+      assert.match(identity.spiffeId, /^spiffe:\/\/sandbox\.hpcs\/c\/[0-9a-f]{9}\/workload$/);
+      assert.equal((await identity.jwt('vault')).reveal().split('.').length, 3);
       await using server = new HttpClient({
         name: 'HPCS server',
         url: config['hpcs-server'].url,
         ca: await readCa(config['hpcs-server']['ca-file']),
       });
-      const client = await server.json('POST', '/api/client/register', { body: { uid: 1000 } });
-      assert.equal(client.status, 200, JSON.stringify(client.body));
-      assert.match((client.body as { spiffeID: string }).spiffeID, /^spiffe:\/\/sandbox\.hpcs\/c\/[0-9a-f]{9}/);
-      const node = await server.json('POST', '/api/agents/token?hostname=nid000001');
-      assert.equal((node.body as { spiffeID: string }).spiffeID, 'spiffe://sandbox.hpcs/h/nid000001');
+      assert.equal((await server.json('POST', '/api/client/register', { body: { uid: 1000 } })).status, 403);
+      assert.equal((await server.json('POST', '/api/agents/token?hostname=nid000001')).status, 403);
     });
 
     it('record every call on the vault', async () => {
