@@ -246,7 +246,7 @@ describe('a site that tampers', function () {
       await site.run(`mv ${directory}/m ${directory}/manifest.json`);
 
       await site.run(
-        `cp ${directory}/encrypted_output.tgz ${directory}/e; printf X | dd of=${directory}/encrypted_output.tgz bs=1 seek=400 conv=notrunc`,
+        `cd ${directory}; cp encrypted_output.tgz e; printf XXXX | dd of=encrypted_output.tgz bs=1 seek=$(($(stat -c %s e) - 60)) conv=notrunc`,
       );
       assert.ok(['corrupt', 'results-altered'].includes(errorCode(await results())));
       await site.run(`mv ${directory}/e ${directory}/encrypted_output.tgz`);
