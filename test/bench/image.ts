@@ -72,7 +72,7 @@ async function original(tag: string): Promise<void> {
     await run(['docker', 'build', '-q', '--no-cache', '-t', prepared, join(work, 'context')]);
     await run(['docker', 'save', '-o', join(work, 'image.tar'), prepared]);
     await chmod(join(work, 'image.tar'), 0o644);
-    await run(['docker', 'run', '--rm', '--log-driver', 'none', '--cap-drop', 'ALL', '--network', 'none', '-v', `${work}:/work`, 'hpcs-bench/original', 'python3', '/image-original.py', '/work/image.tar', '/work']); // prettier-ignore
+    await run(['docker', 'run', '--rm', '--log-driver', 'none', '--cap-drop', 'ALL', '--network', 'none', '-v', `${work}:/build`, 'hpcs-bench/original', 'python3', '/image-original.py', '/build/image.tar', '/build']); // prettier-ignore
     await run(['scp', ...sshOptions, join(work, 'app.sif.age'), `${username}@${address}:${site.scratch}/original.sif`]);
   } finally {
     await rm(work, { recursive: true, force: true });

@@ -25,7 +25,7 @@ const sizes = [0, 1, 64 * kib, 64 * kib + 1, 256 * kib - 1, 256 * kib, mib - 6, 
 const gpg = {
   format: 'openpgp-gpg',
   showVersion: 'gpg --version',
-  prepare: 'export GNUPGHOME=/work/home && mkdir -m 700 home && gpg --batch --quiet --import key && ',
+  prepare: 'export GNUPGHOME=/scratch/home && mkdir -m 700 home && gpg --batch --quiet --import key && ',
   decrypt: 'gpg --batch --quiet --decrypt',
   encrypt: 'gpg --batch --quiet --trust-model always --recipient-file public --encrypt',
 } as const;
@@ -195,7 +195,7 @@ describe("the peers' own keys", () => {
 
   for (const image of [undefined, oldPeers]) {
     it(`we seal to GnuPG's, and both open, its protected key too: ${image ?? 'newest'}`, async () => {
-      const home = 'export GNUPGHOME=/work/home && mkdir -p -m 700 home && ';
+      const home = 'export GNUPGHOME=/scratch/home && mkdir -p -m 700 home && ';
       const words = 'correct horse';
       const quiet = `--batch --quiet --pinentry-mode loopback --passphrase '${words}'`;
       const generate = `${home} gpg ${quiet} --quick-generate-key 'Olga Owner <olga@example.org>' ed25519 default never && fpr=$(gpg --batch --with-colons --list-keys | sed -n 's/^fpr:*\\([^:]*\\):.*/\\1/p' | head -n 1) && gpg ${quiet} --quick-add-key "$fpr" cv25519 encr never && gpg ${quiet} --export-secret-keys && printf '%s' ---- && gpg --batch --export`;

@@ -39,7 +39,7 @@ export async function buildPeers(): Promise<void> {
 }
 
 /** Without network, and with nothing left of it. */
-const run = ['run', '--rm', '-i', '--network', 'none', '--log-driver', 'none', '--tmpfs', '/work:size=256m', '-w', '/work'];
+const run = ['run', '--rm', '-i', '--network', 'none', '--log-driver', 'none', '--tmpfs', '/scratch:size=256m', '-w', '/scratch'];
 
 /** Runs shell text in a directory that holds these files, in a container without network and with nothing left of it. */
 export function inPeers(shell: string, files: readonly SmallTarEntry[] = [], peers = image): Promise<PeerExit> {
