@@ -94,11 +94,6 @@ export async function verifyProof(
   return { thumbprint: await calculateJwkThumbprint(protectedHeader.jwk as JWK), id: jti, issuedAt: iat };
 }
 
-/** The thumbprint by which a server knows a key. @see RFC 7638 */
-export function thumbprintOf(key: JWK): Promise<string> {
-  return calculateJwkThumbprint(key);
-}
-
 async function verified(proof: string): ReturnType<typeof jwtVerify> {
   if (proof.length > 4096) throw refused('it is too long');
   try {

@@ -20,16 +20,9 @@ import type { CliExit } from '../support/cli.ts';
 import { jobArguments, prepareData, prepareImage, probe, type Prepared } from '../support/jobs.ts';
 import { VaultOwner } from '../support/owner.ts';
 import { enrolmentToken, enrolPerson, serverOf, type Person } from '../support/people.ts';
+import { refused } from '../support/refused.ts';
 import { containerOf, Site } from '../support/site.ts';
 import { infoRecord, vaultRecord } from '../support/vault.ts';
-
-const refused =
-  (code: string, message = /./) =>
-  (error: HpcsError) => {
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
 
 describe('identities that nobody can steal', function () {
   this.timeout(180_000);

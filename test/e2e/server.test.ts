@@ -4,7 +4,6 @@ import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig, type Config } from '../../src/config.ts';
-import type { HpcsError } from '../../src/errors.ts';
 import { HpcsServer } from '../../src/hpcs.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { startAgent, type AgentOptions } from '../../src/identity/agent.ts';
@@ -14,15 +13,8 @@ import { secretName } from '../../src/record.ts';
 import { Secret } from '../../src/secret.ts';
 import { quote } from '../../src/shell.ts';
 import { Vault } from '../../src/vault.ts';
+import { refused } from '../support/refused.ts';
 import { containerOf, Site } from '../support/site.ts';
-
-const refused =
-  (code: string, message = /./) =>
-  (error: HpcsError) => {
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
 
 describe('identities and grants as in the original, on real SPIRE and OpenBao', function () {
   this.timeout(120_000);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { exportJWK, generateKeyPair, SignJWT, type JWK } from 'jose';
-import { generateProofKey, keyProver, proofWindow, thumbprintOf, verifyProof } from '../../../src/identity/proof.ts';
+import { calculateJwkThumbprint, exportJWK, generateKeyPair, SignJWT, type JWK } from 'jose';
+import { generateProofKey, keyProver, proofWindow, verifyProof } from '../../../src/identity/proof.ts';
 
 const url = 'https://hpcs.example.org:10080/api/client/token';
 const request = { method: 'POST', path: '/api/client/token', body: '{"audience":"vault"}' };
@@ -21,7 +21,7 @@ describe('a proof of possession', () => {
 
   it('names the key that made it, and never holds its private half', async () => {
     const { thumbprint, id } = await verify();
-    assert.equal(thumbprint, await thumbprintOf(key));
+    assert.equal(thumbprint, await calculateJwkThumbprint(key));
     assert.ok(id.length >= 16);
     const header = JSON.parse(Buffer.from(proof.split('.')[0] ?? '', 'base64url').toString()) as { jwk: JWK };
     assert.deepEqual(Object.keys(header.jwk).toSorted(), ['crv', 'kty', 'x', 'y']);
