@@ -7,7 +7,7 @@ import { parseRate } from './rate.ts';
 import { iniValues, parseIni } from './ini.ts';
 import { isOthersPath } from './owner.ts';
 
-const { text, host, port, url, list, boolean, trustDomain } = iniValues;
+const { text, host, port, url, list, boolean, trustDomain, vaultNamespace } = iniValues;
 
 /** A directory on the site or its nodes. It ends up in lists that colons and commas part, and in a `#SBATCH` line. */
 const siteDirectory = z.string().regex(/^\/[^\s:,"'\\%#\p{Cc}]*$/u, 'an absolute path without spaces, quotes, commas or colons');
@@ -36,6 +36,7 @@ export const configSections = {
     'ca-file': text.optional(),
     'url-from-node': url.optional(),
     audience: text.default('vault'),
+    namespace: vaultNamespace.optional(),
   }),
   supercomputer: z.strictObject({
     address: host,

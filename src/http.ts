@@ -19,6 +19,8 @@ export interface HttpOptions {
   allowInsecureHttp?: boolean | undefined;
   /** Longest time for one request, in milliseconds. */
   timeout?: number;
+  /** Sent with every request. */
+  headers?: Readonly<Record<string, string>>;
 }
 
 /** One request. */
@@ -42,6 +44,7 @@ export class HttpClient implements AsyncDisposable {
   readonly url: string;
   readonly #dispatcher: Dispatcher;
   readonly #timeout: number;
+  readonly #headers: Readonly<Record<string, string>>;
 
   /** @throws HpcsError `usage` for `http://` without `allowInsecureHttp` */
   constructor(options: HttpOptions) {
@@ -54,6 +57,7 @@ export class HttpClient implements AsyncDisposable {
     this.name = options.name;
     this.url = options.url;
     this.#timeout = options.timeout ?? 30_000;
+    this.#headers = options.headers ?? {};
     const tls = options.ca === undefined ? {} : { ca: options.ca };
     this.#dispatcher = proxied() ? new EnvHttpProxyAgent({ connect: tls, requestTls: tls }) : new Agent({ connect: tls });
   }
@@ -64,7 +68,7 @@ export class HttpClient implements AsyncDisposable {
    * @throws HpcsError `identity` when the service cannot be reached, is not trusted or does not answer with JSON
    */
   async json(method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, options: HttpRequest = {}): Promise<HttpAnswer> {
-    const headers: Record<string, string> = { accept: 'application/json' };
+    const headers: Record<string, string> = { accept: 'application/json', ...this.#headers };
     const body = options.body === undefined ? null : JSON.stringify(options.body);
     const proof = await options.prove?.({ method, url: this.url + path, body: body ?? '' });
     for (const [name, value] of Object.entries({ ...options.headers, ...proof }))

@@ -24,6 +24,14 @@ export const iniValues = {
   boolean: z
     .enum(['true', 'false', 'yes', 'no'], { error: 'true or false' })
     .transform((value) => value === 'true' || value === 'yes'),
+  /** A namespace of an OpenBao or Vault, for example `research/hpcs`. Those of other forms exist; none needs one here. */
+  vaultNamespace: z
+    .string({ error: 'a namespace' })
+    .transform((value) => value.replace(/^\/|\/$/g, ''))
+    .refine(
+      (value) => /^[a-z0-9][a-z0-9_-]*(\/[a-z0-9][a-z0-9_-]*)*$/.test(value),
+      'a namespace: lower-case letters, digits, dashes',
+    ),
   /** A DNS-like trust domain name. @see SPIFFE-ID, 2.1 */
   trustDomain: z
     .string({ error: 'a trust domain' })

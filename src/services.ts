@@ -17,7 +17,8 @@ export async function openServices(config: Config): Promise<Services> {
   const { url, audience, 'ca-file': caFile } = config['hpcs-server'];
   await using cleanup = new AsyncDisposableStack();
   const server = cleanup.use(new HpcsServer({ url, ca: await readCa(caFile), allowInsecureHttp }));
-  const vault = cleanup.use(new Vault({ url: config.vault.url, ca: await readCa(config.vault['ca-file']), allowInsecureHttp }));
+  const { url: vaultUrl, namespace, 'ca-file': vaultCa } = config.vault;
+  const vault = cleanup.use(new Vault({ url: vaultUrl, ca: await readCa(vaultCa), namespace, allowInsecureHttp }));
   const owned = cleanup.move();
   return {
     server,

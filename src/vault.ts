@@ -9,12 +9,24 @@ const loginAnswer = z.object({
 const readAnswer = z.object({ data: z.object({ data: z.unknown() }) });
 const errorAnswer = z.object({ errors: z.array(z.string()) });
 
+/** How to reach a vault. */
+export interface VaultOptions extends Omit<HttpOptions, 'name' | 'headers'> {
+  /** The namespace in which everything lies (default: the vault's root). @see OpenBao, Namespaces: X-Vault-Namespace */
+  namespace?: string | undefined;
+}
+
+/** An HTTP client of a vault, in a namespace of it. */
+export function vaultClient({ namespace, ...options }: VaultOptions): HttpClient {
+  const headers = namespace === undefined ? {} : { 'x-vault-namespace': namespace };
+  return new HttpClient({ ...options, headers, name: 'vault' });
+}
+
 /** A vault (OpenBao or HashiCorp Vault) whose JWT method is mounted at `auth/jwt` and whose KV version 2 at `kv`. */
 export class Vault implements AsyncDisposable {
   readonly #http: HttpClient;
 
-  constructor(options: Omit<HttpOptions, 'name'>) {
-    this.#http = new HttpClient({ ...options, name: 'vault' });
+  constructor(options: VaultOptions) {
+    this.#http = vaultClient(options);
   }
 
   /**

@@ -1,6 +1,7 @@
-import { Client, Metadata, credentials, status, type MethodDefinition, type ServiceError } from '@grpc/grpc-js';
+import { Client, Metadata, credentials, status, type ChannelCredentials, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'; // prettier-ignore
 import { fromJSON, type AnyDefinition } from '@grpc/proto-loader';
 import { HpcsError } from '../errors.ts';
+import type { Secret } from '../secret.ts';
 
 /** Type of one field of a message: protobuf's scalar or message type and its number. */
 export interface FieldDescriptor {
@@ -17,6 +18,8 @@ export type Messages = Readonly<Record<string, { fields: Record<string, FieldDes
 export interface MethodDescriptor {
   requestType: string;
   responseType: string;
+  /** The server answers with a stream. */
+  responseStream?: true;
 }
 
 /** An answer with a gRPC status other than OK. Translated by the caller, who knows what was asked. */
@@ -42,9 +45,21 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** TLS of a connection between two SPIFFE identities. @see SPIFFE X509-SVID, 5 (validation) */
+export interface SpiffeTls {
+  /** PEM of the trust domain's authorities. */
+  authorities: string;
+  /** PEM of the own certificate, with what is between it and the authority. */
+  certificate: string;
+  /** PEM of its key. */
+  key: Secret;
+  /** The identity that the server must have: no host name counts. */
+  server: string;
+}
+
 /**
- * A client of one gRPC service on a local socket, without TLS: the socket's permissions and the peer's credentials are its
- * protection.
+ * A client of one gRPC service: on a local socket without TLS, where the socket's permissions and the peer's credentials are the
+ * protection, or between two SPIFFE identities.
  */
 export class GrpcClient implements Disposable {
   readonly #client: Client;
@@ -55,15 +70,16 @@ export class GrpcClient implements Disposable {
    * @param service full name of the service, for example `spire.api.server.entry.v1.Entry`
    * @param methods the service's methods
    * @param messages all messages; their names are not on the wire, so one flat namespace does
+   * @param tls without it the target must be a local socket
    */
-  constructor(target: string, service: string, methods: Record<string, MethodDescriptor>, messages: Messages) {
+  constructor(target: string, service: string, methods: Record<string, MethodDescriptor>, messages: Messages, tls?: SpiffeTls) {
     // A service may be named like a message, so the messages have a package to themselves.
     const nested = { messages: { nested: messages }, ...nest(service.split('.'), { methods: qualify(methods) }) };
     const definitions = fromJSON({ nested }, { longs: Number, defaults: true, arrays: true });
     const definition: AnyDefinition | undefined = definitions[service];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the service ${service}`);
     this.#service = definition as unknown as Record<string, MethodDefinition<object, object>>;
-    this.#client = new Client(target, credentials.createInsecure(), {
+    this.#client = new Client(target, tls === undefined ? credentials.createInsecure() : mutualTls(tls), {
       'grpc.initial_reconnect_backoff_ms': 100,
       'grpc.max_reconnect_backoff_ms': 2000,
       'grpc.enable_http_proxy': 0,
@@ -96,6 +112,33 @@ export class GrpcClient implements Disposable {
     });
   }
 
+  /** Calls a method that answers with a stream, and takes the first of its answers. @throws GrpcError; the signal's reason */
+  first<Answer extends object>(method: string, request: object, options: CallOptions): Promise<Answer> {
+    const { path, requestSerialize, responseDeserialize } = this.#method(method);
+    return new Promise<Answer>((resolve, reject) => {
+      options.signal?.throwIfAborted();
+      const deadline = { deadline: Date.now() + options.timeout };
+      const stream = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadataOf(options), deadline); // prettier-ignore
+      const abort = (): void => stream.cancel();
+      options.signal?.addEventListener('abort', abort, { once: true });
+      const done = (): void => options.signal?.removeEventListener('abort', abort);
+      stream.once('data', (answer: Answer) => {
+        done();
+        resolve(answer);
+        stream.cancel();
+      });
+      // After the first answer this is our own cancelling, which nobody waits for.
+      stream.on('error', (error: ServiceError) => {
+        done();
+        reject(options.signal?.aborted === true ? (options.signal.reason as Error) : new GrpcError(error));
+      });
+      stream.once('end', () => {
+        done();
+        reject(new GrpcError({ code: status.INTERNAL, details: 'no answer' }));
+      });
+    });
+  }
+
   #method(name: string): MethodDefinition<object, object> {
     const definition = this.#service[name];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the method ${name}`);
@@ -105,6 +148,14 @@ export class GrpcClient implements Disposable {
   [Symbol.dispose](): void {
     this.#client.close();
   }
+}
+
+function mutualTls({ authorities, certificate, key, server }: SpiffeTls): ChannelCredentials {
+  return credentials.createSsl(Buffer.from(authorities), Buffer.from(key.bytes()), Buffer.from(certificate), {
+    // The chain was verified before this is asked.
+    checkServerIdentity: (_host, { subjectaltname = '' }) =>
+      subjectaltname === `URI:${server}` ? undefined : new Error(`the server is not ${server} but ${subjectaltname}`),
+  });
 }
 
 function nest([first = '', ...rest]: string[], leaf: object): Record<string, object> {

@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { HpcsError } from '../errors.ts';
@@ -7,6 +8,7 @@ import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor
 /** @see SPIFFE Workload API, Appendix A (workload.proto) */
 const methods: Record<string, MethodDescriptor> = {
   FetchJWTSVID: { requestType: 'JWTSVIDRequest', responseType: 'JWTSVIDResponse' },
+  FetchX509SVID: { requestType: 'X509SVIDRequest', responseType: 'X509SVIDResponse', responseStream: true },
 };
 const messages: Messages = {
   JWTSVIDRequest: {
@@ -14,6 +16,16 @@ const messages: Messages = {
   },
   JWTSVIDResponse: { fields: { svids: { rule: 'repeated', type: 'JWTSVID', id: 1 } } },
   JWTSVID: { fields: { spiffeId: { type: 'string', id: 1 }, svid: { type: 'string', id: 2 } } },
+  X509SVIDRequest: { fields: {} },
+  X509SVIDResponse: { fields: { svids: { rule: 'repeated', type: 'X509SVID', id: 1 } } },
+  X509SVID: {
+    fields: {
+      spiffeId: { type: 'string', id: 1 },
+      x509Svid: { type: 'bytes', id: 2 },
+      x509SvidKey: { type: 'bytes', id: 3 },
+      bundle: { type: 'bytes', id: 4 },
+    },
+  },
 };
 
 /** What every call of the Workload API needs. */
@@ -55,6 +67,55 @@ export async function fetchJwtSvids(
     token: new Secret(svid),
     expires: new Date((decodeJwt(svid).exp ?? 0) * 1000),
   }));
+}
+
+/** A certificate that proves a SPIFFE identity, with its key. */
+export interface X509Svid {
+  spiffeId: string;
+  /** PEM of the certificate and of those between it and the authority. */
+  certificate: string;
+  /** PEM, PKCS #8. */
+  key: Secret;
+  /** PEM of the trust domain's authorities. */
+  authorities: string;
+  issued: Date;
+  expires: Date;
+}
+
+/**
+ * Fetches X.509-SVIDs of the calling process from a SPIFFE Workload API, as they are now: they live an hour or less.
+ *
+ * @returns at least one
+ * @throws HpcsError `identity`: no identity within the time, or the API cannot be reached
+ */
+export async function fetchX509Svids(options: WorkloadApiOptions): Promise<X509Svid[]> {
+  const answer = await ask(options, (client, timeout) =>
+    client.first<{ svids: { spiffeId: string; x509Svid: Buffer; x509SvidKey: Buffer; bundle: Buffer }[] }>(
+      'FetchX509SVID',
+      {},
+      { timeout, metadata, signal: options.signal },
+    ),
+  );
+  return answer.svids.map(({ spiffeId, x509Svid, x509SvidKey, bundle }) => {
+    const chain = certificatesOf(x509Svid);
+    const [leaf] = chain;
+    if (leaf === undefined) throw noIdentity(options.socket);
+    return {
+      spiffeId,
+      certificate: chain.map(String).join(''),
+      key: new Secret(createPrivateKey({ key: x509SvidKey, format: 'der', type: 'pkcs8' }).export({ type: 'pkcs8', format: 'pem' })), // prettier-ignore
+      authorities: certificatesOf(bundle).map(String).join(''),
+      issued: leaf.validFromDate,
+      expires: leaf.validToDate,
+    };
+  });
+}
+
+/** Certificates that stand one after the other, DER. */
+function certificatesOf(bytes: Buffer): X509Certificate[] {
+  const found: X509Certificate[] = [];
+  for (let rest = bytes; rest.length > 0; rest = rest.subarray(found.at(-1)?.raw.length)) found.push(new X509Certificate(rest));
+  return found;
 }
 
 /**

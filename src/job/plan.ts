@@ -47,7 +47,7 @@ const accessSchema = z.discriminatedUnion('mode', [
   }),
   z.object({
     mode: z.literal('agent'),
-    vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),
+    vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string(), namespace: z.string().optional() }),
     spireServer: z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
   }),
 ]);

@@ -279,7 +279,12 @@ async function agentAccess(config: Config, services: Services, signal: AbortSign
   const { vault, 'spire-server': spire } = config;
   return {
     mode: 'agent',
-    vault: { url: vault['url-from-node'] ?? vault.url, ca: (await readCa(vault['ca-file'])) ?? null, audience: vault.audience },
+    vault: {
+      url: vault['url-from-node'] ?? vault.url,
+      ca: (await readCa(vault['ca-file'])) ?? null,
+      audience: vault.audience,
+      ...(vault.namespace !== undefined && { namespace: vault.namespace }),
+    },
     spireServer: {
       address: spire['address-from-node'] ?? spire.address,
       port: spire['port-from-node'] ?? spire.port,

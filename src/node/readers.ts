@@ -78,6 +78,6 @@ export async function becomeReaders(plan: JobPlan, access: AgentAccess, context:
     parent: context.directory,
     signal: context.signal,
   });
-  const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, allowInsecureHttp });
+  const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, namespace: vault.namespace, allowInsecureHttp });
   return new Readers(plan, agent, bank, vault.audience, context);
 }

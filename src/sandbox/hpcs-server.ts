@@ -8,29 +8,34 @@ import { enrol } from '../identity/enrolled.ts';
 import { Secret } from '../secret.ts';
 import type { ServerCertificate } from './keys.ts';
 import { must, type ContainerPlan } from './engine.ts';
-import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
+import { legacyUid, namespace, parts, ports, serverIds, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
 const configuration = '/etc/hpcs/hpcs-server.conf';
 
-/** An HPCS server: for enrolled clients, or as `legacyServer` open to anyone, as the original is. */
+/**
+ * An HPCS server: for enrolled clients, confined by SPIRE and to a namespace of the vault; or as `legacyServer` open to anyone and on
+ * SPIRE's private socket, as the original is.
+ */
 export function hpcsServerPlan(
   image: string,
   authority: string,
   { certificate, key }: ServerCertificate,
   part: 'hpcsServer' | 'legacyServer' = 'hpcsServer',
 ): ContainerPlan {
-  const own = { uid: serverUid, gid: serverUid };
+  const legacy = part === 'legacyServer';
+  const uid = legacy ? legacyUid : serverUid;
+  const own = { uid, gid: serverUid };
   return {
     name: parts[part],
     image,
-    command: ['--config', configuration, ...(part === 'legacyServer' ? ['--allow-legacy-registration'] : [])],
-    user: `${serverUid}:${serverUid}`,
+    command: ['--config', configuration, ...(legacy ? ['--allow-legacy-registration'] : [])],
+    user: `${uid}:${serverUid}`,
     // A user without an entry in the image's passwd: oclif asks for its shell and home.
     environment: { HOME: '/tmp', SHELL: '/bin/sh' },
     // The agent looks its callers up by process id.
     processesOf: parts.spireAgent,
-    volumes: { '/run/spire-admin': volumes.admin, '/run/spire-agent': volumes.agent },
+    volumes: { ...(legacy && { '/run/spire-admin': volumes.admin }), '/run/spire-agent': volumes.agent },
     ports: [ports[part]],
     files: [
       { name: 'etc/hpcs/ca.pem', content: authority },
@@ -38,32 +43,36 @@ export function hpcsServerPlan(
       { name: 'etc/hpcs/tls.key', content: key.bytes(), mode: 0o400, ...own },
       {
         name: configuration.slice(1),
-        content: `[spire-server]
+        content: serverConfiguration(part),
+      },
+    ],
+  };
+}
+
+/** The configuration of a server. */
+export function serverConfiguration(part: 'hpcsServer' | 'legacyServer'): string {
+  return `[spire-server]
 address = ${parts.spireServer}
 port = ${ports.spireServer}
 trust-domain = ${trustDomain}
-socket-path = ${sockets.admin}
-
+${part === 'legacyServer' ? `socket-path = ${sockets.admin}\n` : ''}
 [spire-agent]
 spire-agent-socket = ${sockets.agent}
-hpcs-server-spiffeid = spiffe://${trustDomain}/hpcs-server/workload
+hpcs-server-spiffeid = ${serverIds[part]}
 
 [vault]
 url = https://${parts.openbao}:${ports.openbao}
 server-role = hpcs-server
 ca-file = /etc/hpcs/ca.pem
 audience = ${vaultAudience}
-
+${part === 'hpcsServer' ? `namespace = ${namespace}\n` : ''}
 [listen]
 port = ${ports.hpcsServer}
 
 [tls]
 cert-file = /etc/hpcs/tls.crt
 key-file = /etc/hpcs/tls.key
-`,
-      },
-    ],
-  };
+`;
 }
 
 /**

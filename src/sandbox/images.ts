@@ -8,7 +8,8 @@ import { HpcsError } from '../errors.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
 import { tarEnd, tarHeader, tarPadding } from '../pack/tar.ts';
 import { lastLines } from './engine.ts';
-import { installedTree, isCheckout, modulesOf, packageRoot } from './modules.ts';
+import { packageRoot } from '../package-root.ts';
+import { installedTree, isCheckout, modulesOf } from './modules.ts';
 
 /** Images of the sandbox's parts, by the name under which the engine has them. */
 export interface SandboxImages {
@@ -110,8 +111,23 @@ function ownRecipe(name: string, context: string[]): Recipe {
 // docker/Dockerfile takes programs from the image hpcs/programs.
 async function ensureHpcsServer(options: MakeOptions): Promise<string> {
   if (!isCheckout()) return ensureBuilt(await installedServer(), options);
-  const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.sh', 'package.json', 'package-lock.json', 'bin'];
-  const roots = ['src/main.ts', 'commands/server.ts', 'commands/server/enrol.ts'];
+  const own = [
+    'docker/Dockerfile',
+    'docker/prune.mjs',
+    'docker/stage.sh',
+    'docker/server',
+    'package.json',
+    'package-lock.json',
+    'bin',
+  ];
+  const roots = [
+    'src/main.ts',
+    'commands/server.ts',
+    'commands/server/enrol.ts',
+    'commands/server/bootstrap.ts',
+    'commands/server/spire-policy.ts',
+    'commands/server/trust-bundle.ts',
+  ];
   const modules = (await Promise.all(roots.map(modulesOf))).flat().map((path) => relative(packageRoot(), path));
   return ensureBuilt(
     {

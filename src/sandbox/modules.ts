@@ -1,20 +1,9 @@
 import { existsSync } from 'node:fs';
 import { readFile, realpath } from 'node:fs/promises';
 import { dirname, extname, join, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
-
-/** The directory of the package, from source and from a build. */
-export function packageRoot(): string {
-  let directory = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(directory, 'docker', 'sandbox', 'site.Dockerfile'))) {
-    const above = dirname(directory);
-    if (above === directory) throw new HpcsError('bug', 'package-incomplete', 'the package lacks docker/sandbox');
-    directory = above;
-  }
-  return directory;
-}
+import { packageRoot } from '../package-root.ts';
 
 /** Whether this is a checkout, with its sources and development dependencies, and not what npm installed of it. */
 export function isCheckout(): boolean {

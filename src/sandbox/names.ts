@@ -51,6 +51,18 @@ export const sockets = { admin: '/run/spire-admin/api.sock', agent: '/run/spire-
 /** User and group id of the HPCS server. The SPIRE server's admin socket belongs to the same group. */
 export const serverUid = 10_080;
 
+/** User id of the server that is open to anyone: another, so that SPIRE tells the two apart. */
+export const legacyUid = 10_081;
+
+/** The namespace of the vault in which the HPCS server has everything. Clients of the original know no namespaces: theirs is the root. */
+export const namespace = 'hpcs';
+
+/** SPIFFE IDs of the two servers. */
+export const serverIds = {
+  hpcsServer: `spiffe://${trustDomain}/hpcs-server/workload`,
+  legacyServer: `spiffe://${trustDomain}/hpcs-server/legacy`,
+} as const;
+
 /** What OpenBao and the OIDC provider call the issuer of tokens. */
 export const issuer = `https://${parts.oidc}:${ports.oidc}`;
 

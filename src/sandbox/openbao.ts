@@ -1,21 +1,22 @@
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, type HttpAnswer } from '../http.ts';
 import { Secret } from '../secret.ts';
+import { vaultSteps } from '../server/bootstrap-vault.ts';
+import { goThrough } from '../server/steps.ts';
+import { vaultClient } from '../vault.ts';
 import type { ServerCertificate } from './keys.ts';
 import type { ContainerPlan } from './engine.ts';
-import { packageRoot } from './modules.ts';
-import { issuer, parts, ports, trustDomain } from './names.ts';
+import { issuer, namespace, parts, ports, serverIds } from './names.ts';
 
 /** Audience of the tokens with which the vault is logged in to. */
 export const vaultAudience = 'vault';
 
 /** What only the owner of a sandbox has: kept for tests and for looking around. */
 export interface VaultOwner {
-  rootToken: Secret;
+  /** Of an administrator; the root token was revoked. */
+  administratorToken: Secret;
   unsealKey: Secret;
 }
 
@@ -64,7 +65,8 @@ export async function checkVault(vault: HttpClient): Promise<void> {
 }
 
 /**
- * Initialises and unseals a fresh OpenBao, and sets it up: KV at `kv`, JWT at `auth/jwt`, and the role of the HPCS server.
+ * Initialises and unseals a fresh OpenBao, and sets it up as `hpcs server bootstrap` does: in a namespace of its own for the HPCS
+ * server, and in the root for the one that clients of the original use. No root token is left.
  *
  * @param authority PEM of the authority of the OIDC provider, which must be up
  */
@@ -73,29 +75,42 @@ export async function setUpVault(vault: HttpClient, authority: string, signal: A
     const headers = token === undefined ? {} : { 'x-vault-token': token };
     return accepted(await vault.json(method, `/v1/${path}`, { body, headers, signal }), path);
   };
-  const made = await call('PUT', 'sys/init', { secret_shares: 1, secret_threshold: 1 });
-  const { keys_base64: keys, root_token: root } = z
+  const made = z
     .object({ keys_base64: z.array(z.string()).min(1), root_token: z.string() })
-    .parse(made);
-  const owner = { rootToken: new Secret(root), unsealKey: new Secret(keys[0] ?? '') };
-  await call('PUT', 'sys/unseal', { key: owner.unsealKey.reveal() });
+    .parse(await call('PUT', 'sys/init', { secret_shares: 1, secret_threshold: 1 }));
+  const unsealKey = new Secret(made.keys_base64[0] ?? '');
+  await call('PUT', 'sys/unseal', { key: unsealKey.reveal() });
   await untilActive(vault, signal);
 
-  const as = (path: string, body: unknown): Promise<unknown> => call('POST', path, body, owner.rootToken);
-  await as('sys/mounts/kv', { type: 'kv', options: { version: '2' } });
-  await as('sys/auth/jwt', { type: 'jwt' });
-  await as('auth/jwt/config', { oidc_discovery_url: issuer, oidc_discovery_ca_pem: authority, bound_issuer: issuer });
-  const policy = await readFile(join(packageRoot(), 'docker/server/hpcs-server.policy.hcl'), 'utf8');
-  await as('sys/policies/acl/hpcs-server', { policy });
-  await as('auth/jwt/role/hpcs-server', {
-    role_type: 'jwt',
-    user_claim: 'sub',
-    bound_audiences: [vaultAudience],
-    bound_subject: `spiffe://${trustDomain}/hpcs-server/workload`,
-    token_policies: ['hpcs-server'],
-    token_ttl: '1h',
-  });
-  return owner;
+  using root = new Secret(made.root_token);
+  const wanted = {
+    provider: { discovery: issuer, ca: authority, issuer },
+    role: 'hpcs-server',
+    audience: vaultAudience,
+  };
+  await using own = vaultClient({ url: vault.url, ca: authority, namespace });
+  const all = [
+    ...(await vaultSteps({ root: vault, own, token: root }, { ...wanted, namespace, subject: serverIds.hpcsServer })),
+    // Where those of the original look for everything.
+    ...(await vaultSteps({ root: vault, own: vault, token: root }, { ...wanted, namespace: undefined, subject: serverIds.legacyServer })), // prettier-ignore
+  ];
+  const failed = (await goThrough(all, { check: false, signal })).find(({ state }) => state !== 'right' && state !== 'done');
+  if (failed !== undefined) throw new HpcsError('local', 'sandbox-failed', `the vault lacks ${failed.what}: ${failed.why}`);
+
+  const administrator = await makeAdministrator(call, root);
+  await call('POST', 'auth/token/revoke-self', {}, root);
+  return { administratorToken: administrator, unsealKey };
+}
+
+// For tests and for looking around: everything but what root alone may, in the root and in all namespaces.
+async function makeAdministrator(
+  call: (method: 'POST', path: string, body: unknown, token: Secret) => Promise<unknown>,
+  root: Secret,
+): Promise<Secret> {
+  const policy = 'path "*" {\n  capabilities = ["create", "read", "update", "delete", "list", "sudo"]\n}\n';
+  await call('POST', 'sys/policies/acl/sandbox-administrator', { policy }, root);
+  const made = await call('POST', 'auth/token/create-orphan', { policies: ['sandbox-administrator'], period: '768h' }, root);
+  return new Secret(z.object({ auth: z.object({ client_token: z.string() }) }).parse(made).auth.client_token);
 }
 
 // Raft elects itself within moments of the unsealing; until then every write is refused.

@@ -7,11 +7,13 @@ import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, readCa } from '../http.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
+import { parseServerConfig } from '../server/config.ts';
+import { spirePolicy } from '../server/spire-policy.ts';
 import { writeDurably } from '../state.ts';
 import { makeKeys } from './keys.ts';
 import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
 import { lastLines, lastLog, publishedPort, removeContainer, startPart, type ContainerPlan } from './engine.ts';
-import { checkHpcsServer, enrolClient, hpcsServerPlan } from './hpcs-server.ts';
+import { checkHpcsServer, enrolClient, hpcsServerPlan, serverConfiguration } from './hpcs-server.ts';
 import { ensureImages, type SandboxImages } from './images.ts';
 import { defaultName, engineName, parts, ports, runLabel, sandboxLabel, site, volumes, type Part } from './names.ts';
 import { checkVault, openbaoPlan, setUpVault } from './openbao.ts';
@@ -215,8 +217,9 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   await writeDurably(join(directory, `${fileNames.identity}.pub`), `${identity.line}\n`);
 
   progress('starting the site, the SPIRE server and the vault');
+  const policy = await spirePolicy(parseServerConfig(serverConfiguration('hpcsServer'), 'sandbox'), { agentMode: true });
   const [spire, bao, login, ...compute] = await Promise.all([
-    start(spireServerPlan(images.spireServer)),
+    start(spireServerPlan(images.spireServer, policy)),
     start(openbaoPlan(images.openbao, certificates[parts.openbao])),
     ...sitePlans(images.site, nodes, identity.line).map(start),
   ]);
@@ -248,10 +251,10 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   ]);
 
   progress('setting up the vault');
-  const { rootToken, unsealKey } = await setUpVault(vault, authority, signal);
+  const { administratorToken, unsealKey } = await setUpVault(vault, authority, signal);
   await writeDurably(
     join(directory, fileNames.vaultOwner),
-    `${JSON.stringify({ rootToken: rootToken.reveal(), unsealKey: unsealKey.reveal() })}\n`,
+    `${JSON.stringify({ administratorToken: administratorToken.reveal(), unsealKey: unsealKey.reveal() })}\n`,
   );
 
   progress('starting the HPCS server');

@@ -1,22 +1,28 @@
 import type Docker from 'dockerode';
 import { must, type ContainerPlan } from './engine.ts';
-import { issuer, parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
+import { issuer, legacyUid, parts, ports, serverIds, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import type { ServerCertificate } from './keys.ts';
 
 const bin = '/opt/spire/bin';
 
-/** The SPIRE server: identities of everything in the sandbox. */
-export function spireServerPlan(image: string): ContainerPlan {
+/**
+ * The SPIRE server: identities of everything in the sandbox.
+ *
+ * @param policy what it lets the HPCS server do
+ */
+export function spireServerPlan(image: string, policy: { rego: string; data: string }): ContainerPlan {
   return {
     name: parts.spireServer,
     image,
     entrypoint: [`${bin}/spire-server`, 'run', '-config', '/etc/spire/server.conf'],
-    // The admin socket is made for owner and group: the group lets the HPCS server in.
+    // The admin socket is made for owner and group: the group lets the OIDC provider in, and the server for clients of the original.
     user: `0:${serverUid}`,
     volumes: { '/run/spire-admin': volumes.admin },
     ports: [ports.spireServer],
     files: [
       { name: 'var/lib/spire/', type: 'directory' },
+      { name: 'etc/spire/policy.rego', content: policy.rego },
+      { name: 'etc/spire/policy-data.json', content: policy.data },
       {
         name: 'etc/spire/server.conf',
         content: `server {
@@ -31,7 +37,10 @@ export function spireServerPlan(image: string): ContainerPlan {
   default_x509_svid_ttl = "1h"
   default_jwt_svid_ttl = "5m"
   # New entries reach agents after a second, not five.
-  experimental { cache_reload_interval = "1s" }
+  experimental {
+    cache_reload_interval = "1s"
+    auth_opa_policy_engine { local { rego_path = "/etc/spire/policy.rego" policy_data_path = "/etc/spire/policy-data.json" } }
+  }
 }
 plugins {
   DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "/var/lib/spire/datastore.sqlite3" } }
@@ -111,7 +120,7 @@ export async function checkSpire(container: Docker.Container, program: 'server' 
   await must(container, [`${bin}/spire-${program}`, 'healthcheck', '-socketPath', socket], { limit: 5000 });
 }
 
-/** Registers the HPCS server's workload. @returns the join token of its agent and the trust bundle (PEM) */
+/** Registers the HPCS servers' workloads. @returns the join token of its agent and the trust bundle (PEM) */
 export async function registerServer(
   server: Docker.Container,
   signal: AbortSignal | undefined,
@@ -119,16 +128,12 @@ export async function registerServer(
   const agent = `spiffe://${trustDomain}/hpcs-server/agent`;
   const run = (...words: string[]): Promise<string> =>
     must(server, [`${bin}/spire-server`, ...words, '-socketPath', sockets.admin], { signal });
-  await run(
-    'entry',
-    'create',
-    '-parentID',
-    agent,
-    '-spiffeID',
-    `spiffe://${trustDomain}/hpcs-server/workload`,
-    '-selector',
-    `unix:uid:${serverUid}`, // prettier-ignore
-  );
+  for (const [id, uid] of [
+    [serverIds.hpcsServer, serverUid],
+    [serverIds.legacyServer, legacyUid],
+  ] as const)
+    // prettier-ignore
+    await run('entry', 'create', '-parentID', agent, '-spiffeID', id, '-selector', `unix:uid:${uid}`);
   const token = JSON.parse(await run('token', 'generate', '-output', 'json', '-ttl', '600', '-spiffeID', agent)) as {
     value: string;
   };

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { HpcsError, systemCode } from '../errors.ts';
 import { parseSpiffeId } from '../identity/spiffe-id.ts';
-import { parseIni } from '../ini.ts';
+import { iniValues, parseIni } from '../ini.ts';
 
 const text = z.string({ error: 'a value' }).min(1, 'a value');
 const port = z.coerce.number({ error: 'a port number' }).int('a port number').min(1, 'a port number').max(65535, 'a port number');
@@ -33,8 +33,12 @@ const schema = z.strictObject({
     'trust-domain': z.string().regex(/^[a-z0-9._-]{1,255}$/, 'a trust domain: lower-case letters, digits, dots, dashes'),
     'pre-command': command.optional(),
     'spire-server-bin': z.string().optional(),
-    // Documented configurations of the original end this value in a colon.
-    'socket-path': text.default('/tmp/spire-server/private/api.sock').transform((value) => value.replace(/:$/, '')),
+    // Documented configurations of the original end this value in a colon. Without it, SPIRE is called with an identity of our own.
+    'socket-path': text.transform((value) => value.replace(/:$/, '')).optional(),
+    'api-address': z
+      .string()
+      .regex(/^([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/, 'host:port')
+      .optional(),
     'join-token-ttl': seconds.default(300),
     'jwt-svid-ttl': seconds.default(300),
   }),
@@ -52,6 +56,7 @@ const schema = z.strictObject({
     'ca-file': text.optional(),
     'allow-insecure-http': boolean.default(false),
     audience: audiences.prefault('vault'),
+    namespace: iniValues.vaultNamespace.optional(),
   }),
   client: z
     .strictObject({
@@ -70,10 +75,30 @@ const schema = z.strictObject({
     })
     .prefault({}),
   tls: z.strictObject({ 'cert-file': text, 'key-file': text }).optional(),
+  bootstrap: z
+    .strictObject({
+      'oidc-url': z.url({ protocol: /^https$/, error: 'a URL such as https://oidc.example.org' }).optional(),
+      'oidc-ca-file': text.optional(),
+      'jwks-url': z.url({ protocol: /^https$/, error: 'a URL such as https://oidc.example.org/keys' }).optional(),
+      issuer: text.optional(),
+      'admin-socket': text.optional(),
+      'agent-id': spiffeId.optional(),
+      selectors: list
+        .refine((value) => value.every((entry) => selector.test(entry)), 'selectors such as unix:uid:65532')
+        .prefault(''),
+    })
+    .prefault({}),
 });
 
 /** The server's configuration, checked and with its defaults. */
 export type ServerConfig = z.output<typeof schema>;
+
+/** The server's own SPIFFE ID. */
+export function ownIdentity(config: ServerConfig): string {
+  return (
+    config['spire-agent']['hpcs-server-spiffeid'] ?? `spiffe://${config['spire-server']['trust-domain']}/hpcs-server/workload`
+  );
+}
 
 /** Reads the server's configuration. @throws HpcsError `usage` naming file, section, key and what was expected */
 export async function loadServerConfig(file: string): Promise<ServerConfig> {

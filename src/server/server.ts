@@ -4,8 +4,6 @@ import { isIP, type AddressInfo } from 'node:net';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { readCa } from '../http.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
-import { fetchJwtSvids } from '../identity/workload-api.ts';
-import type { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
 import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
@@ -14,6 +12,7 @@ import { Grants } from './grants.ts';
 import { Jobs, type AuditEvent } from './jobs.ts';
 import { JwtSvidVerifier } from './jwt-svid.ts';
 import { Permissions } from './permissions.ts';
+import { ownToken, spireReach } from './reach.ts';
 import { parseSelector, Spire } from './spire.ts';
 import { Store } from './store.ts';
 import { VaultAdmin } from './vault-admin.ts';
@@ -30,9 +29,6 @@ export interface ServerOptions {
   log: { write(line: string): void } | false;
 }
 
-/** A caller waits meanwhile, so that an agent without an identity for us is reported soon, in milliseconds. */
-const identityPatience = 5000;
-
 /**
  * Starts the HPCS server. SPIRE and the vault need not run yet: until they do, calls that need them are answered with 503.
  *
@@ -41,7 +37,7 @@ const identityPatience = 5000;
 export async function startServer(config: ServerConfig, options: ServerOptions): Promise<RunningServer> {
   await using cleanup = new AsyncDisposableStack();
   const trustDomain = config['spire-server']['trust-domain'];
-  const spire = cleanup.use(new Spire(config['spire-server']['socket-path']));
+  const spire = cleanup.use(new Spire(spireReach(config)));
   const vault = cleanup.use(await openVault(config));
   const store = new Store(vault);
   const clients = new Clients(store, vault, trustDomain);
@@ -79,6 +75,8 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   cleanup.defer(() => app.close());
   if (options.allowLegacyRegistration)
     app.log.warn('--allow-legacy-registration: anyone who reaches this server gets identities; only for trying it out');
+  if (config['spire-server']['socket-path'] !== undefined)
+    app.log.warn('socket-path: on that socket this server is an administrator of SPIRE; without the key, SPIRE can confine it');
   if (config['spire-server']['pre-command'])
     app.log.warn('pre-command is ignored: this server speaks to the socket at socket-path');
   const { host, port } = config.listen;
@@ -103,8 +101,8 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
 
 /** The vault as this server administers it. Nothing is sent yet. @throws HpcsError `usage` */
 export async function openVault(config: ServerConfig): Promise<VaultAdmin> {
-  const { url, audience, 'server-role': role, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault;
-  const vault = new Vault({ url, ca: await readCa(caFile), allowInsecureHttp, timeout: 10_000 });
+  const { url, audience, namespace, 'server-role': role, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault; // prettier-ignore
+  const vault = new Vault({ url, ca: await readCa(caFile), namespace, allowInsecureHttp, timeout: 10_000 });
   return new VaultAdmin(vault, { url, role, audience, jwt: () => ownToken(config) });
 }
 
@@ -138,20 +136,6 @@ function tidying(chores: (() => Promise<void>)[], failed: (error: unknown) => vo
       await running;
     },
   };
-}
-
-async function ownToken(config: ServerConfig): Promise<Secret> {
-  const own =
-    config['spire-agent']['hpcs-server-spiffeid'] ?? `spiffe://${config['spire-server']['trust-domain']}/hpcs-server/workload`;
-  const [audience = ''] = config.vault.audience;
-  const [svid] = await fetchJwtSvids({
-    socket: config['spire-agent']['spire-agent-socket'],
-    audience: [audience],
-    spiffeId: own,
-    timeout: identityPatience,
-  });
-  if (svid === undefined) throw new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${own}`);
-  return svid.token;
 }
 
 async function readPem(file: string): Promise<string> {

@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { HpcsError } from '../errors.ts';
-import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor } from '../identity/grpc.ts';
+import { GrpcError, grpcStatus, type Messages, type MethodDescriptor } from '../identity/grpc.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
+import { SpireConnection, SpireService, type SpireReach } from './spire-connection.ts';
 
 /** @see spiffe/spire-api-sdk, proto/spire/api: types and server/{entry,agent,svid,bundle}/v1 */
 const messages: Messages = {
@@ -111,28 +113,36 @@ interface Status {
 const batch = 1000;
 const deadline = 20_000;
 
-/** A SPIRE server's admin API on its private socket. Whoever reaches that socket may make any identity. */
-export class Spire implements Disposable {
-  readonly #entry: GrpcClient;
-  readonly #agent: GrpcClient;
-  readonly #svid: GrpcClient;
-  readonly #bundle: GrpcClient;
+/**
+ * Ids of entries that are made here begin with this, so that SPIRE's policy can tell them from those of others when they are to be
+ * deleted: a request to delete holds ids alone.
+ */
+export const entryPrefix = 'hpcs.';
 
-  /** @param socketPath path of the admin socket */
-  constructor(socketPath: string) {
-    const target = `unix:${socketPath}`;
-    this.#entry = client(target, 'entry', 'Entry', {
+/** A SPIRE server's admin API, as far as it is needed here. */
+export class Spire implements Disposable {
+  readonly #entry: SpireService;
+  readonly #agent: SpireService;
+  readonly #svid: SpireService;
+  readonly #bundle: SpireService;
+
+  /** @param reach how the server is reached; a text is the path of its private socket */
+  constructor(reach: string | SpireReach) {
+    const connection = new SpireConnection(typeof reach === 'string' ? { socket: reach } : reach);
+    const client = (area: string, service: string, methods: Record<string, MethodDescriptor>): SpireService =>
+      new SpireService(connection, `spire.api.server.${area}.v1.${service}`, methods, messages);
+    this.#entry = client('entry', 'Entry', {
       ListEntries: { requestType: 'ListEntriesRequest', responseType: 'ListEntriesResponse' },
       BatchCreateEntry: { requestType: 'BatchCreateEntryRequest', responseType: 'BatchCreateEntryResponse' },
       BatchDeleteEntry: { requestType: 'BatchDeleteEntryRequest', responseType: 'BatchDeleteEntryResponse' },
     });
-    this.#agent = client(target, 'agent', 'Agent', {
+    this.#agent = client('agent', 'Agent', {
       CreateJoinToken: { requestType: 'CreateJoinTokenRequest', responseType: 'JoinToken' },
     });
-    this.#svid = client(target, 'svid', 'SVID', {
+    this.#svid = client('svid', 'SVID', {
       MintJWTSVID: { requestType: 'MintJWTSVIDRequest', responseType: 'MintJWTSVIDResponse' },
     });
-    this.#bundle = client(target, 'bundle', 'Bundle', {
+    this.#bundle = client('bundle', 'Bundle', {
       GetBundle: { requestType: 'GetBundleRequest', responseType: 'Bundle' },
     });
   }
@@ -142,10 +152,11 @@ export class Spire implements Disposable {
    *
    * When one cannot be made, those of this call are deleted again before the error is thrown.
    *
+   * @param prefix what their ids begin with
    * @returns ids of the entries that did not exist before
    * @throws HpcsError `identity`
    */
-  async createEntries(entries: readonly NewEntry[]): Promise<string[]> {
+  async createEntries(entries: readonly NewEntry[], prefix = entryPrefix): Promise<string[]> {
     const made: string[] = [];
     try {
       for (let from = 0; from < entries.length; from += batch) {
@@ -153,7 +164,7 @@ export class Spire implements Disposable {
         const answer = await ask(() =>
           this.#entry.call<{ results: { status: Status | null; entry: Entry | null }[] }>(
             'BatchCreateEntry',
-            { entries: wanted },
+            { entries: wanted.map((entry) => ({ ...entry, id: `${prefix}${randomUUID()}` })) },
             { timeout: deadline },
           ),
         );
@@ -276,10 +287,6 @@ export function parseSelector(text: string): Selector {
   return { type: text.slice(0, colon), value: text.slice(colon + 1) };
 }
 
-function client(target: string, area: string, service: string, methods: Record<string, MethodDescriptor>): GrpcClient {
-  return new GrpcClient(target, `spire.api.server.${area}.v1.${service}`, methods, messages);
-}
-
 function checkCreated(wanted: NewEntry, status: Status | null, entry: Entry | null): void {
   const what = `the entry ${formatSpiffeId(wanted.spiffeId)} on ${formatSpiffeId(wanted.parentId)}`;
   if (status?.code === grpcStatus.OK && entry !== null) return;
@@ -302,7 +309,7 @@ async function ask<Answer>(call: () => Promise<Answer>): Promise<Answer> {
       'identity',
       down ? 'spire-unavailable' : 'spire-refused',
       down ? 'the SPIRE server does not answer' : `the SPIRE server refused: ${error.message}`,
-      { cause: error, suggestion: 'check socket-path in section [spire-server], and that the SPIRE server runs' },
+      { cause: error, suggestion: 'check section [spire-server], that the SPIRE server runs, and what its policy allows' },
     );
   }
 }

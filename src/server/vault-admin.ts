@@ -16,9 +16,9 @@ export interface Role {
 /** Lifetime of the tokens that roles give, in seconds: long enough to read or write one key, and to say goodbye. */
 const tokenLifetime = 300;
 /** Seconds by which the clocks of SPIRE and the vault may differ. The vault's own default is a minute and more. */
-const clockSkew = 10;
+export const clockSkew = 10;
 /** -1 switches the vault's further leeway for this claim off. */
-const noLeeway = -1;
+export const noLeeway = -1;
 
 const roleAnswer = z.object({
   data: z.object({ bound_subject: z.string(), token_policies: z.array(z.string()).nullish() }),

@@ -46,7 +46,7 @@ describe('identities that nobody can steal', function () {
     server = resources.use(await serverOf(config));
     const ca = await readCa(config['hpcs-server']['ca-file']);
     api = resources.use(new HttpClient({ url: config['hpcs-server'].url, ca, name: 'HPCS server' }));
-    vault = resources.use(new Vault({ url: config.vault.url, ca }));
+    vault = resources.use(new Vault({ url: config.vault.url, ca, namespace: config.vault.namespace }));
     owner = resources.use(await VaultOwner.open(site));
     const enrolled = await Promise.all([
       enrolPerson(site, `anna-${run}`),

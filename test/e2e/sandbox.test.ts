@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -11,10 +11,11 @@ import { connectDocker } from '../../src/image/docker.ts';
 import { openIdentity } from '../../src/identity/client-identity.ts';
 import { execute } from '../../src/sandbox/engine.ts';
 import { sandboxDown, sandboxStatus, sandboxUp } from '../../src/sandbox/sandbox.ts';
-import { Secret } from '../../src/secret.ts';
 import { connect } from '../../src/site/connect.ts';
 import type { Transport } from '../../src/site/transport.ts';
+import { vaultClient } from '../../src/vault.ts';
 import { hpcs } from '../support/cli.ts';
+import { administratorToken } from '../support/owner.ts';
 
 // Beside the sandbox of the other tests, and with the other shape: login node and compute node apart.
 const name = 'hpcs-sandbox-test';
@@ -116,9 +117,9 @@ describe('a sandbox of its own', function () {
     });
 
     it('record every call on the vault', async () => {
-      const { rootToken } = JSON.parse(await readFile(join(directory, 'openbao.json'), 'utf8')) as { rootToken: string };
-      await using vault = new HttpClient({ name: 'vault', url: config.vault.url, ca: await readCa(config.vault['ca-file']) });
-      const headers = { 'x-vault-token': new Secret(rootToken) };
+      const { url, namespace, 'ca-file': caFile } = config.vault;
+      await using vault = vaultClient({ url, namespace, ca: await readCa(caFile) });
+      const headers = { 'x-vault-token': await administratorToken({ directory }) };
       const written = await vault.json('POST', '/v1/kv/data/client_012345678/audited', { headers, body: { data: { key: 'k' } } });
       assert.equal(written.status, 200, JSON.stringify(written.body));
       const log = await execute(docker.getContainer(`${name}-openbao`), [

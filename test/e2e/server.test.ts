@@ -24,7 +24,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
   let server: HpcsServer;
   let api: HttpClient;
   let vault: Vault;
-  let owner: { rootToken: string; unsealKey: string };
+  let owner: { administratorToken: string; unsealKey: string };
   let root: HttpClient;
   let alice: ClientIdentity;
   let mallory: ClientIdentity;
@@ -53,7 +53,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
 
   const identity = (): Promise<ClientIdentity> => openIdentity(config, { signal, progress: () => undefined, env: {} });
   const asRoot = async (method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<unknown> => {
-    const answer = await root.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': owner.rootToken } });
+    const answer = await root.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': owner.administratorToken } });
     return answer.body;
   };
   const grant = async (who: ClientIdentity, change: Partial<Parameters<HpcsServer['createWorkloads']>[0]> = {}) =>
@@ -76,10 +76,10 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
     trustDomain: config['spire-server']['trust-domain'],
     joinToken,
   });
-  // A program within the HPCS server's container: nothing else reaches SPIRE's admin socket.
+  // A program within this server's container, which is on SPIRE's private socket.
   const inside = async (code: string): Promise<unknown> => {
     const program = `import { Spire } from '/app/src/server/spire.ts'; using spire = new Spire('/run/spire-admin/api.sock'); const td = '${config['spire-server']['trust-domain']}';\n${code}`;
-    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', containerOf('hpcsServer'));
+    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', containerOf('legacyServer'));
     assert.equal(ran.code, 0, ran.stderr);
     return JSON.parse(ran.stdout);
   };

@@ -1,11 +1,18 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig } from '../../src/config.ts';
-import { HttpClient, readCa, type HttpAnswer } from '../../src/http.ts';
+import { readCa, type HttpAnswer, type HttpClient } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
+import { vaultClient } from '../../src/vault.ts';
 import type { Site } from './site.ts';
 
-/** The sandbox's vault as its owner sees it, with the root token that only the sandbox keeps. */
+/** The token of the administrator of the sandbox's vault. */
+export async function administratorToken({ directory }: Pick<Site, 'directory'>): Promise<Secret> {
+  const kept = JSON.parse(await readFile(join(directory, 'openbao.json'), 'utf8')) as { administratorToken: string };
+  return new Secret(kept.administratorToken);
+}
+
+/** The sandbox's vault as its administrator sees it, in the namespace of the site's configuration. */
 export class VaultOwner implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #token: Secret;
@@ -17,9 +24,9 @@ export class VaultOwner implements AsyncDisposable {
 
   static async open(site: Site): Promise<VaultOwner> {
     const config = await loadConfig(site.configuration);
-    const { rootToken } = JSON.parse(await readFile(join(site.directory, 'openbao.json'), 'utf8')) as { rootToken: string };
     const ca = await readCa(config.vault['ca-file']);
-    return new VaultOwner(new HttpClient({ name: 'vault', url: config.vault.url, ca }), new Secret(rootToken));
+    const { url, namespace } = config.vault;
+    return new VaultOwner(vaultClient({ url, ca, namespace }), await administratorToken(site));
   }
 
   /** One request, whatever its answer. */

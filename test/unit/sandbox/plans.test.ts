@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { loadConfig } from '../../../src/config.ts';
 import { writeConfigurations } from '../../../src/sandbox/client-files.ts';
-import { modulesOf, packageRoot } from '../../../src/sandbox/modules.ts';
+import { packageRoot } from '../../../src/package-root.ts';
+import { modulesOf } from '../../../src/sandbox/modules.ts';
 import { engineName, parts } from '../../../src/sandbox/names.ts';
 import { sitePlans } from '../../../src/sandbox/site.ts';
 import { oidcPlan, spireAgentPlan, spireServerPlan } from '../../../src/sandbox/spire.ts';
@@ -41,7 +42,7 @@ describe('plans of the sandbox', () => {
       oidcPlan('oidc', certificate),
       hpcsServerPlan('server', 'CA', certificate),
       spireAgentPlan('agent', 'A-JOIN-TOKEN', 'BUNDLE'),
-      spireServerPlan('server'),
+      spireServerPlan('server', { rego: 'package spire', data: '{}' }),
     ];
     let found = 0;
     for (const { files = [], ...rest } of plans) {
