@@ -196,8 +196,9 @@ describe('an HPCS server that was taken over', function () {
         'sees what records it': `return ask(own, 'GET', 'sys/audit')();`,
       });
       await owner.ask('DELETE', `kv/metadata/${path}`);
-      for (const [what, answer] of Object.entries(found)) assert.match(answer, /^40[034]$/, what);
-      assert.deepEqual([...new Set(Object.values(found))], ['403']);
+      // Audit devices are no matter of namespaces at all: 400.
+      for (const [what, answer] of Object.entries(found))
+        assert.match(answer, what === 'sees what records it' ? /^40[03]$/ : /^403$/, what);
     });
 
     // It may write policies, so within its namespace it can give itself everything. The namespace is what holds.
