@@ -67,8 +67,18 @@ compose_plugin() {
   docker compose version >/dev/null || fail 'the Compose plugin does not run'
 }
 
+# Helm and the schemas of Kubernetes, which the chart is tested with.
+helm_image() {
+  local context; context=$(dirname "$0")/helm/tools
+  local image; image=hpcs-test/helm:$(cat "$context"/* | sha256sum | cut -c1-12)
+  docker image inspect "$image" >/dev/null 2>&1 && return 0
+  say 'making the image with Helm: some minutes, once'
+  docker build -q -t "$image" -t hpcs-test/helm:latest "$context" >/dev/null || fail 'the image with Helm cannot be made'
+}
+
 install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client sshd openssh-server tcsh tcsh pgrep procps gocryptfs gocryptfs fusermount3 fuse3 shellcheck shellcheck openssl openssl
 start_engine
 base_image debian:bookworm-slim bookworm
 base_image debian:sid-slim sid
 compose_plugin
+helm_image

@@ -103,7 +103,7 @@ permitted if {
 	data.hpcs.agent_mode
 	input.full_method == "/spire.api.server.entry.v1.Entry/ListEntries"
 	input.req.filter.by_spiffe_id.trust_domain == data.hpcs.trust_domain
-	regex.match(`^/c/[0-9a-f]{9}/(workload|s/[A-Za-z0-9._-]+)$`, input.req.filter.by_spiffe_id.path)
+	regex.match(`^/c/[0-9a-f]{9}(/workload|/s/[A-Za-z0-9._-]+)?$`, input.req.filter.by_spiffe_id.path)
 }
 
 permitted if {

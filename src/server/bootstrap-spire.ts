@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { HpcsError } from '../errors.ts';
 import { formatSpiffeId, parseSpiffeId } from '../identity/spiffe-id.ts';
@@ -38,7 +39,7 @@ function entryStep(config: ServerConfig): Step {
     make: async () => {
       using spire = new Spire(socket);
       // Not an id of those that the server itself may delete.
-      await spire.createEntries([entry], 'server.');
+      await spire.createEntries([{ ...entry, id: `server.${randomUUID()}` }]);
     },
   };
 }

@@ -81,6 +81,8 @@ export interface NewEntry {
   selectors: Selector[];
   /** Lifetime of JWT-SVIDs, in seconds. */
   jwtSvidTtl: number;
+  /** Default: one that begins with {@link entryPrefix}. */
+  id?: string;
 }
 
 /** A registration entry as SPIRE keeps it. */
@@ -152,11 +154,10 @@ export class Spire implements Disposable {
    *
    * When one cannot be made, those of this call are deleted again before the error is thrown.
    *
-   * @param prefix what their ids begin with
    * @returns ids of the entries that did not exist before
    * @throws HpcsError `identity`
    */
-  async createEntries(entries: readonly NewEntry[], prefix = entryPrefix): Promise<string[]> {
+  async createEntries(entries: readonly NewEntry[]): Promise<string[]> {
     const made: string[] = [];
     try {
       for (let from = 0; from < entries.length; from += batch) {
@@ -164,7 +165,7 @@ export class Spire implements Disposable {
         const answer = await ask(() =>
           this.#entry.call<{ results: { status: Status | null; entry: Entry | null }[] }>(
             'BatchCreateEntry',
-            { entries: wanted.map((entry) => ({ ...entry, id: `${prefix}${randomUUID()}` })) },
+            { entries: wanted.map((entry) => ({ ...entry, id: entry.id ?? `${entryPrefix}${randomUUID()}` })) },
             { timeout: deadline },
           ),
         );

@@ -103,7 +103,7 @@ describe('an HPCS server that was taken over', function () {
     });
 
     it('makes no entries with rights, outside of its own, or for long', async () => {
-      const create = (what: string, prefix = `'hpcs.'`): string => `await spire.createEntries([${what}], ${prefix});`;
+      const create = (what: string): string => `await spire.createEntries([${what}]);`;
       const found = await attempts(spire, {
         'an administrator of SPIRE': create(`entry('/c/0123456ff/s/x', '/h/confined', { admin: true })`),
         'itself as an administrator': create(`entry('/hpcs-server/workload', '/hpcs-server/agent', { admin: true })`),
@@ -114,7 +114,7 @@ describe('an HPCS server that was taken over', function () {
         'one of somebody else among its own': create(`entry('/c/0123456ff/s/x'), entry('/payroll')`),
         'for a day': create(`entry('/c/0123456ff/s/x', '/h/confined', { jwtSvidTtl: 86400 })`),
         'for as long as SPIRE likes': create(`entry('/c/0123456ff/s/x', '/h/confined', { jwtSvidTtl: 0 })`),
-        'under an id that is not marked as its own': create(`entry('/c/0123456ff/s/x')`, `'server.'`),
+        'under an id that is not marked as its own': create(`entry('/c/0123456ff/s/x', '/h/confined', { id: 'server.1' })`),
       });
       allRefusedBySpire(found);
     });
