@@ -53,6 +53,8 @@ export async function vaultSteps(vault: VaultAdministration, wanted: VaultWanted
   ): Promise<Finding> => {
     // prettier-ignore
     const answer = await read(`sys/${where}`);
+    // Where the namespace is not there yet.
+    if (answer.status === 404) return missing('it was not there');
     if (answer.status !== 200) throw vaultRefused(vault.own.url, `reading sys/${where}`, answer);
     const found = mounts.parse(answer.body).data[`${name}/`];
     return found === undefined ? missing('it was not there') : wanted(mount.parse(found));
