@@ -8,8 +8,8 @@ export default class Server extends BaseCommand {
   static override summary = 'serve identities and grants to clients: the HPCS server';
   static override description = `Runs until SIGTERM or SIGINT, then lets the requests under way end.
 
-It needs the admin socket of a SPIRE server, a SPIRE agent that gives it an identity of its own, and a vault (OpenBao or \
-HashiCorp Vault) with a role for that identity. docker/server has a configuration and a policy to start from.
+It needs a SPIRE agent that gives it an identity of its own, the SPIRE server, and a vault (OpenBao or HashiCorp Vault) with a role for that \
+identity. \`server bootstrap\` and \`server spire-policy\` set those up; docker/server has a configuration to start from.
 
 Log lines are JSON on standard error.`;
   static override enableJsonFlag = false;

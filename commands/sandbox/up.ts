@@ -10,7 +10,7 @@ export default class SandboxUp extends BaseCommand {
   static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. A sandbox that is up stays \
 as it is; one that is not whole is made anew, and what lay in it is gone.
 
-Its client is enrolled, with a key in the directory. The vault's root token lies there too (openbao.json, mode 0600): for trying \
+Its client is enrolled, with a key in the directory. The token of the vault's administrator lies there too (openbao.json, mode 0600): for trying \
 and testing, never for real data.`;
   static override examples = ['<%= config.bin %> sandbox up', '<%= config.bin %> sandbox up --nodes 2 --directory .sandbox'];
 

@@ -9,6 +9,7 @@ import { text } from 'node:stream/consumers';
 import { HpcsError } from '../../src/errors.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
+import { vaultClient } from '../../src/vault.ts';
 import { makeCertificate } from '../support/certificate.ts';
 
 describe('HTTP client', () => {
@@ -44,6 +45,16 @@ describe('HTTP client', () => {
     assert.ok(error instanceof HpcsError, String(error));
     return error;
   }
+
+  it('asks a vault in its namespace, and in the root where there is none', async () => {
+    const url = await serve(({ headers }, response) => {
+      response.end(JSON.stringify({ namespace: headers['x-vault-namespace'] ?? null }));
+    });
+    for (const namespace of ['research/hpcs', undefined]) {
+      await using vault = vaultClient({ url, ca: certificate, namespace });
+      assert.deepEqual((await vault.json('GET', '/v1/x')).body, { namespace: namespace ?? null });
+    }
+  });
 
   it('sends JSON and secret headers, and reads JSON', async () => {
     const url = await serve(async (request, response) => {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { HpcsError } from '../../../src/errors.ts';
 import { parseServerConfig } from '../../../src/server/config.ts';
+import { spireReach } from '../../../src/server/reach.ts';
 
 const original = `
 [spire-server]
@@ -58,6 +59,26 @@ describe('server configuration', () => {
     );
     assert.deepEqual(config.vault.audience, ['vault', 'TESTING']);
     assert.deepEqual(config.client.audience, ['hpcs-server', 'TESTING']);
+  });
+
+  it('calls SPIRE over the network with its own identity, unless it names the private socket', () => {
+    const confined = parseServerConfig(original.replace(/^socket-path.*$/m, '') + tls, 'x.conf');
+    const reach = spireReach(confined);
+    assert.ok('address' in reach);
+    assert.deepEqual([reach.address, reach.port, reach.trustDomain], ['localhost', 8081, 'hpcs']);
+    const elsewhere = spireReach(
+      parseServerConfig(original.replace(/^socket-path.*$/m, 'api-address = [::1]:9000') + tls, 'x.conf'),
+    );
+    assert.ok('address' in elsewhere);
+    assert.deepEqual([elsewhere.address, elsewhere.port], ['[::1]', 9000]);
+    assert.deepEqual(spireReach(parseServerConfig(original + tls, 'x.conf')), { socket: '/var/run/sockets/server/api.sock' });
+  });
+
+  it('keeps everything in a namespace of the vault where one is named', () => {
+    const config = parseServerConfig(`${original}namespace = /research/hpcs/\n${tls}`, 'x.conf');
+    assert.equal(config.vault.namespace, 'research/hpcs');
+    refused(`${original}namespace = a//b\n${tls}`, /\[vault\] namespace: expected a namespace/);
+    refused(`${original}namespace = ../root\n${tls}`, /\[vault\] namespace: expected a namespace/);
   });
 
   it('names what is wrong', () => {
