@@ -4,8 +4,7 @@ import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/ba
 import { loadConfig, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
 import { siteCompression } from '../src/image/compression.ts';
-import { openImage, pullPolicies, sifCompressions } from '../src/image/image.ts';
-import type { SifCompression } from '../src/image/sif.ts';
+import { openImage, pullPolicies, sifCompressions, type SifCompression } from '../src/image/image.ts';
 import type { Readers } from '../src/grant.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
@@ -79,7 +78,6 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       pull: flags.pull,
       compression: flags.compression === 'auto' ? await this.#fitting(plan?.config, flags.username) : flags.compression,
       dockerPath: flags['docker-path'],
-      buildImage: plan?.config.client['build-image'],
       signal: this.signal,
       progress: this.progress,
     });
