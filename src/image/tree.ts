@@ -61,21 +61,25 @@ export class FileTree<Content> {
   readonly root: DirectoryNode<Content> = { type: 'directory', attributes: implied, children: new Map() };
 
   /**
-   * Puts a layer on top. What it hides is of the layers below, wherever among its entries it says so.
+   * Puts a layer on top. What an entry hides is of the layers below: names of its own layer stay, whatever their order.
    *
    * @throws HpcsError `local` for a hard link to nothing, and for symbolic links in a circle
    */
   apply(layer: readonly LayerEntry<Content>[]): void {
-    const entries = layer.map((entry) => ({ entry, parts: partsOf(entry.path) }));
-    for (const { parts } of entries) this.#hide(parts);
-    for (const { entry, parts } of entries) if (!parts.at(-1)?.startsWith(whiteoutPrefix)) this.#add(entry, parts);
+    const own = new Set<TreeNode<Content>>();
+    for (const entry of layer) {
+      const parts = partsOf(entry.path);
+      const name = parts.pop();
+      if (name?.startsWith(whiteoutPrefix)) this.#hide(parts, name, own);
+      else this.#add(entry, parts, name, own);
+    }
   }
 
   /** What a path leads to, its last part not followed. */
   find(path: string): TreeNode<Content> | undefined {
     const parts = partsOf(path);
     const name = parts.pop();
-    return name === undefined ? this.root : this.#directory(parts, false)?.children.get(name);
+    return name === undefined ? this.root : this.#directory(parts)?.children.get(name);
   }
 
   /**
@@ -93,35 +97,41 @@ export class FileTree<Content> {
     visit(this.root, '');
   }
 
-  #hide(parts: readonly string[]): void {
-    const name = parts.at(-1);
-    if (!name?.startsWith(whiteoutPrefix)) return;
-    const directory = this.#directory(parts.slice(0, -1), false);
-    if (name === opaqueWhiteout) directory?.children.clear();
-    else directory?.children.delete(name.slice(whiteoutPrefix.length));
+  #hide(parts: readonly string[], whiteout: string, own: ReadonlySet<TreeNode<Content>>): void {
+    const children = this.#directory(parts)?.children;
+    const hidden = whiteout === opaqueWhiteout ? [...(children?.keys() ?? [])] : [whiteout.slice(whiteoutPrefix.length)];
+    for (const name of hidden) {
+      const node = children?.get(name);
+      if (node !== undefined && !keepOwn(node, own)) children?.delete(name);
+    }
   }
 
-  #add(entry: LayerEntry<Content>, parts: readonly string[]): void {
-    const name = parts.at(-1);
+  #add(entry: LayerEntry<Content>, parts: readonly string[], name: string | undefined, own: Set<TreeNode<Content>>): void {
     const node = 'node' in entry ? entry.node : this.find(entry.linkTo);
     if (node === undefined || ('linkTo' in entry && node.type === 'directory')) {
       throw new HpcsError('local', 'image-link', `/${entry.path} of the image is a hard link to what is not there`, {
         suggestion: 'build the image again',
       });
     }
-    const existing = name === undefined ? this.root : this.#directory(parts.slice(0, -1), true).children.get(name);
-    if (node.type === 'directory' && existing?.type === 'directory') existing.attributes = node.attributes;
-    else if (name !== undefined) this.#directory(parts.slice(0, -1), true).children.set(name, node);
+    const parent = this.#directory(parts, own);
+    const existing = name === undefined ? this.root : parent.children.get(name);
+    if (node.type === 'directory' && existing?.type === 'directory') {
+      existing.attributes = node.attributes;
+      own.add(existing);
+    } else if (name !== undefined) {
+      parent.children.set(name, node);
+      own.add(node);
+    }
   }
 
   /**
    * The directory at a path, symbolic links followed as far as the root, but never above it.
    *
-   * @param make directories that are missing, also in the place of what is none
+   * @param made where missing directories are to be made, also in the place of what is none: takes those
    */
-  #directory(parts: readonly string[], make: true): DirectoryNode<Content>;
-  #directory(parts: readonly string[], make: boolean): DirectoryNode<Content> | undefined;
-  #directory(parts: readonly string[], make: boolean): DirectoryNode<Content> | undefined {
+  #directory(parts: readonly string[], made: Set<TreeNode<Content>>): DirectoryNode<Content>;
+  #directory(parts: readonly string[]): DirectoryNode<Content> | undefined;
+  #directory(parts: readonly string[], made?: Set<TreeNode<Content>>): DirectoryNode<Content> | undefined {
     let way = [this.root];
     let left = [...parts];
     let links = 0;
@@ -134,15 +144,23 @@ export class FileTree<Content> {
         if (++links > mostLinks) throw circular(parts);
         if (next.target.startsWith('/')) way = [this.root];
         left = [...next.target.split('/').filter((step) => step !== '' && step !== '.'), ...left];
-      } else if (!make) return undefined;
+      } else if (made === undefined) return undefined;
       else {
-        const made: DirectoryNode<Content> = { type: 'directory', attributes: implied, children: new Map() };
-        here.children.set(part, made);
-        way.push(made);
+        const directory: DirectoryNode<Content> = { type: 'directory', attributes: implied, children: new Map() };
+        here.children.set(part, directory);
+        made.add(directory);
+        way.push(directory);
       }
     }
     return way.at(-1);
   }
+}
+
+/** Removes what is not of a layer's own from what lies below a name. @returns whether anything stays of that */
+function keepOwn<Content>(node: TreeNode<Content>, own: ReadonlySet<TreeNode<Content>>): boolean {
+  if (node.type !== 'directory') return own.has(node);
+  for (const [name, child] of node.children) if (!keepOwn(child, own)) node.children.delete(name);
+  return own.has(node) || node.children.size > 0;
 }
 
 function circular(parts: readonly string[]): HpcsError {
