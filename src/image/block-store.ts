@@ -9,7 +9,7 @@ import { extname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { inflateSync, zstdDecompressSync } from 'node:zlib';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
-import { asBuffer, type Bytes } from '../seal/bytes.ts';
+import { asBuffer, free, type Bytes } from '../seal/bytes.ts';
 import { fileBlockSize, storedBit, type FilePlace, type FragmentPlace, type SifCompression } from './squashfs.ts';
 
 /** What a thread is started with. */
@@ -310,7 +310,9 @@ class Shelf implements AsyncDisposable {
     counter.writeBigUInt64BE(BigInt((offset - before) / 16), 8);
     const { bytesRead, buffer } = await this.#file.read(Buffer.allocUnsafeSlow(before + size), 0, before + size, offset - before);
     if (bytesRead < before + size) throw short();
-    return createDecipheriv('aes-256-ctr', this.#key, counter).update(buffer).subarray(before);
+    const plain = createDecipheriv('aes-256-ctr', this.#key, counter).update(buffer).subarray(before);
+    free(buffer);
+    return plain;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

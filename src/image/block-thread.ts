@@ -3,6 +3,7 @@ import { createCipheriv } from 'node:crypto';
 import { writevSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { systemCode } from '../errors.ts';
+import { free } from '../seal/bytes.ts';
 import type { BlockAnswer, BlockBatch, BlockTask } from './block-store.ts';
 import { fileBlockSize, squeeze, storedBit } from './squashfs.ts';
 
@@ -29,6 +30,7 @@ parentPort?.on('message', ({ memory, sizes, holes }: BlockBatch) => {
       kept.push(cipher.update(small));
     }
     keep(kept);
+    for (const bytes of kept) free(bytes);
     answer({ memory, words, start }, [memory]);
   } catch (error) {
     answer({ failure: systemCode(error) ?? String(error) });

@@ -14,7 +14,8 @@ export interface OpenImageOptions {
   /** `linux/amd64`, … */
   readonly platform: string;
   readonly pull: PullPolicy;
-  readonly compression: SifCompression;
+  /** Where the site has to be asked, what it will have said. */
+  readonly compression: SifCompression | Promise<SifCompression>;
   /** Value of `--docker-path`; undefined means `DOCKER_HOST` and the Docker client's own rules. */
   readonly dockerPath?: string | undefined;
   readonly env?: NodeJS.ProcessEnv;
@@ -38,6 +39,8 @@ export interface OpenImage extends AsyncDisposable {
  */
 export async function openImage(options: OpenImageOptions): Promise<OpenImage> {
   const { image, platform, pull, compression, dockerPath, signal, progress, env = process.env } = options;
+  // Should something else fail before it is waited for, that is the error to tell.
+  Promise.resolve(compression).catch(() => undefined);
   const docker = await connectDocker({ address: dockerPath, env, signal });
   const source = await resolveSource(docker, { image, platform, pull, env, signal, progress });
   const sif = await buildSif({ docker, source, compression, signal, progress });

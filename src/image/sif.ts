@@ -1,4 +1,3 @@
-import { IncomingMessage } from 'node:http';
 import type Docker from 'dockerode';
 import { BlockStore, type StoredContent } from './block-store.ts';
 import { dockerError } from './docker.ts';
@@ -35,11 +34,14 @@ export interface SifStream extends AsyncDisposable {
 export async function buildSif(options: SifOptions): Promise<SifStream> {
   const { docker, source, signal, progress } = options;
   const started = performance.now();
-  const saved = savedImage(docker, source.id, signal);
-  const compression = await options.compression;
   await using cleanup = new AsyncDisposableStack();
+  const given = new AbortController();
+  cleanup.defer(() => given.abort());
+  const asked = signal === undefined ? given.signal : AbortSignal.any([signal, given.signal]);
+  // The engine takes its time before the first byte; meanwhile the site tells what it can read.
+  const [saved, compression] = await Promise.all([requestSaved(docker, source.id, asked), options.compression]);
   const store = cleanup.use(await BlockStore.start(compression));
-  const tree = await readImage(saved, (size, body) => store.add(size, body));
+  const tree = await readImage(received(saved, asked), (size, body) => store.add(size, body));
   const created = Math.floor(Date.now() / 1000);
   await addOurs(tree, options, created, store);
   await store.finish();
@@ -74,24 +76,32 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
   };
 }
 
-/** The archive that `docker save` would write. */
-async function* savedImage(docker: Docker, id: string, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+/** Asks for the archive that `docker save` would write. (dockerode's own call takes no signal.) */
+async function requestSaved(docker: Docker, id: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+  const request = {
+    path: `/images/${encodeURIComponent(id)}/get`,
+    method: 'GET',
+    isStream: true,
+    abortSignal: signal,
+    statusCodes: { 200: true, 404: 'no such image', 500: 'server error' },
+  };
+  const { promise, resolve, reject } = Promise.withResolvers<AsyncIterable<Uint8Array>>();
+  const { dial } = docker.modem as { dial(this: unknown, request: unknown, done: (error: unknown, answer: AsyncIterable<Uint8Array>) => void): void }; // prettier-ignore
+  dial.call(docker.modem, request, (error, answer) => (error ? reject(readError(error, signal)) : resolve(answer)));
+  return promise;
+}
+
+async function* received(saved: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   try {
-    signal?.throwIfAborted();
-    const stream = await docker.getImage(id).get();
-    const end = (): void => void (stream as IncomingMessage).destroy(signal?.reason instanceof Error ? signal.reason : undefined);
-    if (signal?.aborted) end();
-    signal?.addEventListener('abort', end, { once: true });
-    try {
-      for await (const chunk of stream) yield chunk as Buffer;
-    } finally {
-      signal?.removeEventListener('abort', end);
-      (stream as IncomingMessage).destroy();
-    }
+    yield* saved;
   } catch (error) {
-    signal?.throwIfAborted();
-    throw dockerError('cannot read the layers of the image', error);
+    throw readError(error, signal);
   }
+}
+
+function readError(error: unknown, signal: AbortSignal): Error {
+  if (signal.aborted && signal.reason instanceof Error) return signal.reason;
+  return dockerError('cannot read the layers of the image', error);
 }
 
 /** Leaves out what has no place in a SIF, and adds what belongs there. */

@@ -1,5 +1,6 @@
 // Benchmark of container-prep, end to end, against the original's way: docker build, docker save, apptainer build, read-encrypt-write,
-// scp. `npm run bench:image -- [--json] [--quick] [--runs N] [--only example,large]`, on the sandbox's site. Ours is the whole command,
+// scp. `npm run bench:image -- [--json] [--quick] [--runs N] [--only example,large]
+// [--no-warm-up]`, on the sandbox's site. Ours is the whole command,
 // with its identity, grant and key; the other one has no such steps here. Both run in turn; what counts is the ratio within one run.
 import { execFileSync, spawn } from 'node:child_process';
 import { chmod, copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -17,6 +18,7 @@ const { values: flags } = parseArgs({
     quick: { type: 'boolean', default: false },
     runs: { type: 'string', default: '3' },
     only: { type: 'string', default: 'example,large' },
+    'no-warm-up': { type: 'boolean', default: false },
   },
 });
 
@@ -106,7 +108,7 @@ for (const name of flags.only.split(',')) {
   const bytes = Number(execFileSync('docker', ['image', 'inspect', '-f', '{{.Size}}', image.tag], { encoding: 'utf8' }));
   const taken: Record<Contender, number[]> = { ours: [], original: [] };
   // The first round warms caches and does not count.
-  for (let round = flags.quick ? 1 : 0; round <= runs; round++) {
+  for (let round = flags.quick || flags['no-warm-up'] ? 1 : 0; round <= runs; round++) {
     for (const contender of ['ours', 'original'] as const) {
       const one = await seconds(contender, image.tag);
       process.stderr.write(`${name} ${round === 0 ? 'warm-up' : `run ${round}`} ${contender}: ${one.toFixed(2)} s\n`);
