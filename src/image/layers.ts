@@ -106,7 +106,8 @@ function layerNames(list: Buffer | undefined): string[] {
   const layers = typeof image === 'object' && image !== null && 'Layers' in image ? image.Layers : undefined;
   // An image of no layers has no list.
   if (layers === null) return [];
-  if (!Array.isArray(layers) || !layers.every((layer) => typeof layer === 'string')) throw broken('came without a list of its layers');
+  if (!Array.isArray(layers) || !layers.every((layer) => typeof layer === 'string'))
+    throw broken('came without a list of its layers');
   return layers;
 }
 

@@ -86,8 +86,10 @@ async function requestSaved(docker: Docker, id: string, signal: AbortSignal): Pr
     statusCodes: { 200: true, 404: 'no such image', 500: 'server error' },
   };
   const { promise, resolve, reject } = Promise.withResolvers<AsyncIterable<Uint8Array>>();
-  const { dial } = docker.modem as { dial(this: unknown, request: unknown, done: (error: unknown, answer: AsyncIterable<Uint8Array>) => void): void }; // prettier-ignore
-  dial.call(docker.modem, request, (error, answer) => (error ? reject(readError(error, signal)) : resolve(answer)));
+  const modem = docker.modem as {
+    dial(request: unknown, done: (error: unknown, answer: AsyncIterable<Uint8Array>) => void): void;
+  };
+  modem.dial(request, (error, answer) => (error ? reject(readError(error, signal)) : resolve(answer)));
   return promise;
 }
 

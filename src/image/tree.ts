@@ -47,8 +47,7 @@ export type TreeNode<Content> = FileNode<Content> | SpecialNode | SymlinkNode | 
 
 /** One entry of a layer. */
 export type LayerEntry<Content> =
-  | { readonly path: string; readonly node: TreeNode<Content> }
-  | { readonly path: string; readonly linkTo: string };
+  { readonly path: string; readonly node: TreeNode<Content> } | { readonly path: string; readonly linkTo: string };
 
 const whiteoutPrefix = '.wh.';
 const opaqueWhiteout = '.wh..wh..opq';
