@@ -62,7 +62,8 @@ export interface StoredContent {
 
 /** Where contents lie in a file system, and the bytes that lie there. */
 export interface DataLayout {
-  readonly places: ReadonlyMap<StoredContent, FilePlace>;
+  /** Of a content that was laid out. */
+  readonly place: (content: StoredContent) => FilePlace;
   readonly fragments: readonly FragmentPlace[];
   readonly end: number;
   readonly bytes: Bytes;
@@ -164,7 +165,12 @@ export class BlockStore implements AsyncDisposable {
       position += keptSize(block);
       order.push(block);
     }
-    return { places, fragments, end: position, bytes: readBlocks(order) };
+    const place = (content: StoredContent): FilePlace => {
+      const found = places.get(content);
+      if (found === undefined) throw new RangeError('a content was not laid out');
+      return found;
+    };
+    return { place, fragments, end: position, bytes: readBlocks(order) };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -48,7 +48,7 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
   const data = await store.layOut(contentsOf(tree), superblockSize);
   const { superblock, tables } = squashfsTables({
     root: tree.root,
-    place: (content: StoredContent) => data.places.get(content) ?? { size: 0, start: 0, blocks: [], fragment: undefined },
+    place: data.place,
     fragments: data.fragments,
     dataEnd: data.end,
     compression,

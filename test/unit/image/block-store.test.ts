@@ -22,8 +22,7 @@ async function readBack(store: BlockStore, contents: readonly StoredContent[], c
     return compression === 'zstd' ? zstdDecompressSync(kept) : inflateSync(kept);
   };
   return contents.map((content) => {
-    const place = layout.places.get(content);
-    assert.ok(place);
+    const place = layout.place(content);
     if (place.fragment !== undefined) {
       const fragment = layout.fragments[place.fragment.index];
       assert.ok(fragment && fragment.word !== 0);
