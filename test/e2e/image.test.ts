@@ -499,14 +499,25 @@ describe('an OCI image as a SIF', function () {
     });
 
     it('leaves nothing of the image behind when the client is killed', async () => {
-      const script = `import { openImage } from ${JSON.stringify(join(root, 'src/image/image.ts'))};
-        await openImage({ image: ${JSON.stringify(tag('odd'))}, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: console.log });
-        console.log('open'); setInterval(() => {}, 1000);`;
-      const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
-      for await (const chunk of child.stdout) if (String(chunk).includes('open')) break;
-      child.kill('SIGKILL');
-      await ended(child);
-      await nothingLeft(child.pid);
+      const directory = await mkdtemp(join(tmpdir(), 'hpcs-killed-'));
+      try {
+        const script = join(directory, 'open.mjs');
+        await writeFile(
+          script,
+          `import { openImage } from ${JSON.stringify(join(root, 'src/image/image.ts'))};
+          await openImage({ image: ${JSON.stringify(tag('odd'))}, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: console.log });
+          console.log('open'); setInterval(() => {}, 1000);`,
+        );
+        const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] });
+        let said = '';
+        for await (const chunk of child.stdout) if ((said += String(chunk)).includes('open')) break;
+        assert.match(said, /open\n/);
+        child.kill('SIGKILL');
+        await ended(child);
+        await nothingLeft(child.pid);
+      } finally {
+        await rm(directory, { recursive: true });
+      }
     });
   });
 
