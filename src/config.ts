@@ -76,7 +76,6 @@ export const configSections = {
   client: z.strictObject({
     'state-directory': text.optional(),
     'tool-kit': text.optional(),
-    'build-image': text.optional(),
     recipient: list.default([]),
     'allow-insecure-http': boolean.default(false),
   }),
