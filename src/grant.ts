@@ -106,7 +106,11 @@ export async function checkVault(granter: Granter): Promise<void> {
  *
  * @throws HpcsError `identity` when it does not answer, or cannot do what is configured
  */
-export async function accessMode(configured: 'auto' | AccessMode, services: Services, signal: AbortSignal): Promise<AccessMode> {
+export async function accessMode(
+  configured: 'auto' | 'connected' | AccessMode,
+  services: Services,
+  signal: AbortSignal,
+): Promise<AccessMode> {
   if (configured === 'agent') return 'agent';
   if ((await services.server.capabilities(signal)).includes('jobs')) return 'job';
   if (configured === 'auto') return 'agent';

@@ -50,6 +50,8 @@ export interface JobRegistration {
   /** SHA-256 of its ticket, hex. */
   ticket: string;
   artefacts: readonly { role: 'image' | 'data' | 'job'; secret_path: string; sha512?: string | undefined }[];
+  /** Whether its ticket opens nothing without a proof of its submitter. */
+  connected?: boolean;
 }
 
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
@@ -185,16 +187,17 @@ export class HpcsServer implements AsyncDisposable {
    * Trades a ticket for the records of its job.
    *
    * @param request.key age recipient of the job
+   * @param request.prove proves who redeems: for jobs of connected mode, their submitter
    * @returns the records as JSON, sealed to that key
    * @throws HpcsError `identity` when refused, `integrity` `record-mismatch` where the vault has others than were submitted
    */
   async redeem(
-    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string },
+    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string; prove?: Prover },
     signal?: AbortSignal,
   ): Promise<Uint8Array> {
-    const [script, file] = request.halves;
-    const body = { ...request, halves: [script.reveal(), file.reveal()] };
-    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal)).records, 'base64');
+    const { halves, job, key, prove } = request;
+    const body = { halves: halves.map((half) => half.reveal()), job, key };
+    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal, prove)).records, 'base64');
   }
 
   /**

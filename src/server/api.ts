@@ -202,7 +202,9 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     const { halves, job, key } = check(redeemBody, request.body);
     using scriptHalf = new Secret(halves[0]);
     using fileHalf = new Secret(halves[1]);
-    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key });
+    const proven = request.headers['dpop'] !== undefined || request.headers.authorization !== undefined;
+    const caller = proven ? await authentication.client(request) : undefined;
+    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key }, caller);
     return { success: true, message: 'records sealed to the key', records: Buffer.from(records).toString('base64') };
   });
 

@@ -109,6 +109,8 @@ export const jobBody = z
       )
       .min(1)
       .max(16),
+    /** Redeemed by its submitter, with a proof: the ticket alone opens nothing. */
+    connected: z.boolean().default(false),
     lifetime: z.int().min(60).max(longestWait * 86_400).default(7 * 86_400), // prettier-ignore
   })
   .refine(({ artefacts }) => new Set(artefacts.map(({ role }) => role)).size === artefacts.length, { path: ['artefacts'] });
@@ -142,6 +144,7 @@ export const expectations: Readonly<Record<string, string>> = {
   job: 'a job id',
   ticket: 'the SHA-256 of a ticket, in hex',
   artefacts: 'a list of artefacts with role, secret_path and sha512, one of each role',
+  connected: 'true or false',
   lifetime: 'seconds, from 60 to 30 days',
   halves: 'the two halves of a ticket',
   key: 'an age recipient (age1…)',
