@@ -131,10 +131,17 @@ export class HpcsServer implements AsyncDisposable {
     };
   }
 
-  /** A join token for the agent of a compute node. @throws HpcsError `identity` when refused */
-  async nodeToken(hostname: string, signal?: AbortSignal): Promise<{ spiffeId: string; joinToken: Secret }> {
-    const path = `/api/agents/token?hostname=${encodeURIComponent(hostname)}`;
-    const answer = await this.#post(path, nodeToken, undefined, signal);
+  /**
+   * A join token for the agent of a compute node: as the original asks for it, or with a proof, at servers that allow it for this host.
+   *
+   * @throws HpcsError `identity` when refused
+   */
+  async nodeToken(hostname: string, signal?: AbortSignal, prove?: Prover): Promise<{ spiffeId: string; joinToken: Secret }> {
+    const path = '/api/agents/token';
+    const answer =
+      prove === undefined
+        ? await this.#post(`${path}?hostname=${encodeURIComponent(hostname)}`, nodeToken, undefined, signal)
+        : await this.#post(path, nodeToken, { hostname }, signal, prove);
     return { spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 

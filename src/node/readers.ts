@@ -83,7 +83,7 @@ async function ownAgent(plan: JobPlan, spireServer: OwnAgent, context: KeyContex
   await using server = new HpcsServer({ url, ca: ca ?? undefined, allowInsecureHttp });
   const { joinToken } = await server.nodeToken(context.node, context.signal);
   context.progress(`identity: attesting node ${context.node}`);
-  return startAgent({
+  return await startAgent({
     bin: context.agentProgram,
     serverAddress: spireServer.address,
     serverPort: spireServer.port,

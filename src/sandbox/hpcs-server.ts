@@ -11,6 +11,9 @@ import { must, type ContainerPlan } from './engine.ts';
 import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
+/** A host that there is not, for whose agent clients of the sandbox may have join tokens: to be tried out without any harm. */
+export const tokenNode = 'token-node';
+
 const configuration = '/etc/hpcs/hpcs-server.conf';
 
 /** An HPCS server: for enrolled clients, or as `legacyServer` open to anyone, as the original is. */
@@ -53,6 +56,9 @@ url = https://${parts.openbao}:${ports.openbao}
 server-role = hpcs-server
 ca-file = /etc/hpcs/ca.pem
 audience = ${vaultAudience}
+
+[nodes]
+allow = ${tokenNode}
 
 [listen]
 port = ${ports.hpcsServer}

@@ -8,7 +8,7 @@ import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
 import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
-import { endBody, enrolBody, expectations, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { endBody, enrolBody, expectations, jobBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 import type { Permissions } from './permissions.ts';
 
 /** What the API serves. */
@@ -31,6 +31,8 @@ export interface ApiOptions {
   health: Record<'spire' | 'vault', () => Promise<unknown>>;
   /** Give identities to anyone who asks, as the original does. */
   allowLegacyRegistration: boolean;
+  /** Hosts for whose agents authenticated clients get join tokens. */
+  nodes: readonly string[];
   /** Certificate chain and key, PEM. Without them the server speaks plain HTTP. */
   tls?: { cert: string; key: string } | undefined;
   /** Where log lines (JSON) go, or false for none. */
@@ -102,6 +104,10 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     );
   };
 
+  const nodesOnly = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    if (options.nodes.length === 0) await legacyOnly(request, reply);
+  };
+
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
     const { uid } = check(registerBody, request.body);
     const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
@@ -115,10 +121,16 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/agents/token', { onRequest: legacyOnly }, async (request) => {
-    const { hostname } = check(nodeQuery, request.query);
+  app.post('/api/agents/token', { onRequest: nodesOnly }, async (request) => {
+    // Whoever has such a token can become the node, and with it any user there.
+    const client = options.allowLegacyRegistration ? undefined : await authentication.client(request);
+    const { hostname } = client === undefined ? check(nodeQuery, request.query) : check(nodeBody, request.body);
+    if (client !== undefined && !options.nodes.includes(hostname)) {
+      request.log.warn({ client, node: hostname }, 'node token asked for a host that is not allowed');
+      throw new HpcsError('identity', 'forbidden', `no tokens for the node ${hostname} here: section [nodes] does not allow it`);
+    }
     const { spiffeId, joinToken } = await options.grants.nodeToken(hostname);
-    request.log.info({ node: hostname }, 'node token made');
+    request.log.info({ client, node: hostname, from: request.ip }, 'node token made');
     return {
       success: true,
       message: 'token made; it can be used once, and only for a few minutes',

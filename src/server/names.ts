@@ -126,8 +126,11 @@ export const redeemBody = z.object({
 /** Body of `POST /api/jobs/end`. */
 export const endBody = z.object({ ticket: sha256 });
 
-/** Query of `POST /api/agents/token`. */
+/** Query of `POST /api/agents/token`, as the original has it. */
 export const nodeQuery = z.object({ hostname: unixName });
+
+/** Body of `POST /api/agents/token` where callers prove who they are: a proof covers the body, and no query. */
+export const nodeBody = z.object({ hostname: unixName });
 
 /** What is expected of each value, for messages. */
 export const expectations: Readonly<Record<string, string>> = {

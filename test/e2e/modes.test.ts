@@ -8,6 +8,7 @@ import { formatRequest } from '../../src/job/connection.ts';
 import { Secret } from '../../src/secret.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { tarOf } from '../../src/pack/tar.ts';
+import type { CliExit } from '../support/cli.ts';
 import { cutOff } from '../support/cut.ts';
 import { jobArguments, openJob, prepareData, prepareImage, probe, resultText, runJob, type Prepared } from '../support/jobs.ts';
 import { enrolPerson } from '../support/people.ts';
@@ -93,7 +94,7 @@ describe('jobs get their keys', function () {
       const { stdout: script } = await site.run(`scontrol write batch_script ${jobId} -`);
       const of = (name: string): string => new RegExp(`"${name}": "([^"]+)"`).exec(script)?.[1] ?? '';
       const directory = of('directory');
-      assert.equal((await site.run(`stat -c %a ${directory}`)).stdout, '700\n');
+      assert.match((await site.run(`stat -c %a ${directory}`)).stdout, /^[0-7]?700\n$/);
       const fileHalf = new Secret((await site.run(`cat ${of('ticketFile')}`)).stdout.trim());
       const ticket = { scriptHalf: new Secret(of('ticketHalf')), fileHalf };
       const { publicKey } = await generateKey('age');
@@ -116,5 +117,106 @@ describe('jobs get their keys', function () {
       assert.equal(await resultText(await openJob(site, jobId), 'args'), 'x\0');
       assert.match((await site.hpcsOk(['job', 'attend'], { env })).stderr, /no job waits for this client/);
     });
+  });
+
+  /** Prepares with `grants`, runs the job and opens what it read. */
+  const wholeWay = async (
+    hpcs: (args: readonly string[]) => Promise<CliExit>,
+    scratch: string,
+    grants: { image: string[]; data: string[] },
+  ): Promise<CliExit> => {
+    const place = ['-c', 'nid000001', '--data-path-at-rest', scratch];
+    const image = ['-b', 'hpcs-test/probe', '-e', '--pull', 'never', '--data-path', 'image.sif', ...grants.image];
+    for (const args of [
+      ['container-prep', ...image, ...place],
+      ['data-prep', '-i', input, '--data-path', 'data.tgz', ...grants.data, ...place],
+    ]) {
+      const prepared = await hpcs(args);
+      assert.equal(prepared.code, 0, prepared.stderr);
+    }
+    const info = (name: string): Prepared => ({ info: `${scratch}/${name}.info.yaml` });
+    const job = await hpcs(jobArguments(site, info('image.sif'), info('data.tgz'), ['-s', scratch, '--', 'list']));
+    assert.equal(job.code, 0, job.stderr);
+    const jobId = /submitted job (\d+)/.exec(job.stdout)?.[1] ?? '';
+    const results = join(site.temporary, `results-${jobId}`);
+    assert.equal((await hpcs(['job', 'results', jobId, '--output', results])).code, 0);
+    assert.equal(await resultText(results, 'data/input/hello.txt'), 'hello\n');
+    return job;
+  };
+
+  it('as a user, and as a member of a group, whom an agent of their own attests', async () => {
+    await using legacy = await Site.open({ legacy: true });
+    const grants = { image: ['-u', 'alice'], data: ['-g', 'project_462000031'] };
+    const job = await wholeWay((args) => legacy.hpcs(args), legacy.scratch, grants);
+    assert.match(job.stderr, /^identities: the job is attested by a SPIRE agent on its node, which it starts/m);
+    assert.match(job.stderr, /^hpcs: identity: attesting node nid000001$/m);
+  });
+
+  it('over Workload APIs that are there: agents of the site and of the client, which nobody gave a join token of ours', async () => {
+    await using person = await enrolPerson(site, `socket-${Date.now()}`);
+    const config = await loadConfig(person.configuration);
+    const { address, port, 'trust-domain': trustDomain } = config['spire-server'];
+    const trustBundle = await readFile(join(site.directory, 'trust-bundle.pem'), 'utf8');
+    const token = async (agent: string): Promise<string> =>
+      (JSON.parse(await admin(`token generate -output json -spiffeID spiffe://${trustDomain}${agent}`)) as { value: string })
+        .value;
+
+    // The site's agent on its node, as its administrators would set it up: under the name that grants are made for.
+    const sandboxConfig = { data_dir: '/run/site-agent', trust_domain: trustDomain, server_address: 'hpcs-sandbox-spire-server' };
+    const agent = {
+      ...sandboxConfig,
+      server_port: 8081,
+      socket_path: '/run/site-agent/api.sock',
+      join_token: await token('/h/nid000001'),
+      trust_bundle_path: '/run/site-agent/bundle.pem',
+    };
+    const plugins = {
+      KeyManager: { memory: { plugin_data: {} } },
+      NodeAttestor: { join_token: { plugin_data: {} } },
+      WorkloadAttestor: { unix: { plugin_data: {} } },
+    };
+    const files = tarOf([
+      { name: 'run/site-agent/', type: 'directory' },
+      { name: 'run/site-agent/spire-agent', content: await readFile(config['spire-agent'].bin), mode: 0o755 },
+      { name: 'run/site-agent/bundle.pem', content: trustBundle },
+      { name: 'run/site-agent/agent.conf', content: JSON.stringify({ agent, plugins }), mode: 0o600 },
+    ]);
+    await site.docker.getContainer(containerOf('site')).putArchive(Buffer.from(files), { path: '/' });
+    const start = '/run/site-agent/spire-agent run -config /run/site-agent/agent.conf >/run/site-agent/log 2>&1 & echo $!';
+    const pid = (await site.run(start, 'root')).stdout.trim();
+    await using cleanup = new AsyncDisposableStack();
+    cleanup.defer(async () => void (await site.run(`kill ${pid}; rm -rf /run/site-agent`, 'root')));
+
+    // The client's agent, and an entry for it, as administrators of SPIRE would make them.
+    const laptop = `/laptop/${person.identity.clientId}`;
+    const selector = `unix:uid:${process.getuid?.()}`;
+    await admin(
+      `entry create -spiffeID ${person.identity.spiffeId} -parentID spiffe://${trustDomain}${laptop} -selector ${selector}`,
+    );
+    const own = await startAgent({
+      bin: config['spire-agent'].bin,
+      serverAddress: address,
+      serverPort: port,
+      trustDomain,
+      trustBundle,
+      joinToken: new Secret(await token(laptop)),
+    });
+    cleanup.use(own);
+
+    const configuration = `${person.configuration}.socket`;
+    const usual = await readFile(person.configuration, 'utf8');
+    const written = usual
+      .replace('[identity]\n', '[identity]\nclient=agent\nmode=agent\n')
+      .replace(/^key-file=.*\n/m, '')
+      .replace('[spire-agent]\n', '[spire-agent]\nsocket-on-node=unix:///run/site-agent/api.sock\n');
+    await writeFile(configuration, written);
+    const env = { HPCS_CONFIG: configuration, SPIFFE_ENDPOINT_SOCKET: own.socket };
+    const grants = { image: ['-u', 'alice'], data: ['-g', 'project_462000031'] };
+    const scratch = `${site.scratch}/socket`;
+    await site.run(`mkdir ${scratch}`);
+    const job = await wholeWay((args) => person.hpcs(args, { env }), scratch, grants);
+    assert.match(job.stderr, /^asking the SPIRE agent at unix:/m);
+    assert.match(job.stderr, /^identities: the job is attested by the site's own SPIRE agent on its node$/m);
+    assert.match(job.stderr, /^hpcs: identity: asking the site's SPIRE agent at unix:\/\/\/run\/site-agent\/api\.sock$/m);
   });
 });
