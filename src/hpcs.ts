@@ -109,20 +109,28 @@ export class HpcsServer implements AsyncDisposable {
     return { clientId: answer.client_id, spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
-  /** Lets users and groups on nodes read one secret of this client. May be repeated. @throws HpcsError `identity` when refused */
-  async createWorkloads(request: WorkloadRequest & { signal?: AbortSignal | undefined }): Promise<Workloads> {
-    const answer = await this.#post(
-      '/api/client/create-workloads',
-      workloads,
-      {
-        jwt: request.jwt.reveal(),
-        secret: request.secret,
-        users: request.users.length > 0 ? request.users : null,
-        groups: request.groups.length > 0 ? request.groups : null,
-        compute_nodes: request.computeNodes,
-      },
-      request.signal,
-    );
+  /**
+   * Lets users and groups on nodes read one secret of this client. May be repeated.
+   *
+   * @param request.onProgress told how many of the readers there are, by servers that tell
+   * @throws HpcsError `identity` when refused
+   */
+  async createWorkloads(
+    request: WorkloadRequest & {
+      signal?: AbortSignal | undefined;
+      onProgress?: ((done: number, total: number) => void) | undefined;
+    },
+  ): Promise<Workloads> {
+    const { signal, onProgress } = request;
+    const body = {
+      jwt: request.jwt.reveal(),
+      secret: request.secret,
+      users: request.users.length > 0 ? request.users : null,
+      groups: request.groups.length > 0 ? request.groups : null,
+      compute_nodes: request.computeNodes,
+    };
+    const path = '/api/client/create-workloads';
+    const answer = this.#check(await this.#http.json('POST', path, { body, signal, onProgress }), workloads);
     return {
       spiffeId: answer.spiffeID,
       secretPath: answer.secrets_path,

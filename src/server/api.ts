@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
@@ -9,6 +10,7 @@ import type { Grants } from './grants.ts';
 import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
 import { endBody, enrolBody, expectations, jobBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { linesType, reportLines } from './lines.ts';
 import type { Permissions } from './permissions.ts';
 
 /** What the API serves. */
@@ -77,13 +79,8 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   const authentication = new Authentication(app, options);
   app.setErrorHandler((error, request, reply) => {
-    const known = asHpcsError(error);
-    const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
-    if (status >= 500) {
-      request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
-    } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
-    // What happened inside is for the log; a caller learns what it can act upon.
-    return fail(reply, status, known.kind === 'bug' ? 'internal error; see the log of the server' : known.message);
+    const { status, message } = failure(error, request);
+    return fail(reply, status, message);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
   // The path alone: a query may hold anything.
@@ -139,15 +136,20 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/client/create-workloads', async (request) => {
+  app.post('/api/client/create-workloads', async (request, reply) => {
     const { jwt, ...body } = check(workloadsBody, request.body);
     const client = await options.verifier.client(jwt);
-    const grant = await options.grants.grant(client, body);
-    request.log.info(
-      { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
-      'grant made',
-    );
-    return { success: true, message: 'identities, policy and role made', ...grant };
+    const run = async (report?: (done: number, total: number) => void): Promise<object> => {
+      const grant = await options.grants.grant(client, body, report);
+      request.log.info(
+        { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
+        'grant made',
+      );
+      return { success: true, message: 'identities, policy and role made', ...grant };
+    };
+    if (request.headers.accept?.includes(linesType) !== true) return run();
+    const lines = reportLines(run, (error) => failure(error, request));
+    return reply.type(linesType).send(Readable.from(lines));
   });
 
   app.post('/api/client/enrol', async (request) => {
@@ -255,6 +257,17 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   return app;
+}
+
+/** What a caller is told of an error, which is logged. */
+function failure(error: unknown, request: FastifyRequest): { status: number; message: string } {
+  const known = asHpcsError(error);
+  const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
+  if (status >= 500) {
+    request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
+  } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
+  // What happened inside is for the log; a caller learns what it can act upon.
+  return { status, message: known.kind === 'bug' ? 'internal error; see the log of the server' : known.message };
 }
 
 function fail(reply: FastifyReply, status: number, message: string): FastifyReply {

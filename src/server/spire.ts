@@ -1,4 +1,4 @@
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor } from '../identity/grpc.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
@@ -142,10 +142,11 @@ export class Spire implements Disposable {
    *
    * When one cannot be made, those of this call are deleted again before the error is thrown.
    *
+   * @param report told after each call how many of them there are
    * @returns ids of the entries that did not exist before
    * @throws HpcsError `identity`
    */
-  async createEntries(entries: readonly NewEntry[]): Promise<string[]> {
+  async createEntries(entries: readonly NewEntry[], report: (done: number) => void = () => undefined): Promise<string[]> {
     const made: string[] = [];
     try {
       for (let from = 0; from < entries.length; from += batch) {
@@ -163,10 +164,12 @@ export class Spire implements Disposable {
           const result = answer.results[index];
           checkCreated(one, result?.status ?? null, result?.entry ?? null);
         }
+        report(from + wanted.length);
       }
     } catch (error) {
       await this.deleteEntries(made).catch((second: unknown) => {
-        throw new HpcsError('identity', 'spire-half-done', `${made.length} entries could not be taken back after a failure`, {
+        const count = `${made.length} of ${entries.length} entries were made and could not be taken back after a failure`;
+        throw new HpcsError('identity', 'spire-half-done', `${count}: ${messageOf(error)}`, {
           cause: new AggregateError([error, second]),
           suggestion: 'repeat the same request, which completes it',
         });
@@ -281,15 +284,26 @@ function client(target: string, area: string, service: string, methods: Record<s
 }
 
 function checkCreated(wanted: NewEntry, status: Status | null, entry: Entry | null): void {
-  const what = `the entry ${formatSpiffeId(wanted.spiffeId)} on ${formatSpiffeId(wanted.parentId)}`;
+  const what = describe(wanted);
   if (status?.code === grpcStatus.OK && entry !== null) return;
   if (status?.code !== grpcStatus.ALREADY_EXISTS || entry === null) throw refused(`making ${what}`, status);
-  // SPIRE calls entries alike by identity, parent and selectors; these two would make it a different one.
-  if (entry.admin || entry.downstream) {
-    throw new HpcsError('identity', 'spire-entry-differs', `${what} exists with rights that it must not have`, {
-      suggestion: 'an administrator of SPIRE must delete it',
-    });
-  }
+  assertPlain(entry, what);
+}
+
+/**
+ * Refuses an entry that gives more than an identity. SPIRE calls entries alike by identity, parent and selectors.
+ *
+ * @throws HpcsError `identity` `spire-entry-differs`
+ */
+export function assertPlain(entry: Entry, what = describe(entry)): void {
+  if (!entry.admin && !entry.downstream) return;
+  throw new HpcsError('identity', 'spire-entry-differs', `${what} exists with rights that it must not have`, {
+    suggestion: 'an administrator of SPIRE must delete it',
+  });
+}
+
+function describe({ spiffeId, parentId }: NewEntry): string {
+  return `the entry ${formatSpiffeId(spiffeId)} on ${formatSpiffeId(parentId)}`;
 }
 
 async function ask<Answer>(call: () => Promise<Answer>): Promise<Answer> {
