@@ -102,7 +102,7 @@ describe('jobs get their keys', function () {
       await site.run(`printf '%s' '${forged}' > ${directory}/request.json`);
       const ended = await running;
       assert.equal(ended.code, 7, ended.stderr);
-      assert.match(ended.stderr, /request-before-start: ALARM: something asks for the keys of job \d+, which has not started/);
+      assert.match(ended.stderr, /ALARM: something asks for the keys of job \d+, which has not started/);
       assert.equal((await site.run(`ls ${directory}`)).stdout, 'request.json\n');
       await site.run(`rm ${directory}/request.json`);
       const listed = JSON.parse((await site.hpcsOk(['job', 'list', '--json'])).stdout) as { jobId: string; awaited: boolean }[];
