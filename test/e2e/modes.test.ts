@@ -75,7 +75,7 @@ describe('jobs get their keys', function () {
       assert.equal(await admin('entry count'), entries);
     });
 
-    it('from another run of it, and not for a request that was there before the job ran', async () => {
+    it('from another run of it, and not for a request that is forged, or was there before the job ran', async () => {
       await site.run('scontrol update PartitionName=standard State=DOWN', 'root');
       const config = join(site.temporary, 'connected.conf');
       const usual = await readFile(site.configuration, 'utf8');
@@ -111,6 +111,14 @@ describe('jobs get their keys', function () {
       await site.run('scontrol update PartitionName=standard State=UP', 'root');
       while (!(await site.run(`cat ${site.scratch}/test-${jobId}.out`)).stdout.includes(`hpcs job attend ${jobId}`))
         await sleep(200);
+      // Who can write there but has one half only.
+      const { publicKey: other } = await generateKey('age');
+      const wrong = formatRequest({ ...ticket, scriptHalf: fileHalf }, jobId, other);
+      await site.run(`cd ${directory} && cp request.json kept && printf '%s' '${wrong}' > request.json`);
+      const alarmed = await site.hpcs(['job', 'attend', jobId], { env });
+      assert.equal(alarmed.code, 7, alarmed.stderr);
+      assert.match(alarmed.stderr, /ALARM: what asks for the keys of job \d+ on the site was not made with its ticket/);
+      await site.run(`mv ${directory}/kept ${directory}/request.json`);
       const attended = await site.hpcsOk(['job', 'attend', '--json'], { env });
       assert.deepEqual(JSON.parse(attended.stdout), { answered: [jobId], ended: [] });
       await site.hpcsOk(['job', 'logs', jobId, '--follow']);
