@@ -49,8 +49,10 @@ describe('jobs get their keys', function () {
     const cut = new AsyncDisposableStack();
     let image: Prepared;
     let data: Prepared;
+    let entries: string;
 
     before(async () => {
+      entries = await admin('entry count');
       image = await prepareImage(site, 'hpcs-test/probe');
       data = await prepareData(site, input);
       const reach = (): Promise<{ code: number }> => site.run("bash -c '</dev/tcp/hpcs-sandbox-hpcs-server/10080'");
@@ -63,7 +65,6 @@ describe('jobs get their keys', function () {
     afterEach(() => site.run('scontrol update PartitionName=standard State=UP', 'root'));
 
     it('while it follows them, over SSH and sealed', async () => {
-      const entries = await admin('entry count');
       const job = await runJob(site, image, data, ['--connected', '--', 'list']);
       assert.equal(job.code, 0, job.stderr);
       assert.match(job.stderr, /^identities: .*this client fetches its keys too/m);
@@ -72,6 +73,7 @@ describe('jobs get their keys', function () {
       assert.equal(await resultText(await openJob(site, job.jobId), 'data/input/hello.txt'), 'hello\n');
       const directory = '/scratch/project_462000031/alice/.hpcs';
       assert.equal((await site.run(`ls -d ${directory}/connect-* ${directory}/ticket-*`)).stdout, '');
+      // Neither the grants nor the job took an entry in SPIRE.
       assert.equal(await admin('entry count'), entries);
     });
 

@@ -164,6 +164,7 @@ describe('the original', function () {
     const behind = new HttpClient({ url: legacy['hpcs-server'].url, ca, name: 'HPCS server' });
     resources.use(behind);
     const calls: string[] = [];
+    let refusing = false;
     const server = createServer((request, response) => {
       void (async () => {
         const { pathname, search } = new URL(request.url ?? '', 'http://x');
@@ -172,6 +173,11 @@ describe('the original', function () {
         for await (const part of request) parts.push(part as Uint8Array);
         if (!['/api/client/register', '/api/agents/token', '/api/client/create-workloads'].includes(pathname)) {
           response.writeHead(404, { 'content-type': 'text/html' }).end('<!doctype html>\n<title>404 Not Found</title>\n');
+          return;
+        }
+        if (refusing && pathname === '/api/client/create-workloads') {
+          const message = "your SVID doesn't match to your client_id. Please ensure this identity belongs to you";
+          response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ success: false, message }));
           return;
         }
         const text = Buffer.concat(parts).toString();
@@ -191,14 +197,14 @@ describe('the original', function () {
       .replace('mode=agent', 'mode=auto')
       .replace('[client]\n', '[client]\nallow-insecure-http=true\n');
     await writeFile(configuration, written);
-    const prepare = (users: string) =>
+    const prepare = () =>
       site.hpcs(
         [
           'data-prep',
           '-i',
           configuration,
           '-u',
-          users,
+          'alice',
           '-c',
           'nid000001',
           '--data-path',
@@ -208,13 +214,15 @@ describe('the original', function () {
         ],
         { env: { HPCS_CONFIG: configuration } },
       );
-    const prepared = await prepare('alice');
+    const prepared = await prepare();
     assert.equal(prepared.code, 0, prepared.stderr);
     assert.equal((await site.run(`ls ${site.scratch}`)).stdout, 'x.tgz\nx.tgz.info.yaml\n');
     assert.ok(calls.includes('/api/capabilities') && calls.includes('/api/client/create-workloads'), calls.join(' '));
     // A refusal with status 200 is one, and leaves nothing.
-    const refused = await prepare('a b');
-    assert.notEqual(refused.code, 0);
+    refusing = true;
+    const refused = await prepare();
+    assert.equal(refused.code, 4, refused.stderr);
+    assert.match(refused.stderr, /refused \(200\): your SVID doesn't match/);
     assert.equal((await site.run(`ls ${site.scratch}`)).stdout, 'x.tgz\nx.tgz.info.yaml\n');
   });
 });
