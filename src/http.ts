@@ -19,7 +19,7 @@ export interface HttpOptions {
   ca?: string | undefined;
   /** Allow `http://`, on which every token can be read by the network. */
   allowInsecureHttp?: boolean | undefined;
-  /** Longest time for one request, in milliseconds. */
+  /** Longest time for one request, or between two reports of progress, in milliseconds. */
   timeout?: number;
 }
 
@@ -76,7 +76,7 @@ export class HttpClient implements AsyncDisposable {
     for (const [name, value] of Object.entries({ ...options.headers, ...proof }))
       headers[name] = value instanceof Secret ? value.reveal() : value;
     if (body !== null) headers['content-type'] = 'application/json';
-    const limit = AbortSignal.timeout(this.#timeout);
+    using limit = new Patience(this.#timeout);
     let answer: Dispatcher.ResponseData;
     let content: string | undefined;
     try {
@@ -85,10 +85,13 @@ export class HttpClient implements AsyncDisposable {
         headers,
         body,
         dispatcher: this.#dispatcher,
-        signal: options.signal === undefined ? limit : AbortSignal.any([options.signal, limit]),
+        signal: options.signal === undefined ? limit.signal : AbortSignal.any([options.signal, limit.signal]),
       });
       if (answer.headers['content-type']?.includes(linesType) === true) {
-        return await readLines(answer.body, options.onProgress ?? (() => undefined));
+        return await readLines(answer.body, (done, total) => {
+          limit.renew();
+          options.onProgress?.(done, total);
+        });
       }
       content = await readLimited(answer.body);
     } catch (error) {
@@ -143,6 +146,28 @@ export class HttpClient implements AsyncDisposable {
       cause: error,
       suggestion: 'check the url in the configuration, and that the service runs',
     });
+  }
+}
+
+/** A time limit that begins anew whenever there is progress. */
+class Patience implements Disposable {
+  readonly #abort = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(timeout: number) {
+    this.#timer = setTimeout(() => this.#abort.abort(new DOMException('no answer in time', 'TimeoutError')), timeout);
+  }
+
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  renew(): void {
+    this.#timer.refresh();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
   }
 }
 
