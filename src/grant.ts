@@ -17,12 +17,17 @@ export interface Readers {
   nodes: readonly string[];
 }
 
+/** So many readers take no time that anybody would notice. */
+const worthTelling = 1000;
+
 /** This client towards the two services that grants are made with. */
 export interface Granter {
   services: Services;
   identity: ClientIdentity;
   mode: AccessMode;
   signal: AbortSignal;
+  /** Told how far a large grant is. */
+  progress?: ((line: string) => void) | undefined;
 }
 
 /** A secret in the vault, and who its readers are there. */
@@ -80,7 +85,7 @@ export async function knownReaders(
 async function makeGrant(
   secret: string,
   readers: Readers,
-  { services, identity, mode, signal }: Granter,
+  { services, identity, mode, signal, progress }: Granter,
 ): Promise<GrantedSecret> {
   const { server, audiences } = services;
   if (mode === 'job') {
@@ -93,6 +98,9 @@ async function makeGrant(
     groups: readers.groups,
     computeNodes: readers.nodes,
     signal,
+    onProgress: (done, total) => {
+      if (total > worthTelling) progress?.(`granted to ${done} of ${total} readers`);
+    },
   });
 }
 
@@ -106,7 +114,11 @@ export async function checkVault(granter: Granter): Promise<void> {
  *
  * @throws HpcsError `identity` when it does not answer, or cannot do what is configured
  */
-export async function accessMode(configured: 'auto' | AccessMode, services: Services, signal: AbortSignal): Promise<AccessMode> {
+export async function accessMode(
+  configured: 'auto' | 'connected' | AccessMode,
+  services: Services,
+  signal: AbortSignal,
+): Promise<AccessMode> {
   if (configured === 'agent') return 'agent';
   if ((await services.server.capabilities(signal)).includes('jobs')) return 'job';
   if (configured === 'auto') return 'agent';

@@ -50,6 +50,8 @@ export interface JobRegistration {
   /** SHA-256 of its ticket, hex. */
   ticket: string;
   artefacts: readonly { role: 'image' | 'data' | 'job'; secret_path: string; sha512?: string | undefined }[];
+  /** Whether its ticket opens nothing without a proof of its submitter. */
+  connected?: boolean;
 }
 
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
@@ -107,20 +109,28 @@ export class HpcsServer implements AsyncDisposable {
     return { clientId: answer.client_id, spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
-  /** Lets users and groups on nodes read one secret of this client. May be repeated. @throws HpcsError `identity` when refused */
-  async createWorkloads(request: WorkloadRequest & { signal?: AbortSignal | undefined }): Promise<Workloads> {
-    const answer = await this.#post(
-      '/api/client/create-workloads',
-      workloads,
-      {
-        jwt: request.jwt.reveal(),
-        secret: request.secret,
-        users: request.users.length > 0 ? request.users : null,
-        groups: request.groups.length > 0 ? request.groups : null,
-        compute_nodes: request.computeNodes,
-      },
-      request.signal,
-    );
+  /**
+   * Lets users and groups on nodes read one secret of this client. May be repeated.
+   *
+   * @param request.onProgress told how many of the readers there are, by servers that tell
+   * @throws HpcsError `identity` when refused
+   */
+  async createWorkloads(
+    request: WorkloadRequest & {
+      signal?: AbortSignal | undefined;
+      onProgress?: ((done: number, total: number) => void) | undefined;
+    },
+  ): Promise<Workloads> {
+    const { signal, onProgress } = request;
+    const body = {
+      jwt: request.jwt.reveal(),
+      secret: request.secret,
+      users: request.users.length > 0 ? request.users : null,
+      groups: request.groups.length > 0 ? request.groups : null,
+      compute_nodes: request.computeNodes,
+    };
+    const path = '/api/client/create-workloads';
+    const answer = this.#check(await this.#http.json('POST', path, { body, signal, onProgress }), workloads);
     return {
       spiffeId: answer.spiffeID,
       secretPath: answer.secrets_path,
@@ -129,10 +139,17 @@ export class HpcsServer implements AsyncDisposable {
     };
   }
 
-  /** A join token for the agent of a compute node. @throws HpcsError `identity` when refused */
-  async nodeToken(hostname: string, signal?: AbortSignal): Promise<{ spiffeId: string; joinToken: Secret }> {
-    const path = `/api/agents/token?hostname=${encodeURIComponent(hostname)}`;
-    const answer = await this.#post(path, nodeToken, undefined, signal);
+  /**
+   * A join token for the agent of a compute node: as the original asks for it, or with a proof, at servers that allow it for this host.
+   *
+   * @throws HpcsError `identity` when refused
+   */
+  async nodeToken(hostname: string, signal?: AbortSignal, prove?: Prover): Promise<{ spiffeId: string; joinToken: Secret }> {
+    const path = '/api/agents/token';
+    const answer =
+      prove === undefined
+        ? await this.#post(`${path}?hostname=${encodeURIComponent(hostname)}`, nodeToken, undefined, signal)
+        : await this.#post(path, nodeToken, { hostname }, signal, prove);
     return { spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
@@ -185,16 +202,17 @@ export class HpcsServer implements AsyncDisposable {
    * Trades a ticket for the records of its job.
    *
    * @param request.key age recipient of the job
+   * @param request.prove proves who redeems: for jobs of connected mode, their submitter
    * @returns the records as JSON, sealed to that key
    * @throws HpcsError `identity` when refused, `integrity` `record-mismatch` where the vault has others than were submitted
    */
   async redeem(
-    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string },
+    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string; prove?: Prover },
     signal?: AbortSignal,
   ): Promise<Uint8Array> {
-    const [script, file] = request.halves;
-    const body = { ...request, halves: [script.reveal(), file.reveal()] };
-    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal)).records, 'base64');
+    const { halves, job, key, prove } = request;
+    const body = { halves: halves.map((half) => half.reveal()), job, key };
+    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal, prove)).records, 'base64');
   }
 
   /**

@@ -86,7 +86,7 @@ export async function publish(
   await makeDirectory(transport, publication.directory, { signal });
   await using identity = await openIdentity(config, { signal, progress });
 
-  const granter = { services, identity, mode, signal };
+  const granter = { services, identity, mode, signal, progress };
   // Whether the key can be stored is known before hours of upload, not after.
   await checkVault(granter);
   const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);

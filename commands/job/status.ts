@@ -1,8 +1,10 @@
 import { Args } from '@oclif/core';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { knownJob, summarise, type JobSummary } from '../../src/job/known.ts';
+import { isAwaited } from '../../src/job/attend.ts';
 import { describeStatus, jobStatus, type JobStatus as Status } from '../../src/job/status.ts';
 import { connect } from '../../src/site/connect.ts';
+import { isFinal } from '../../src/site/slurm.ts';
 
 /** Shows how a job stands. */
 export default class JobStatus extends BaseCommand {
@@ -20,6 +22,8 @@ export default class JobStatus extends BaseCommand {
     await using transport = await connect(config, { signal: this.signal, username: job.username });
     const status = await jobStatus(transport, job, { signal: this.signal });
     for (const line of describeStatus(job, status)) this.log(line);
+    if (isAwaited(job) && status.state !== null && !isFinal(status.state.state))
+      this.log(`keys: to be brought by this client, job-prep or: hpcs job attend ${job.jobId}`);
     return { job: summarise(job), ...status };
   }
 }

@@ -4,6 +4,7 @@ import { openIdentity } from '../identity/client-identity.ts';
 import { openServices } from '../services.ts';
 import { remove } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
+import { removeConnection } from './attend.ts';
 import type { JobRecord } from './store.ts';
 
 /**
@@ -26,6 +27,7 @@ export async function endJob(
       );
     }
     await remove(transport, job.ticket.file, { signal });
+    if (job.connection !== undefined) await removeConnection(transport, job.connection.directory, { signal });
   } catch (error) {
     signal.throwIfAborted();
     warn(

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
@@ -8,7 +9,8 @@ import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
 import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
-import { endBody, enrolBody, expectations, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { endBody, enrolBody, expectations, jobBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { linesType, reportLines } from './lines.ts';
 import type { Permissions } from './permissions.ts';
 
 /** What the API serves. */
@@ -31,6 +33,8 @@ export interface ApiOptions {
   health: Record<'spire' | 'vault', () => Promise<unknown>>;
   /** Give identities to anyone who asks, as the original does. */
   allowLegacyRegistration: boolean;
+  /** Hosts for whose agents authenticated clients get join tokens. */
+  nodes: readonly string[];
   /** Certificate chain and key, PEM. Without them the server speaks plain HTTP. */
   tls?: { cert: string; key: string } | undefined;
   /** Where log lines (JSON) go, or false for none. */
@@ -75,13 +79,8 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   const authentication = new Authentication(app, options);
   app.setErrorHandler((error, request, reply) => {
-    const known = asHpcsError(error);
-    const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
-    if (status >= 500) {
-      request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
-    } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
-    // What happened inside is for the log; a caller learns what it can act upon.
-    return fail(reply, status, known.kind === 'bug' ? 'internal error; see the log of the server' : known.message);
+    const { status, message } = failure(error, request);
+    return fail(reply, status, message);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
   // The path alone: a query may hold anything.
@@ -102,6 +101,10 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     );
   };
 
+  const nodesOnly = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    if (options.nodes.length === 0) await legacyOnly(request, reply);
+  };
+
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
     const { uid } = check(registerBody, request.body);
     const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
@@ -115,10 +118,16 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/agents/token', { onRequest: legacyOnly }, async (request) => {
-    const { hostname } = check(nodeQuery, request.query);
+  app.post('/api/agents/token', { onRequest: nodesOnly }, async (request) => {
+    // Whoever has such a token can become the node, and with it any user there.
+    const client = options.allowLegacyRegistration ? undefined : await authentication.client(request);
+    const { hostname } = client === undefined ? check(nodeQuery, request.query) : check(nodeBody, request.body);
+    if (client !== undefined && !options.nodes.includes(hostname)) {
+      request.log.warn({ client, node: hostname }, 'node token asked for a host that is not allowed');
+      throw new HpcsError('identity', 'forbidden', `no tokens for the node ${hostname} here: section [nodes] does not allow it`);
+    }
     const { spiffeId, joinToken } = await options.grants.nodeToken(hostname);
-    request.log.info({ node: hostname }, 'node token made');
+    request.log.info({ client, node: hostname, from: request.ip }, 'node token made');
     return {
       success: true,
       message: 'token made; it can be used once, and only for a few minutes',
@@ -127,15 +136,20 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/client/create-workloads', async (request) => {
+  app.post('/api/client/create-workloads', async (request, reply) => {
     const { jwt, ...body } = check(workloadsBody, request.body);
     const client = await options.verifier.client(jwt);
-    const grant = await options.grants.grant(client, body);
-    request.log.info(
-      { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
-      'grant made',
-    );
-    return { success: true, message: 'identities, policy and role made', ...grant };
+    const run = async (report?: (done: number, total: number) => void): Promise<object> => {
+      const grant = await options.grants.grant(client, body, report);
+      request.log.info(
+        { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
+        'grant made',
+      );
+      return { success: true, message: 'identities, policy and role made', ...grant };
+    };
+    if (request.headers.accept?.includes(linesType) !== true) return run();
+    const lines = reportLines(run, (error) => failure(error, request));
+    return reply.type(linesType).send(Readable.from(lines));
   });
 
   app.post('/api/client/enrol', async (request) => {
@@ -202,7 +216,9 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     const { halves, job, key } = check(redeemBody, request.body);
     using scriptHalf = new Secret(halves[0]);
     using fileHalf = new Secret(halves[1]);
-    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key });
+    const proven = request.headers['dpop'] !== undefined || request.headers.authorization !== undefined;
+    const caller = proven ? await authentication.client(request) : undefined;
+    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key }, caller);
     return { success: true, message: 'records sealed to the key', records: Buffer.from(records).toString('base64') };
   });
 
@@ -241,6 +257,17 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   return app;
+}
+
+/** What a caller is told of an error, which is logged. */
+function failure(error: unknown, request: FastifyRequest): { status: number; message: string } {
+  const known = asHpcsError(error);
+  const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
+  if (status >= 500) {
+    request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
+  } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
+  // What happened inside is for the log; a caller learns what it can act upon.
+  return { status, message: known.kind === 'bug' ? 'internal error; see the log of the server' : known.message };
 }
 
 function fail(reply: FastifyReply, status: number, message: string): FastifyReply {

@@ -4,7 +4,7 @@ import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
 import type { WorkloadsBody } from './names.ts';
 import { Serial } from './serial.ts';
-import { formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
+import { assertPlain, formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
 import type { Role, VaultAdmin } from './vault-admin.ts';
 
 /** What {@link Grants} decides by. */
@@ -79,12 +79,17 @@ export class Grants {
   /**
    * Lets users and groups on nodes read one secret of a client.
    *
-   * The same grant may be asked for again; that completes one that failed on its way. The vault's role is written last: where
-   * it exists, the grant was complete.
+   * The same grant may be asked for again; that completes one that failed on its way, and makes nothing twice. The vault's role is
+   * written last: where it exists, the grant was complete. SPIRE is called once for each thousand of readers, to list and to make.
    *
+   * @param report told how many of the readers there are
    * @throws HpcsError `identity`; code `conflict` where that secret has other readers
    */
-  async grant(clientId: string, body: Omit<WorkloadsBody, 'jwt'>): Promise<Grant> {
+  async grant(
+    clientId: string,
+    body: Omit<WorkloadsBody, 'jwt'>,
+    report: (done: number, total: number) => void = () => undefined,
+  ): Promise<Grant> {
     const { trustDomain, jwtSvidTtl } = this.#options;
     const reader = spiffeIds.reader(trustDomain, clientId, body.secret);
     const path = `client_${clientId}/${body.secret}`;
@@ -103,12 +108,18 @@ export class Grants {
     );
     await this.#serial.run(path, async () => {
       const complete = await this.#vault.hasRole(role);
-      const existing = (await this.#spire.listEntries(reader)).map(entryKey);
-      const keys = new Set(wanted.map(entryKey));
-      if (existing.some((key) => !keys.has(key)) || (complete && existing.length !== keys.size)) {
+      const found = await this.#spire.listEntries(reader);
+      for (const entry of found) assertPlain(entry);
+      const existing = new Set(found.map(entryKey));
+      const missing = new Map(wanted.map((entry) => [entryKey(entry), entry]));
+      const total = missing.size;
+      const others = [...existing].some((key) => !missing.delete(key));
+      if (others || (complete && missing.size > 0)) {
         throw new HpcsError('identity', 'conflict', `the secret ${body.secret} of client ${clientId} already has other readers`);
       }
-      const made = await this.#spire.createEntries(wanted);
+      const there = total - missing.size;
+      report(there, total);
+      const made = await this.#spire.createEntries([...missing.values()], (done) => report(there + done, total));
       try {
         await this.#vault.writeReader(role, path);
       } catch (error) {

@@ -26,6 +26,8 @@ const jobRecord = z.object({
   key: z.string().nullable(),
   bound: z.string().nullable(),
   expires: z.string(),
+  /** Whether its submitter redeems the ticket for it. */
+  connected: z.boolean().default(false),
 });
 type JobRecord = z.output<typeof jobRecord>;
 
@@ -99,6 +101,7 @@ export class Jobs {
       key: null,
       bound: null,
       expires,
+      connected: body.connected,
     };
     if (!(await this.#store.write(`jobs/${body.ticket}`, record, 0)))
       throw new HpcsError('identity', 'conflict', 'a job with this ticket is registered already');
@@ -108,13 +111,14 @@ export class Jobs {
   /**
    * Trades a ticket for the records of its job.
    *
+   * @param caller the client that proved this call, if any: the ticket of a connected job is its submitter's to redeem
    * @returns the records by their roles, as JSON sealed to the job's key (age-encryption.org/v1)
    * @throws HpcsError `identity`; `unauthenticated` for a ticket that is not known or no longer valid, `forbidden` for one that
    * came with another job's id or a second key, which revokes it, `record-mismatch` where the vault has other artefacts
    */
-  async redeem(redemption: Redemption): Promise<Uint8Array> {
+  async redeem(redemption: Redemption, caller?: string): Promise<Uint8Array> {
     const hash = ticketHash(redemption);
-    const record = await this.#bind(hash, redemption);
+    const record = await this.#bind(hash, redemption, caller);
     const records = await this.#serial.run(hash, () => this.#read(record));
     // A second key may have come while they were read.
     const now = await this.#store.read(`jobs/${hash}`, jobRecord);
@@ -155,7 +159,7 @@ export class Jobs {
   }
 
   /** Binds the ticket to the key that it first comes with, by compare-and-set. */
-  async #bind(hash: string, { job, key }: Redemption): Promise<JobRecord> {
+  async #bind(hash: string, { job, key }: Redemption, caller: string | undefined): Promise<JobRecord> {
     for (;;) {
       const found: Stored<JobRecord> | undefined = await this.#store.read(`jobs/${hash}`, jobRecord);
       if (found === undefined || new Date(found.value.expires) < new Date()) {
@@ -166,6 +170,10 @@ export class Jobs {
       if (value.job !== job) {
         this.#audit('error', 'ticket of another job', value, { shown: job });
         throw new HpcsError('identity', 'forbidden', 'the ticket is that of another job');
+      }
+      if (value.connected && value.client !== caller) {
+        this.#audit('error', 'ticket of a connected job without its client', value);
+        throw new HpcsError('identity', 'forbidden', 'the ticket of this job opens nothing without a proof of its submitter');
       }
       if (value.state === 'revoked') throw this.#revoked(value);
       if (value.state === 'waiting') {

@@ -109,6 +109,8 @@ export const jobBody = z
       )
       .min(1)
       .max(16),
+    /** Redeemed by its submitter, with a proof: the ticket alone opens nothing. */
+    connected: z.boolean().default(false),
     lifetime: z.int().min(60).max(longestWait * 86_400).default(7 * 86_400), // prettier-ignore
   })
   .refine(({ artefacts }) => new Set(artefacts.map(({ role }) => role)).size === artefacts.length, { path: ['artefacts'] });
@@ -124,8 +126,11 @@ export const redeemBody = z.object({
 /** Body of `POST /api/jobs/end`. */
 export const endBody = z.object({ ticket: sha256 });
 
-/** Query of `POST /api/agents/token`. */
+/** Query of `POST /api/agents/token`, as the original has it. */
 export const nodeQuery = z.object({ hostname: unixName });
+
+/** Body of `POST /api/agents/token` where callers prove who they are: a proof covers the body, and no query. */
+export const nodeBody = z.object({ hostname: unixName });
 
 /** What is expected of each value, for messages. */
 export const expectations: Readonly<Record<string, string>> = {
@@ -142,6 +147,7 @@ export const expectations: Readonly<Record<string, string>> = {
   job: 'a job id',
   ticket: 'the SHA-256 of a ticket, in hex',
   artefacts: 'a list of artefacts with role, secret_path and sha512, one of each role',
+  connected: 'true or false',
   lifetime: 'seconds, from 60 to 30 days',
   halves: 'the two halves of a ticket',
   key: 'an age recipient (age1…)',

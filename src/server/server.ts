@@ -73,6 +73,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     trustBundle: async () => (await spire.bundle()).x509,
     health: { spire: () => spire.bundle(), vault: () => vault.check() },
     allowLegacyRegistration: options.allowLegacyRegistration,
+    nodes: config.nodes.allow,
     tls,
     log: options.log,
   });

@@ -15,6 +15,7 @@ import { secretName, type VaultRecord } from '../../src/record.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { Secret } from '../../src/secret.ts';
 import { quote } from '../../src/shell.ts';
+import { tokenNode } from '../../src/sandbox/hpcs-server.ts';
 import { Vault } from '../../src/vault.ts';
 import type { CliExit } from '../support/cli.ts';
 import { jobArguments, prepareData, prepareImage, probe, type Prepared } from '../support/jobs.ts';
@@ -461,6 +462,24 @@ describe('identities that nobody can steal', function () {
       await assert.rejects(redeem(cancelled, await newKey()), refused('hpcs-unauthenticated'));
     });
 
+    it('of connected mode get nothing with their ticket alone: their submitter redeems it, with a proof', async () => {
+      const job = await register(anna, { data: await store(anna, record()) }, { connected: true });
+      const key = await newKey();
+      await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
+      const request = { halves: [job.ticket.scriptHalf, job.ticket.fileHalf], job: job.job, key } as const;
+      await assert.rejects(
+        server.redeem({ ...request, prove: eve.identity.prove }),
+        refused('hpcs-forbidden', /of its submitter/),
+      );
+      const stranger = keyProver(await generateProofKey());
+      await assert.rejects(server.redeem({ ...request, prove: stranger }), refused('hpcs-unauthenticated'));
+      assert.match(await serverLog(), new RegExp(`"level":50.*"job":"${job.job}".*connected job without its client`));
+      // None of them bound the ticket to a key.
+      await server.redeem({ ...request, key: await newKey(), prove: anna.identity.prove });
+      await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
+      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: false });
+    });
+
     it('are ended by their submitter alone, and registered once', async () => {
       const job = await register(anna);
       await assert.rejects(server.endJob(job.hash, eve.identity.prove), refused('hpcs-forbidden', /not yours/));
@@ -603,19 +622,45 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
     it('give no identities: no client, no node, of whatever name', async () => {
       const before = (await site.run('/opt/spire/bin/spire-server entry count -socketPath /run/spire-admin/api.sock; /opt/spire/bin/spire-server agent count -socketPath /run/spire-admin/api.sock', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
       assert.match(before, /\d+ registration entr/);
-      for (const path of ['/api/client/register', '/api/agents/token?hostname=nid000001', '/api/agents/token?hostname=other']) {
-        const { status, body } = await api.json('POST', path);
-        assert.equal(status, 403);
-        assert.match((body as { message: string }).message, /gives no identities to callers it cannot authenticate/);
-      }
-      const proven = await anna.identity.prove({
-        method: 'POST',
-        url: `${config['hpcs-server'].url}/api/agents/token`,
-        body: '',
-      });
-      assert.equal((await api.json('POST', '/api/agents/token?hostname=nid000001', { headers: proven })).status, 403);
+      const { status, body } = await api.json('POST', '/api/client/register');
+      assert.equal(status, 403);
+      assert.match((body as { message: string }).message, /gives no identities to callers it cannot authenticate/);
+      // This server has an allow list, with which callers are asked who they are first.
+      for (const host of ['nid000001', 'other', tokenNode])
+        assert.equal((await api.json('POST', `/api/agents/token?hostname=${host}`)).status, 401);
       const now = (await site.run('/opt/spire/bin/spire-server entry count -socketPath /run/spire-admin/api.sock; /opt/spire/bin/spire-server agent count -socketPath /run/spire-admin/api.sock', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
       assert.equal(now, before);
+    });
+  });
+
+  describe('tokens of nodes', () => {
+    it('are for hosts of the allow list alone, and for clients that prove who they are', async () => {
+      const { spiffeId } = await server.nodeToken(tokenNode, undefined, anna.identity.prove);
+      assert.equal(spiffeId, `spiffe://${config['spire-server']['trust-domain']}/h/${tokenNode}`);
+      assert.match(
+        await serverLog(),
+        new RegExp(`"client":"${anna.identity.clientId}","node":"${tokenNode}".*"node token made"`),
+      );
+      for (const host of ['nid000001', 'other', tokenNode.toUpperCase(), `${tokenNode}.`, `${tokenNode}2`]) {
+        await assert.rejects(
+          server.nodeToken(host, undefined, anna.identity.prove),
+          refused('hpcs-forbidden', /\[nodes\] does not allow it/),
+        );
+        assert.match(await serverLog(), new RegExp(`"node":"${host}".*asked for a host that is not allowed`));
+      }
+      for (const host of ['../h/x', '..', '%2e%2e', `${tokenNode}/../nid000001`, `${tokenNode}\n`, '*', ''])
+        await assert.rejects(server.nodeToken(host, undefined, anna.identity.prove), refused('hpcs-bad-request', /hostname/));
+      const path = '/api/agents/token';
+      const stranger = keyProver(await generateProofKey());
+      await assert.rejects(server.nodeToken(tokenNode, undefined, stranger), refused('hpcs-unauthenticated', /not enrolled/));
+      // A proof covers the body: neither another host there, nor a query, makes a token of it.
+      const url = config['hpcs-server'].url + path;
+      const prove = () => anna.identity.prove({ method: 'POST', url, body: JSON.stringify({ hostname: tokenNode }) });
+      const other = await api.json('POST', path, { body: { hostname: 'nid000001' }, headers: await prove() });
+      assert.equal(other.status, 401);
+      const both = { body: { hostname: tokenNode }, headers: await prove() };
+      const query = await api.json('POST', `${path}?hostname=nid000001`, both);
+      assert.equal((query.body as { spiffeID?: string }).spiffeID?.endsWith('nid000001') ?? false, false);
     });
   });
 
