@@ -1,4 +1,5 @@
 import { open, type FileHandle } from 'node:fs/promises';
+import { createInterface } from 'node:readline/promises';
 import { ReadStream } from 'node:tty';
 import { HpcsError } from './errors.ts';
 import { Secret } from './secret.ts';
@@ -28,6 +29,25 @@ export async function askHidden(question: string, signal?: AbortSignal): Promise
     input.setRawMode(false);
     input.pause();
     await terminal.write('\n');
+  }
+}
+
+/**
+ * Asks for a yes on the terminal.
+ *
+ * @returns whether `yes` was answered; false where this process has no terminal to ask on
+ * @throws the signal's reason
+ */
+export async function confirm(question: string, signal: AbortSignal): Promise<boolean> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) return false;
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return /^yes$/i.test((await lines.question(question, { signal })).trim());
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  } finally {
+    lines.close();
   }
 }
 

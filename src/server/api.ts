@@ -1,14 +1,16 @@
 import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
-import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
+import type { Access } from './access.ts';
+import { accessCalls } from './access-api.ts';
 import { Authentication } from './authentication.ts';
+import { checkBody } from './check-body.ts';
 import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
 import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
-import { endBody, enrolBody, expectations, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 import type { Permissions } from './permissions.ts';
 
 /** What the API serves. */
@@ -17,6 +19,7 @@ export interface ApiOptions {
   verifier: JwtSvidVerifier;
   clients: Clients;
   permissions: Permissions;
+  access: Access;
   jobs: Jobs;
   trustDomain: string;
   /** Audiences that a client may have tokens for. */
@@ -103,7 +106,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   };
 
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
-    const { uid } = check(registerBody, request.body);
+    const { uid } = checkBody(registerBody, request.body);
     const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
     request.log.info({ client: clientId, uid }, 'client registered');
     return {
@@ -116,7 +119,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   app.post('/api/agents/token', { onRequest: legacyOnly }, async (request) => {
-    const { hostname } = check(nodeQuery, request.query);
+    const { hostname } = checkBody(nodeQuery, request.query);
     const { spiffeId, joinToken } = await options.grants.nodeToken(hostname);
     request.log.info({ node: hostname }, 'node token made');
     return {
@@ -128,7 +131,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   app.post('/api/client/create-workloads', async (request) => {
-    const { jwt, ...body } = check(workloadsBody, request.body);
+    const { jwt, ...body } = checkBody(workloadsBody, request.body);
     const client = await options.verifier.client(jwt);
     const grant = await options.grants.grant(client, body);
     request.log.info(
@@ -139,7 +142,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   app.post('/api/client/enrol', async (request) => {
-    const { token } = check(enrolBody, request.body);
+    const { token } = checkBody(enrolBody, request.body);
     const proof = await authentication.proof(request);
     using secret = new Secret(token);
     const client = await options.clients.enrol(secret, proof);
@@ -156,7 +159,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/token', async (request) => {
     const client = await authentication.client(request);
-    const { audience } = check(tokenBody, request.body);
+    const { audience } = checkBody(tokenBody, request.body);
     if (!options.audiences.includes(audience)) throw new HpcsError('identity', 'forbidden', `no tokens for ${audience} here`);
     using token = await options.mint(client, audience);
     request.log.info({ client, audience }, 'token made');
@@ -170,13 +173,13 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/resolve', async (request) => {
     await authentication.client(request);
-    const { clients } = check(resolveBody, request.body);
+    const { clients } = checkBody(resolveBody, request.body);
     return { success: true, message: 'who is enrolled', clients: await options.clients.resolve(clients) };
   });
 
   app.post('/api/client/grants', async (request) => {
     const client = await authentication.client(request);
-    const body = check(permitBody, request.body);
+    const body = checkBody(permitBody, request.body);
     const granted = await options.permissions.permit(client, body);
     request.log.info({ client, secret: body.secret, ...granted }, 'grant to clients made');
     return {
@@ -192,14 +195,14 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/jobs', async (request) => {
     const client = await authentication.client(request);
-    const body = check(jobBody, request.body);
+    const body = checkBody(jobBody, request.body);
     const { spiffeId, expires } = await options.jobs.register(client, body);
     request.log.info({ client, spiffeId, artefacts: body.artefacts.map((one) => one.secret_path), expires }, 'job registered');
     return { success: true, message: 'job registered', spiffeID: spiffeId, expires };
   });
 
   app.post('/api/jobs/redeem', async (request) => {
-    const { halves, job, key } = check(redeemBody, request.body);
+    const { halves, job, key } = checkBody(redeemBody, request.body);
     using scriptHalf = new Secret(halves[0]);
     using fileHalf = new Secret(halves[1]);
     const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key });
@@ -208,14 +211,16 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/jobs/end', async (request) => {
     const client = await authentication.client(request);
-    const { stolen } = await options.jobs.end(client, check(endBody, request.body).ticket);
-    return { success: true, message: 'job ended', stolen };
+    const ended = await options.jobs.end(client, checkBody(endBody, request.body).ticket);
+    return { success: true, message: 'job ended', ...ended };
   });
+
+  accessCalls(app, authentication, options.access);
 
   app.get('/api/capabilities', async () => ({
     success: true,
     message: 'what this server can beyond the calls of the original',
-    capabilities: ['enrol', 'grants', 'jobs'],
+    capabilities: ['enrol', 'grants', 'jobs', 'access'],
     trust_domain: options.trustDomain,
   }));
 
@@ -245,14 +250,6 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
 function fail(reply: FastifyReply, status: number, message: string): FastifyReply {
   return reply.code(status).send({ success: false, message });
-}
-
-function check<Shape extends z.ZodType>(shape: Shape, value: unknown): z.output<Shape> {
-  const result = shape.safeParse(value);
-  if (result.success) return result.data;
-  const [key] = result.error.issues[0]?.path.map(String) ?? [];
-  const message = key === undefined ? 'expected a JSON object' : `${key}: expected ${expectations[key] ?? 'another value'}`;
-  throw new HpcsError('usage', 'bad-request', message);
 }
 
 // Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.
