@@ -1,5 +1,6 @@
 import { Args } from '@oclif/core';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { endIfOver } from '../../src/job/end.ts';
 import { knownJob, summarise, type JobSummary } from '../../src/job/known.ts';
 import { describeStatus, jobStatus, type JobStatus as Status } from '../../src/job/status.ts';
 import { connect } from '../../src/site/connect.ts';
@@ -20,6 +21,7 @@ export default class JobStatus extends BaseCommand {
     await using transport = await connect(config, { signal: this.signal, username: job.username });
     const status = await jobStatus(transport, job, { signal: this.signal });
     for (const line of describeStatus(job, status)) this.log(line);
+    await endIfOver(job, { config, transport, signal: this.signal, warn: this.warning });
     return { job: summarise(job), ...status };
   }
 }

@@ -20,7 +20,14 @@ const schema = z.object({
   data: z.object({ sha512: z.string() }),
   format: z.enum(sealFormats),
   /** The job's ticket, where it has one: its SHA-256, by which the HPCS server knows it, and the file on the site with one half. */
-  ticket: z.object({ hash: z.string(), file: z.string() }).optional(),
+  ticket: z
+    .object({
+      hash: z.string(),
+      file: z.string(),
+      /** Once the server was told that the job has ended; with what it said that was wrong. */
+      ended: z.object({ alarm: z.string().nullable() }).optional(),
+    })
+    .optional(),
   /** Secret key that opens the results. */
   resultKey: z.string().transform((text) => new Secret(text)),
   /** Key of the result manifest's HMAC, 32 bytes in hex. */

@@ -35,6 +35,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/report.ts',
     'src/secret.ts',
     'src/shell.ts',
+    'src/table.ts',
     'src/terminal.ts',
     'src/until.ts',
   ],
