@@ -112,12 +112,13 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
   }
 
   async #plan(
-    flags: Parameters<typeof readersOf>[0] & Parameters<typeof conditionsOf>[0] & {
-      config: string | undefined;
-      'data-path-at-rest': string | undefined;
-      recipient: string[];
-      format: SealFormat;
-    },
+    flags: Parameters<typeof readersOf>[0] &
+      Parameters<typeof conditionsOf>[0] & {
+        config: string | undefined;
+        'data-path-at-rest': string | undefined;
+        recipient: string[];
+        format: SealFormat;
+      },
   ): Promise<{ config: Config; readers: Readers; directory: string; recipients: Recipient[] }> {
     const config = await loadConfig(flags.config);
     const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });

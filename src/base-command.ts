@@ -105,7 +105,7 @@ export const conditionFlags = {
 /** Those of them that images can be granted with, too. */
 export function durationFlags() {
   return {
-    'grant-until': Flags.custom<string>({
+    'grant-until': Flags.custom({
       summary: 'only until then: 30d, 12h, 2w from now, a date, or a time (RFC 3339)',
       helpValue: 'TIME',
       parse: async (value) => parseUntil(value),

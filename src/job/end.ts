@@ -36,10 +36,7 @@ export async function endIfOver(job: JobRecord & { jobId: string }, context: End
  *
  * @param context.ran whether the job ran: a ticket that was redeemed although it did not, was somebody else's
  */
-export async function endJob(
-  job: JobRecord,
-  context: EndContext & { ran: boolean | undefined },
-): Promise<void> {
+export async function endJob(job: JobRecord, context: EndContext & { ran: boolean | undefined }): Promise<void> {
   const { config, transport, ran, signal, warn } = context;
   const { ticket } = job;
   if (ticket === undefined) return;

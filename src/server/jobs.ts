@@ -202,7 +202,8 @@ export class Jobs {
       }
       if (value.state === 'revoked') throw this.#revoked(value);
       if (value.state === 'waiting' || value.key === key) {
-        if (value.state === 'used' || isPast(value) || value.readings.length >= mostReadings) throw unauthenticated('it was used');
+        if (value.state === 'used' || isPast(value) || value.readings.length >= mostReadings)
+          throw unauthenticated('it was used');
         const reading = randomBytes(8).toString('hex');
         const bound = value.bound ?? new Date().toISOString();
         const record: JobRecord = { ...value, state: 'bound', key, bound, readings: [...value.readings, reading] };

@@ -60,7 +60,8 @@ export class Permissions {
     const { secret } = body;
     const grants = grant === undefined ? [] : [grant];
     const record: Permit = { owner, secret, grants, created: new Date().toISOString() };
-    if (await this.#store.write(pathOf({ owner, secret }), record, 0)) return { clients, groups: body.groups, grant: grant?.id ?? null };
+    if (await this.#store.write(pathOf({ owner, secret }), record, 0))
+      return { clients, groups: body.groups, grant: grant?.id ?? null };
     const found = (await this.find({ owner, secret })) ?? [];
     if (JSON.stringify(found.map(gist)) !== JSON.stringify(grants.map(gist)))
       throw new HpcsError('identity', 'conflict', `the secret ${secret} of client ${owner} is already granted to others`);

@@ -176,10 +176,7 @@ describe('what was granted, under conditions, and taken back', function () {
       const { grant } = await server.addGrant(data, { clients: [], groups: [`team-${run}`] }, anna.identity.prove);
       const waiting = await here.register(bert, { data });
       const revoke = (what: object) =>
-        server.revokeAccess(
-          { secretPath: data, grants: [], clients: [], groups: [], all: false, ...what },
-          anna.identity.prove,
-        );
+        server.revokeAccess({ secretPath: data, grants: [], clients: [], groups: [], all: false, ...what }, anna.identity.prove);
       const name = `bert-${run}`;
       assert.deepEqual(await revoke({ clients: [name] }), { revoked: 1, readers: 0, still: [name] });
       assert.deepEqual(await revoke({ clients: [name] }), { revoked: 0, readers: 0, still: [name] });
@@ -193,7 +190,7 @@ describe('what was granted, under conditions, and taken back', function () {
       await assert.rejects(redeemed(again), refused('hpcs-forbidden', /not granted/));
     });
 
-    it('is its owner\'s: nobody else shows, grants, takes back or destroys it', async () => {
+    it("is its owner's: nobody else shows, grants, takes back or destroys it", async () => {
       const data = await here.store(anna, someRecord(), toBert());
       const { prove } = eve.identity;
       const notHis = refused('hpcs-forbidden', /is not that of client/);
@@ -213,7 +210,10 @@ describe('what was granted, under conditions, and taken back', function () {
         ['POST', `kv/undelete/${data}`],
         ['DELETE', `kv/metadata/hpcs-server/${grantsPath(data)}`],
       ] as const)
-        assert.equal((await session.request(method, `/v1/${path}`, method === 'POST' ? { versions: [1] } : undefined)).status, 403);
+        assert.equal(
+          (await session.request(method, `/v1/${path}`, method === 'POST' ? { versions: [1] } : undefined)).status,
+          403,
+        );
       await redeemed(await here.register(bert, { data }));
     });
 
@@ -254,10 +254,13 @@ describe('what was granted, under conditions, and taken back', function () {
       await using session = await vault.login(role, jwt());
       assert.equal(((await session.read(data)) as { key: string }).key, 'K');
       const [shown] = await server.listAccess(data, anna.identity.prove);
-      assert.deepEqual(shown?.readers.toSorted((a, b) => a.node.localeCompare(b.node)), [
-        { node: 'cn1', selector: 'unix:user:alice' },
-        { node: 'cn2', selector: 'unix:user:alice' },
-      ]);
+      assert.deepEqual(
+        shown?.readers.toSorted((a, b) => a.node.localeCompare(b.node)),
+        [
+          { node: 'cn1', selector: 'unix:user:alice' },
+          { node: 'cn2', selector: 'unix:user:alice' },
+        ],
+      );
       const everything = { secretPath: data, grants: [], clients: [], groups: [], all: true };
       assert.deepEqual(await server.revokeAccess(everything, anna.identity.prove), { revoked: 0, readers: 2, still: [] });
       await assert.rejects(session.read(data), refused('vault-forbidden'));
@@ -283,7 +286,8 @@ describe('what was granted, under conditions, and taken back', function () {
       const jobs = [await here.register(frank, { data }), await here.register(frank, { data: own })];
       await using session = await vault.login(`client_${clientId}`, await frank.identity.jwt('vault'));
       const write = async (): Promise<number> =>
-        (await session.request('POST', `/v1/kv/data/client_${clientId}/y-${randomBytes(4).toString('hex')}`, { data: {} })).status;
+        (await session.request('POST', `/v1/kv/data/client_${clientId}/y-${randomBytes(4).toString('hex')}`, { data: {} }))
+          .status;
       assert.equal(await write(), 200);
       const entry = (spiffe: string): string =>
         `console.log((await spire.listEntries({ trustDomain: td, path: '/c/${clientId}${spiffe}' })).length)`;
@@ -366,7 +370,10 @@ console.log('1')`,
         await Promise.all([here.redeem(job, key), there.redeem(job, key), here.redeem(job, key)]);
         await server.endJob(job.hash, anna.identity.prove);
       }
-      assert.deepEqual((await owner.list('auth/jwt/role')).filter((name) => name.startsWith('job_')), []);
+      assert.deepEqual(
+        (await owner.list('auth/jwt/role')).filter((name) => name.startsWith('job_')),
+        [],
+      );
     });
 
     it('is removed with the job, should one die while it reads: role, policy, entity', async () => {

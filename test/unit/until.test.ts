@@ -15,8 +15,22 @@ describe('until', () => {
     it(`reads ${value}`, () => assert.equal(parseUntil(value, now), expected));
   }
 
-  for (const value of ['', '0d', '30', '30m', '-1d', 'tomorrow', '2026-11-21', '2026-11-22T15:00:00', '2026-13-01', '2026-02-31T00:00:00']) {
+  for (const value of [
+    '',
+    '0d',
+    '30',
+    '30m',
+    '-1d',
+    'tomorrow',
+    '2026-11-21',
+    '2026-11-22T15:00:00',
+    '2026-13-01',
+    '2026-02-31T00:00:00',
+  ]) {
     it(`refuses ${JSON.stringify(value)}`, () =>
-      assert.throws(() => parseUntil(value, now), (error: HpcsError) => error.code === 'until-invalid'));
+      assert.throws(
+        () => parseUntil(value, now),
+        (error: HpcsError) => error.code === 'until-invalid',
+      ));
   }
 });
