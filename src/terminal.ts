@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { open, type FileHandle } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { ReadStream } from 'node:tty';
@@ -40,9 +41,12 @@ export async function askHidden(question: string, signal?: AbortSignal): Promise
  */
 export async function confirm(question: string, signal: AbortSignal): Promise<boolean> {
   if (!process.stdin.isTTY || !process.stderr.isTTY) return false;
-  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  // The terminal's own editing, under which Ctrl-C is a signal as everywhere.
+  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: false });
   try {
-    return /^yes$/i.test((await lines.question(question, { signal })).trim());
+    const ended = once(lines, 'close').then(() => '');
+    const answer = await Promise.race([lines.question(question, { signal }), ended]);
+    return /^yes$/i.test(answer.trim());
   } catch (error) {
     signal.throwIfAborted();
     throw error;
