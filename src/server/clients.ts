@@ -157,8 +157,8 @@ export class Clients {
   }
 
   /**
-   * Removes a client for good: nothing that it shows counts any more, and its id is nobody's again. Its name may be enrolled anew,
-   * as another client. May be repeated, which completes it.
+   * Removes a client for good: nothing that it shows counts any more, and nobody gets its id. A name that it was enrolled under may
+   * be enrolled anew, as another client. May be repeated, which completes it.
    *
    * @throws HpcsError `identity`
    */
@@ -172,8 +172,9 @@ export class Clients {
       if (await this.#store.write(path, { ...before, removed: now }, found?.version ?? 0)) break;
     }
     const identity = (await this.#store.read(path, clientRecord))?.value.identity ?? '';
-    if ((await this.#store.read(identityPath(identity), identityRecord))?.value.client === id)
-      await this.#store.remove(identityPath(identity));
+    // A name may be enrolled anew, which an administrator does. Whom others vouch for would be back by himself: he stays removed.
+    const known = await this.#store.read(identityPath(identity), identityRecord);
+    if (known?.value.client === id && identity.startsWith('enrolled:')) await this.#store.remove(identityPath(identity));
     for (const key of await this.#keys()) if (key.client === id) await this.revokeKey(key.thumbprint);
     await eachOf(await this.#store.list('enrolments'), async (name) => {
       const found = (await this.#store.read(`enrolments/${name}`, invitation))?.value;
