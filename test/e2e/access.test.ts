@@ -2,9 +2,12 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig, type Config } from '../../src/config.ts';
+import type { HpcsError } from '../../src/errors.ts';
 import type { HpcsServer } from '../../src/hpcs.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
+import { openIdentity } from '../../src/identity/client-identity.ts';
 import { generateProofKey, keyProver } from '../../src/identity/proof.ts';
 import { Secret } from '../../src/secret.ts';
 import { Vault } from '../../src/vault.ts';
@@ -346,6 +349,31 @@ console.log('1')`,
       assert.equal((await owner.ask('GET', `kv/data/${own}`)).status, 200);
       assert.equal((await administer(`remove ${clientId} --destroy-artefacts --yes`)).code, 0);
       assert.deepEqual(await owner.list(`kv/metadata/client_${clientId}`), []);
+    });
+
+    it('that SPIRE alone knows is refused by its own agent, too', async () => {
+      const legacy = await loadConfig(site.legacyConfiguration);
+      const { signal } = new AbortController();
+      await using client = await openIdentity(legacy, { signal, progress: () => undefined, env: {} });
+      const role = `client_${client.clientId}`;
+      const jwt = await client.jwt('vault');
+      const agents = async (): Promise<string> =>
+        (await site.run('/opt/spire/bin/spire-server agent list -socketPath /run/spire-admin/api.sock -output json', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
+      const alias = `JSON.stringify((await spire.listEntries({ trustDomain: td, path: '/c/${client.clientId}' })).map(({ parentId }) => parentId.path))`;
+      const [agent = ''] = (await insideServer(site, `console.log(${alias})`)) as string[];
+      assert.ok((await agents()).includes(agent) && agent !== '');
+      await using session = await vault.login(role, jwt);
+      assert.equal((await administer(`remove ${client.clientId} --yes`)).code, 0);
+      await assert.rejects(session.writeNew(`${role}/x`, {}), refused('vault-forbidden'));
+      await assert.rejects(vault.login(role, jwt), refused('vault-role-unknown'));
+      assert.ok(!(await agents()).includes(agent));
+      // The agent hears of it when it next asks SPIRE; until then it hands out what it had.
+      let refusal: HpcsError | undefined;
+      while (refusal === undefined) {
+        await client.jwt(`other-${randomBytes(4).toString('hex')}`).catch((error: HpcsError) => (refusal = error));
+        await sleep(500);
+      }
+      assert.match(refusal.code, /^(no-identity|workload-api-)/);
     });
 
     it('is none of those whose one key was revoked: another key of theirs goes on', async () => {
