@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
+import { conditionsOf } from '../src/access/conditions.ts';
+import { bandwidthFlag, BaseCommand, configFlag, durationFlags, recipientFlag } from '../src/base-command.ts';
 import { loadConfig, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
 import { siteCompression } from '../src/image/compression.ts';
@@ -58,6 +59,7 @@ export default class ContainerPrep extends BaseCommand {
     })(),
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
+    ...durationFlags(),
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -107,17 +109,19 @@ export default class ContainerPrep extends BaseCommand {
   }
 
   async #plan(
-    flags: Parameters<typeof readersOf>[0] & {
-      config: string | undefined;
-      'data-path-at-rest': string | undefined;
-      recipient: string[];
-      format: SealFormat;
-    },
+    flags: Parameters<typeof readersOf>[0] &
+      Parameters<typeof conditionsOf>[0] & {
+        config: string | undefined;
+        'data-path-at-rest': string | undefined;
+        recipient: string[];
+        format: SealFormat;
+      },
   ): Promise<{ config: Config; readers: Readers; directory: string; recipients: Recipient[] }> {
     const config = await loadConfig(flags.config);
+    const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
     return {
       config,
-      readers: readersOf(flags),
+      readers: { ...readersOf(flags), conditions },
       directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
       recipients: await this.recipients(config, flags),
     };

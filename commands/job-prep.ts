@@ -81,7 +81,7 @@ changes of state. The exit code is the application's. Results are opened with: h
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
   };
 
-  async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
+  async run(): Promise<{ jobId: string; state: string; exitCode: number; ran: boolean }> {
     // oclif would move words behind `--` that look like flags.
     const words = this.argv;
     const dashes = words.includes('--') ? words.indexOf('--') : words.length;
@@ -129,7 +129,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         },
       ),
     );
-    await endJob(record, { config, transport, signal: this.signal, warn: this.warning });
+    await endJob(record, { config, transport, ran: end.ran, signal: this.signal, warn: this.warning });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
     return { jobId, ...end };

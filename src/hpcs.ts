@@ -36,11 +36,31 @@ export interface Workloads {
   added: Record<string, { users: string[]; groups: string[] }>;
 }
 
+/** What must hold for a grant to let a job in. */
+export interface Conditions {
+  /** SHA-512 (hex) of the sealed image that the job must run. */
+  image?: string | undefined;
+  /** RFC 3339 time at which the grant ends. */
+  until?: string | undefined;
+  /** Jobs that may use it, in all. */
+  jobs?: number | undefined;
+}
+
 /** Clients who may use a secret in their jobs: by id, by the name they were enrolled under, or by group. */
-export interface PermitRequest {
+export interface PermitRequest extends Conditions {
   secret: string;
   clients: readonly string[];
   groups: readonly string[];
+}
+
+/** What is to be taken back of a secret: the grants of these ids, what was granted to these clients and groups, or all. */
+export interface RevokeRequest {
+  /** `client_<id>/<secret>`. */
+  secretPath: string;
+  grants: readonly string[];
+  clients: readonly string[];
+  groups: readonly string[];
+  all: boolean;
 }
 
 /** A job as its submitter registers it. */
@@ -81,7 +101,30 @@ const permitted = z.object({
 const resolved = z.object({ clients: z.record(z.string(), z.string().nullable()) });
 const registeredJob = z.object({ spiffeID: z.string() });
 const redeemed = z.object({ records: z.base64() });
-const endedJob = z.object({ stolen: z.boolean() });
+// A server before this one does not say whether a ticket had come.
+const endedJob = z.object({ stolen: z.boolean(), redeemed: z.boolean().default(false) });
+const secretAccess = z.object({
+  secret_path: z.string(),
+  grants: z.array(
+    z.object({
+      id: z.string(),
+      clients: z.array(z.object({ id: z.string(), name: z.string().nullable() })),
+      groups: z.array(z.string()),
+      image: z.string().optional(),
+      until: z.string().optional(),
+      jobs: z.int().optional(),
+      used: z.int(),
+      created: z.string(),
+    }),
+  ),
+  readers: z.array(z.object({ node: z.string(), selector: z.string() })),
+});
+/** Who may use one secret: clients in their jobs under what conditions, and in agent mode readers on nodes. */
+export type SecretAccess = z.output<typeof secretAccess>;
+const listed = z.object({ artefacts: z.array(secretAccess) });
+const added = z.object({ grant: z.string(), clients: z.record(z.string(), z.string()) });
+const takenBack = z.object({ revoked: z.int(), still: z.array(z.string()), readers: z.int() });
+const done = z.object({});
 const capabilities = z.object({ capabilities: z.array(z.string()) });
 const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
 const refusal = z.object({ message: z.string() });
@@ -219,12 +262,54 @@ export class HpcsServer implements AsyncDisposable {
    * Ends what a job of the caller may do. One that is not known counts as ended.
    *
    * @param ticket SHA-256 of its ticket, hex
-   * @returns whether the ticket had come with two keys: somebody else had it
+   * @returns whether the ticket had come with two keys: somebody else had it; and whether it had come at all
    * @throws HpcsError `identity` when refused
    */
-  async endJob(ticket: string, prove: Prover, signal?: AbortSignal): Promise<{ stolen: boolean }> {
-    const { stolen } = await this.#post('/api/jobs/end', endedJob, { ticket }, signal, prove);
-    return { stolen };
+  async endJob(ticket: string, prove: Prover, signal?: AbortSignal): Promise<{ stolen: boolean; redeemed: boolean }> {
+    const { stolen, redeemed } = await this.#post('/api/jobs/end', endedJob, { ticket }, signal, prove);
+    return { stolen, redeemed };
+  }
+
+  /**
+   * Who may use a secret of the caller's; without one, all of them that clients may use.
+   *
+   * @throws HpcsError `identity` when refused; code `hpcs-not-found` where there is none
+   */
+  async listAccess(secretPath: string | undefined, prove: Prover, signal?: AbortSignal): Promise<SecretAccess[]> {
+    return (await this.#post('/api/access/list', listed, { secret_path: secretPath }, signal, prove)).artefacts;
+  }
+
+  /** Adds a grant to those of a secret of the caller's. @returns its id @throws HpcsError `identity` when refused */
+  async addGrant(
+    secretPath: string,
+    { clients, groups, image, until, jobs }: Omit<PermitRequest, 'secret'>,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ grant: string; clients: Record<string, string> }> {
+    const body = { secret_path: secretPath, clients, groups, image, until, jobs };
+    const { grant, clients: ids } = await this.#post('/api/access/grant', added, body, signal, prove);
+    return { grant, clients: ids };
+  }
+
+  /**
+   * Takes grants of a secret of the caller's back.
+   *
+   * @returns how many there were, how many readers of agent mode, and which of the clients named still may by another grant
+   * @throws HpcsError `identity` when refused
+   */
+  async revokeAccess(
+    { secretPath, grants, clients, groups, all }: RevokeRequest,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ revoked: number; readers: number; still: string[] }> {
+    const body = { secret_path: secretPath, grants, clients, groups, all };
+    const { revoked, readers, still } = await this.#post('/api/access/revoke', takenBack, body, signal, prove);
+    return { revoked, readers, still };
+  }
+
+  /** Destroys a secret of the caller's, for good. One that is gone counts as destroyed. @throws HpcsError `identity` when refused */
+  async destroySecret(secretPath: string, prove: Prover, signal?: AbortSignal): Promise<void> {
+    await this.#post('/api/access/destroy', done, { secret_path: secretPath }, signal, prove);
   }
 
   /** What the server can beyond the calls of the original, which can nothing beyond. @throws HpcsError `identity` */

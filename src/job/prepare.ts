@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
@@ -126,6 +126,12 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
   const job = await grantJob(record, request.recipients, scriptsKey, granted, granter);
+  unsubmitted.defer(() =>
+    // Without the caller's signal, which may be why.
+    services.server.destroySecret(job.secretPath, identity.prove).catch((error: unknown) => {
+      warn(`the secret ${job.secretPath}, which this submission alone would have used, stays in the vault: ${messageOf(error)}`);
+    }),
+  );
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,

@@ -26,7 +26,14 @@ const schema = z.object({
   data: z.object({ sha512: z.string() }),
   format: z.enum(sealFormats),
   /** The job's ticket, where it has one: its SHA-256, by which the HPCS server knows it, and the file on the site with one half. */
-  ticket: z.object({ hash: z.string(), file: z.string() }).optional(),
+  ticket: z
+    .object({
+      hash: z.string(),
+      file: z.string(),
+      /** Once the server was told that the job has ended; with what it said that was wrong. */
+      ended: z.object({ alarm: z.string().nullable() }).optional(),
+    })
+    .optional(),
   /** How the job got its keys: by itself, through this client, or as a reader that an agent attests, its own or the site's. */
   access: z.enum(['job', 'connected', 'agent', 'site-agent']).optional(),
   /** In connected mode: where job and client meet on the site, and both halves of the ticket, which authenticate what they write. */

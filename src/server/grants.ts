@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { HpcsError } from '../errors.ts';
-import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
+import { formatSpiffeId, spiffeIds, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
 import type { WorkloadsBody } from './names.ts';
 import { Serial } from './serial.ts';
@@ -91,9 +91,7 @@ export class Grants {
     report: (done: number, total: number) => void = () => undefined,
   ): Promise<Grant> {
     const { trustDomain, jwtSvidTtl } = this.#options;
-    const reader = spiffeIds.reader(trustDomain, clientId, body.secret);
-    const path = `client_${clientId}/${body.secret}`;
-    const role: Role = { name: `client_${clientId}-${body.secret}`, policy: path, subject: reader };
+    const { reader, path, role } = this.#readerOf(clientId, body.secret);
     const selectors = [
       ...body.users.map((user): Selector => ({ type: 'unix', value: `user:${user}` })),
       ...body.groups.map((group): Selector => ({ type: 'unix', value: `supplementary_group:${group}` })),
@@ -136,6 +134,38 @@ export class Grants {
       secrets_path: path,
       user_role: role.name,
     };
+  }
+
+  /** Readers of a secret: what SPIRE must see on which agent, such as `unix:user:alice` on `/h/cn01`. @throws HpcsError `identity` */
+  async readers(clientId: string, secret: string): Promise<{ node: string; selector: string }[]> {
+    const entries = await this.#spire.listEntries(this.#readerOf(clientId, secret).reader);
+    return entries.map(({ parentId, selectors }) => ({
+      node: parentId.path.replace(/^\/h\//, ''),
+      selector: selectors.map(formatSelector).join(' '),
+    }));
+  }
+
+  /**
+   * Takes a secret from all its readers: from those who hold a token of the vault at once, from the others at their next login.
+   *
+   * @returns how many readers there were
+   * @throws HpcsError `identity`
+   */
+  async revoke(clientId: string, secret: string): Promise<number> {
+    const { reader, path, role } = this.#readerOf(clientId, secret);
+    return this.#serial.run(path, async () => {
+      await this.#vault.removeReader(role);
+      const entries = await this.#spire.listEntries(reader);
+      await this.#spire.deleteEntries(entries.map(({ id }) => id));
+      await this.#vault.forget(reader);
+      return entries.length;
+    });
+  }
+
+  #readerOf(clientId: string, secret: string): { reader: SpiffeId; path: string; role: Role } {
+    const reader = spiffeIds.reader(this.#options.trustDomain, clientId, secret);
+    const path = `client_${clientId}/${secret}`;
+    return { reader, path, role: { name: `client_${clientId}-${secret}`, policy: path, subject: reader } };
   }
 
   async #takeBack(made: string[], error: unknown): Promise<void> {

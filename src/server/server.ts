@@ -7,6 +7,7 @@ import { spiffeIds } from '../identity/spiffe-id.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
+import { Access } from './access.ts';
 import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
@@ -50,20 +51,23 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   const audit: AuditEvent = (level, what, details) => app.log[level](details, what);
   const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
   const tls = config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) };
+  const grants = new Grants(spire, vault, {
+    trustDomain,
+    selectors: config.client.selectors.map(parseSelector),
+    joinTokenTtl: config['spire-server']['join-token-ttl'],
+    jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
+  });
   const app = makeApi({
-    grants: new Grants(spire, vault, {
-      trustDomain,
-      selectors: config.client.selectors.map(parseSelector),
-      joinTokenTtl: config['spire-server']['join-token-ttl'],
-      jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
-    }),
+    grants,
     verifier: new JwtSvidVerifier({
       trustDomain,
       audience: config.client.audience,
       authorities: async () => (await spire.bundle()).jwt,
+      isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
     permissions,
+    access: new Access(clients, permissions, grants, vault),
     jobs,
     trustDomain,
     audiences: [...config.client.audience, ...config.vault.audience],

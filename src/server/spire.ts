@@ -37,6 +37,8 @@ const messages: Messages = {
   DeleteResult: { fields: { status: { type: 'Status', id: 1 }, id: { type: 'string', id: 2 } } },
   BatchDeleteEntryResponse: { fields: { results: { rule: 'repeated', type: 'DeleteResult', id: 1 } } },
   CreateJoinTokenRequest: { fields: { ttl: { type: 'int32', id: 1 }, agentId: { type: 'SPIFFEID', id: 3 } } },
+  DeleteAgentRequest: { fields: { id: { type: 'SPIFFEID', id: 1 } } },
+  Empty: { fields: {} },
   JoinToken: { fields: { value: { type: 'string', id: 1 }, expiresAt: { type: 'int64', id: 2 } } },
   MintJWTSVIDRequest: {
     fields: {
@@ -130,6 +132,7 @@ export class Spire implements Disposable {
     });
     this.#agent = client(target, 'agent', 'Agent', {
       CreateJoinToken: { requestType: 'CreateJoinTokenRequest', responseType: 'JoinToken' },
+      DeleteAgent: { requestType: 'DeleteAgentRequest', responseType: 'Empty' },
     });
     this.#svid = client(target, 'svid', 'SVID', {
       MintJWTSVID: { requestType: 'MintJWTSVIDRequest', responseType: 'MintJWTSVIDResponse' },
@@ -227,6 +230,21 @@ export class Spire implements Disposable {
       this.#agent.call<{ value: string }>('CreateJoinToken', { ttl, agentId }, { timeout: deadline }),
     );
     return new Secret(answer.value);
+  }
+
+  /**
+   * Removes an agent: it gets no identities any more, neither its own nor those of its workloads. One that is gone counts as removed.
+   *
+   * @throws HpcsError `identity`
+   */
+  async deleteAgent(id: SpiffeId): Promise<void> {
+    await ask(async () => {
+      try {
+        await this.#agent.call('DeleteAgent', { id }, { timeout: deadline });
+      } catch (error) {
+        if (!(error instanceof GrpcError && error.code === grpcStatus.NOT_FOUND)) throw error;
+      }
+    });
   }
 
   /**

@@ -15,6 +15,7 @@ import { quote } from '../../src/shell.ts';
 import { Vault } from '../../src/vault.ts';
 import { refused } from '../support/refused.ts';
 import { containerOf, Site } from '../support/site.ts';
+import { insideServer } from '../support/spire.ts';
 
 describe('identities and grants as in the original, on real SPIRE and OpenBao', function () {
   this.timeout(120_000);
@@ -76,13 +77,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
     trustDomain: config['spire-server']['trust-domain'],
     joinToken,
   });
-  // A program within the HPCS server's container: nothing else reaches SPIRE's admin socket.
-  const inside = async (code: string): Promise<unknown> => {
-    const program = `import { Spire } from '/app/src/server/spire.ts'; using spire = new Spire('/run/spire-admin/api.sock'); const td = '${config['spire-server']['trust-domain']}';\n${code}`;
-    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', containerOf('hpcsServer'));
-    assert.equal(ran.code, 0, ran.stderr);
-    return JSON.parse(ran.stdout);
-  };
+  const inside = (code: string): Promise<unknown> => insideServer(site, code);
   const entriesOf = (client: string, secret: string): Promise<unknown> =>
     inside(
       `console.log(JSON.stringify((await spire.listEntries({ trustDomain: td, path: '/c/${client}/s/${secret}' })).length))`,
