@@ -368,11 +368,13 @@ console.log('1')`,
       await assert.rejects(vault.login(role, jwt), refused('vault-role-unknown'));
       assert.ok(!(await agents()).includes(agent));
       // The agent hears of it when it next asks SPIRE; until then it hands out what it had.
-      let refusal: HpcsError | undefined;
-      while (refusal === undefined) {
-        await client.jwt(`other-${randomBytes(4).toString('hex')}`).catch((error: HpcsError) => (refusal = error));
-        await sleep(500);
-      }
+      const asked = (): Promise<HpcsError | undefined> =>
+        client.jwt(`other-${randomBytes(4).toString('hex')}`).then(
+          () => undefined,
+          (error: HpcsError) => error,
+        );
+      let refusal = await asked();
+      for (; refusal === undefined; refusal = await asked()) await sleep(500);
       assert.match(refusal.code, /^(no-identity|workload-api-)/);
     });
 
