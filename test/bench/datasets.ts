@@ -52,7 +52,7 @@ function text(seed: number, length: number): Buffer {
 
 const vocabulary = (() => {
   const random = generator(1);
-  const syllables = [...'bdfgklmnprstvz'].flatMap((consonant) => [...'aeiou'].map((vowel) => consonant + vowel));
+  const syllables = 'bdfgklmnprstvz'.split('').flatMap((consonant) => 'aeiou'.split('').map((vowel) => consonant + vowel));
   const syllable = (): string => syllables[Math.floor(random() * syllables.length)] as string;
   return Array.from({ length: 4096 }, (_, rank) => Array.from({ length: 1 + Math.floor(Math.log10(rank + 1) + random()) }, syllable).join('')); // prettier-ignore
 })();
