@@ -115,6 +115,14 @@ permitted if {
 	not input.req.token
 }
 
+# Agents that came with a join token: that of a client that is removed. Which client's, SPIRE does not say.
+permitted if {
+	data.hpcs.agent_mode
+	input.full_method == "/spire.api.server.agent.v1.Agent/DeleteAgent"
+	input.req.id.trust_domain == data.hpcs.trust_domain
+	startswith(input.req.id.path, "/spire/agent/join_token/")
+}
+
 # Fields that are named here and no others: no admin, no downstream, no DNS names, no federation, and nothing that comes with a
 # later SPIRE.
 modest(entry) if {

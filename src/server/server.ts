@@ -5,6 +5,7 @@ import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { readCa } from '../http.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Vault } from '../vault.ts';
+import { Access } from './access.ts';
 import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
@@ -46,20 +47,23 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   const audit: AuditEvent = (level, what, details) => app.log[level](details, what);
   const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
   const tls = config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) };
+  const grants = new Grants(spire, vault, {
+    trustDomain,
+    selectors: config.client.selectors.map(parseSelector),
+    joinTokenTtl: config['spire-server']['join-token-ttl'],
+    jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
+  });
   const app = makeApi({
-    grants: new Grants(spire, vault, {
-      trustDomain,
-      selectors: config.client.selectors.map(parseSelector),
-      joinTokenTtl: config['spire-server']['join-token-ttl'],
-      jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
-    }),
+    grants,
     verifier: new JwtSvidVerifier({
       trustDomain,
       audience: config.client.audience,
       authorities: async () => (await spire.bundle()).jwt,
+      isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
     permissions,
+    access: new Access(clients, permissions, grants, vault),
     jobs,
     trustDomain,
     audiences: [...config.client.audience, ...config.vault.audience],
@@ -69,6 +73,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     trustBundle: async () => (await spire.bundle()).x509,
     health: { spire: () => spire.bundle(), vault: () => vault.check() },
     allowLegacyRegistration: options.allowLegacyRegistration,
+    nodes: config.nodes.allow,
     tls,
     log: options.log,
   });

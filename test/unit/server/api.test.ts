@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { SignJWT } from 'jose';
+import { Access } from '../../../src/server/access.ts';
 import { makeApi } from '../../../src/server/api.ts';
 import { Clients } from '../../../src/server/clients.ts';
 import { Grants } from '../../../src/server/grants.ts';
@@ -18,7 +19,7 @@ import { Vault } from '../../../src/vault.ts';
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const lines: string[] = [];
 
-function api(allowLegacyRegistration: boolean): FastifyInstance {
+function api(allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance {
   const spire = new Spire('/nonexistent/api.sock');
   const vault = new VaultAdmin(new Vault({ url: 'https://127.0.0.1:1' }), {
     url: 'https://127.0.0.1:1',
@@ -29,15 +30,17 @@ function api(allowLegacyRegistration: boolean): FastifyInstance {
   const store = new Store(vault);
   const clients = new Clients(store, vault, 'example.org');
   const permissions = new Permissions(store, clients);
+  const grants = new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
   return makeApi({
     clients,
     permissions,
+    access: new Access(clients, permissions, grants, vault),
     jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
     trustDomain: 'example.org',
     audiences: ['hpcs-server', 'vault'],
     mint: async () => new Secret('x'),
     isOwn: ({ origin }) => origin === 'https://hpcs.example.org',
-    grants: new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 }),
+    grants,
     verifier: new JwtSvidVerifier({
       trustDomain: 'example.org',
       audience: ['hpcs-server'],
@@ -46,6 +49,7 @@ function api(allowLegacyRegistration: boolean): FastifyInstance {
     trustBundle: async () => (await spire.bundle()).x509,
     health: { spire: () => spire.bundle(), vault: () => vault.check() },
     allowLegacyRegistration,
+    nodes,
     log: { write: (line) => void lines.push(line) },
   });
 }
@@ -92,6 +96,26 @@ describe('API of the server', () => {
       assert.match(String(answer['message']), /hostname: expected a host name/);
     }
     assert.equal((await post('/api/agents/token'))[0], 400);
+  });
+
+  it('gives tokens of nodes to nobody where no host is allowed, and to nobody unknown where one is', async () => {
+    const bearer = { authorization: `Bearer ${await token('hpcs-server')}` };
+    await app.close();
+    app = api(false);
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }, bearer))[0], 403);
+    await app.close();
+    app = api(false, ['cn01']);
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }))[0], 401);
+    assert.equal((await post('/api/agents/token?hostname=cn01'))[0], 401);
+    assert.equal((await post('/api/agents/token?hostname=cn01', undefined, bearer))[0], 400);
+    for (const hostname of ['CN01', 'cn02', 'cn01.']) {
+      const [status, answer] = await post('/api/agents/token', { hostname }, bearer);
+      assert.equal(status, 403, hostname);
+      assert.match(String(answer['message']), /does not allow it/);
+    }
+    // Allowed, but SPIRE does not answer.
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }, bearer))[0], 503);
+    assert.match(lines.join(''), /"client":"0123456af","node":"cn02","msg":"node token asked for a host/);
   });
 
   it('refuses a body that is none', async () => {
