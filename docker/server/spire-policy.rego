@@ -80,7 +80,7 @@ allow if {
 permitted if {
 	input.full_method == "/spire.api.server.svid.v1.SVID/MintJWTSVID"
 	input.req.id.trust_domain == data.hpcs.trust_domain
-	regex.match(`^/c/[0-9a-f]{9}/(workload|j/[A-Za-z0-9._-]+)$`, input.req.id.path)
+	regex.match(`^/c/[0-9a-f]{9}/(workload|j/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?)$`, input.req.id.path)
 	short(input.req.ttl)
 	count(input.req.audience) > 0
 	every audience in input.req.audience { audience in data.hpcs.audiences }

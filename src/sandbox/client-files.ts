@@ -8,7 +8,7 @@ import { unpack } from '../pack/unpack.ts';
 import { writeDurably } from '../state.ts';
 import { buildToolKit, toolKitIsCurrent } from '../tool-kit.ts';
 import { modulesOf } from './modules.ts';
-import { namespace, parts, ports, site, trustDomain } from './names.ts';
+import { parts, ports, site, trustDomain } from './names.ts';
 
 /** Ports on 127.0.0.1 under which the parts are reached from this machine; none for a part that was not asked for. */
 export type PublishedPorts = Record<Exclude<keyof typeof ports, 'legacyServer'>, number> & { legacyServer?: number };
@@ -53,7 +53,6 @@ export async function writeConfigurations(directory: string, published: Publishe
 async function writeLegacy(directory: string, local: Sections, port: number): Promise<void> {
   const legacy = {
     ...local,
-    vault: withoutNamespace(local['vault']),
     'hpcs-server': {
       ...local['hpcs-server'],
       url: `https://127.0.0.1:${port}`,
@@ -63,14 +62,6 @@ async function writeLegacy(directory: string, local: Sections, port: number): Pr
   };
   const file = join(directory, fileNames.legacyConfiguration);
   await writeDurably(file, header('on this machine that register as those of the original do') + stringify(legacy));
-}
-
-// Those of the original do not know of namespaces.
-function withoutNamespace({ namespace: _namespace, ...vault }: Record<string, string | number> = {}): Record<
-  string,
-  string | number
-> {
-  return vault;
 }
 
 type Sections = Record<string, Record<string, string | number>>;
@@ -96,7 +87,6 @@ function configuration(directory: string, reach: (part: keyof typeof ports) => {
       url: url('openbao'),
       'ca-file': authority,
       'url-from-node': `https://${parts.openbao}:${ports.openbao}`,
-      namespace,
     },
     supercomputer: {
       ...reach('site'),

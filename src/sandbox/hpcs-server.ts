@@ -8,7 +8,7 @@ import { enrol } from '../identity/enrolled.ts';
 import { Secret } from '../secret.ts';
 import type { ServerCertificate } from './keys.ts';
 import { must, type ContainerPlan } from './engine.ts';
-import { legacyUid, namespace, parts, ports, serverIds, serverUid, sockets, trustDomain, volumes } from './names.ts';
+import { legacyUid, parts, ports, serverIds, serverRoles, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
 /** The one audience of the original's tokens. */
@@ -27,7 +27,7 @@ export const tokenNode = 'token-node';
 const configuration = '/etc/hpcs/hpcs-server.conf';
 
 /**
- * An HPCS server: for enrolled clients, confined by SPIRE and to a namespace of the vault; or as `legacyServer` open to anyone and on
+ * An HPCS server: for enrolled clients, confined by SPIRE; or as `legacyServer` open to anyone and on
  * SPIRE's private socket, as the original is.
  */
 export function hpcsServerPlan(
@@ -75,10 +75,10 @@ hpcs-server-spiffeid = ${serverIds[part]}
 
 [vault]
 url = https://${parts.openbao}:${ports.openbao}
-server-role = hpcs-server
+server-role = ${serverRoles[part]}
 ca-file = /etc/hpcs/ca.pem
 audience = ${vaultAudience}${part === 'legacyServer' ? `, ${originalAudience}` : ''}
-${part === 'hpcsServer' ? `namespace = ${namespace}\n` : ''}${part === 'legacyServer' ? originalClients : ''}
+${part === 'legacyServer' ? originalClients : ''}
 [nodes]
 allow = ${tokenNode}
 

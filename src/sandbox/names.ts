@@ -54,8 +54,8 @@ export const serverUid = 10_080;
 /** User id of the server that is open to anyone: another, so that SPIRE tells the two apart. */
 export const legacyUid = 10_081;
 
-/** The namespace of the vault in which the HPCS server has everything. Clients of the original know no namespaces: theirs is the root. */
-export const namespace = 'hpcs';
+/** Roles of the two servers in the vault. */
+export const serverRoles = { hpcsServer: 'hpcs-server', legacyServer: 'hpcs-server-legacy' } as const;
 
 /** SPIFFE IDs of the two servers. */
 export const serverIds = {

@@ -5,10 +5,9 @@ import { HttpClient, type HttpAnswer } from '../http.ts';
 import { Secret } from '../secret.ts';
 import { vaultSteps } from '../server/bootstrap-vault.ts';
 import { goThrough } from '../server/steps.ts';
-import { vaultClient } from '../vault.ts';
 import type { ServerCertificate } from './keys.ts';
 import type { ContainerPlan } from './engine.ts';
-import { issuer, namespace, parts, ports, serverIds } from './names.ts';
+import { issuer, parts, ports, serverIds, serverRoles } from './names.ts';
 
 /** Audience of the tokens with which the vault is logged in to. */
 export const vaultAudience = 'vault';
@@ -65,8 +64,8 @@ export async function checkVault(vault: HttpClient): Promise<void> {
 }
 
 /**
- * Initialises and unseals a fresh OpenBao, and sets it up as `hpcs server bootstrap` does: in a namespace of its own for the HPCS
- * server, and in the root for the one that clients of the original use. No root token is left.
+ * Initialises and unseals a fresh OpenBao, and sets it up as `hpcs server bootstrap` does, for both HPCS servers. No root
+ * token is left.
  *
  * @param authority PEM of the authority of the OIDC provider, which must be up
  */
@@ -85,15 +84,16 @@ export async function setUpVault(vault: HttpClient, authority: string, signal: A
   using root = new Secret(made.root_token);
   const wanted = {
     provider: { discovery: issuer, ca: authority, issuer },
-    role: 'hpcs-server',
+    // Clients of the original know no namespaces, and both servers share their records.
+    namespace: undefined,
     audience: vaultAudience,
   };
-  await using own = vaultClient({ url: vault.url, ca: authority, namespace });
-  const all = [
-    ...(await vaultSteps({ root: vault, own, token: root }, { ...wanted, namespace, subject: serverIds.hpcsServer })),
-    // Where those of the original look for everything.
-    ...(await vaultSteps({ root: vault, own: vault, token: root }, { ...wanted, namespace: undefined, subject: serverIds.legacyServer })), // prettier-ignore
-  ];
+  // One after the other: both want the same mounts.
+  const all = [];
+  for (const part of ['hpcsServer', 'legacyServer'] as const) {
+    const server = { ...wanted, role: serverRoles[part], subject: serverIds[part] };
+    all.push(...(await vaultSteps({ root: vault, own: vault, token: root }, server)));
+  }
   const failed = (await goThrough(all, { check: false, signal })).find(({ state }) => state !== 'right' && state !== 'done');
   if (failed !== undefined) throw new HpcsError('local', 'sandbox-failed', `the vault lacks ${failed.what}: ${failed.why}`);
 

@@ -353,7 +353,6 @@ console.log('1')`,
       await using client = await openIdentity(legacy, { signal, progress: () => undefined, env: {} });
       const role = `client_${client.clientId}`;
       const jwt = await client.jwt('vault');
-      await using vault = new Vault({ url: legacy.vault.url, ca: await readCa(legacy.vault['ca-file']) });
       const agents = async (): Promise<string> =>
         (await site.run('/opt/spire/bin/spire-server agent list -socketPath /run/spire-admin/api.sock -output json', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
       const alias = `JSON.stringify((await spire.listEntries({ trustDomain: td, path: '/c/${client.clientId}' })).map(({ parentId }) => parentId.path))`;

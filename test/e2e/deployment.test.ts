@@ -152,6 +152,40 @@ describe('the deployment with compose', function () {
     assert.doesNotMatch(checked.stdout + checked.stderr, /not-a-token/);
   });
 
+  // It may write policies, so within its namespace it can give itself everything. The namespace is what holds.
+  it('keeps its server to its namespace of the vault, even with all rights that it can give itself', async () => {
+    const everything = 'path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }';
+    const program = `
+      import { Secret } from '/app/src/secret.ts';
+      import { readCa } from '/app/src/http.ts';
+      import { loadServerConfig } from '/app/src/server/config.ts';
+      import { ownToken, spireReach } from '/app/src/server/reach.ts';
+      import { Spire } from '/app/src/server/spire.ts';
+      import { Vault, vaultClient } from '/app/src/vault.ts';
+      const config = await loadServerConfig('/etc/hpcs/hpcs-server.conf');
+      const { url, 'ca-file': caFile, namespace } = config.vault;
+      const ca = await readCa(caFile);
+      const place = new Vault({ url, ca, namespace });
+      const own = await place.login('hpcs-server', await ownToken(config));
+      const name = 'client_0123456fe', path = '/c/0123456fe/workload';
+      await own.request('POST', '/v1/sys/policies/acl/' + name, { policy: ${JSON.stringify(everything)} });
+      await own.request('POST', '/v1/auth/jwt/role/' + name, { role_type: 'jwt', user_claim: 'sub', bound_subject: 'spiffe://hpcs.internal' + path,
+        bound_audiences: ['vault'], token_policies: [name] });
+      using spire = new Spire(spireReach(config));
+      const all = await place.login(name, await spire.mintJwtSvid({ trustDomain: 'hpcs.internal', path }, ['vault'], 60));
+      const token = new Secret((await all.request('POST', '/v1/auth/token/create', {})).body.auth.client_token);
+      const root = vaultClient({ url, ca });
+      const calls = [['GET', 'sys/mounts'], ['POST', 'sys/policies/acl/x'], ['GET', 'sys/auth'], ['LIST', 'sys/namespaces'], ['GET', 'sys/audit'],
+        ['PUT', 'sys/seal'], ['POST', 'sys/mounts/other'], ['POST', 'auth/token/create']];
+      const there = [];
+      for (const [method, path] of calls) there.push((await root.json(method, '/v1/' + path, { body: {}, headers: { 'x-vault-token': token } })).status);
+      console.log(JSON.stringify({ inside: (await all.request('GET', '/v1/sys/mounts')).status, there }));
+      process.exit(0);`;
+    const ran = await server(['exec', '-T', 'hpcs-server', 'node', '--input-type=module-typescript', '-e', program]);
+    assert.equal(ran.code, 0, ran.stderr);
+    assert.deepEqual(JSON.parse(ran.stdout), { inside: 200, there: Array.from({ length: 8 }, () => 403) });
+  });
+
   it('comes back with all it had when it is started anew', async () => {
     const down = await compose('down', '--timeout', '5');
     assert.equal(down.code, 0, down.stderr);
