@@ -1,0 +1,137 @@
+import {
+  ClientError,
+  customFetch,
+  discovery,
+  initiateDeviceAuthorization,
+  None,
+  pollDeviceAuthorizationGrant,
+  ResponseBodyError,
+  type Configuration,
+  type CustomFetch,
+  type DeviceAuthorizationResponse,
+} from 'openid-client';
+import { fetch as undiciFetch, type RequestInit } from 'undici';
+import { HpcsError, messageOf, systemCode } from '../errors.ts';
+import { makeDispatcher } from '../http.ts';
+import { Secret } from '../secret.ts';
+
+/** How a person is to get a token of an issuer. */
+export interface DeviceFlowOptions {
+  /** The issuer, exactly as in its tokens. */
+  issuer: string;
+  /** Id of the public OAuth client that stands for this program there. */
+  clientId: string;
+  /** Space-separated, with `openid`. */
+  scope: string;
+  /** What the token has to hold as `nonce`: it ties the token to a key. */
+  nonce: string;
+  /** PEM text of the authorities to trust instead of the system's. */
+  ca?: string | undefined;
+  /** Told where the person has to go, and the code to enter there; once. */
+  show: (place: { url: string; code: string; complete: string | undefined }) => void;
+  signal: AbortSignal;
+}
+
+/**
+ * Gets an ID token by the device authorization grant: the person logs in with any browser, on whatever machine.
+ *
+ * @throws HpcsError `identity` with code `login-denied`, `login-expired`, `login-refused` or `unreachable`; what `signal` was aborted with
+ * @see RFC 8628; OpenID Connect Core 1.0
+ */
+export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
+  const { issuer, clientId, scope, nonce, ca, show, signal } = options;
+  await using connections = new AsyncDisposableStack();
+  const dispatcher = connections.adopt(makeDispatcher(ca), (made) => made.destroy());
+  const fetcher: CustomFetch = async (url, init) =>
+    (await undiciFetch(url, { ...init, redirect: 'manual', dispatcher } as RequestInit)) as unknown as Response;
+  try {
+    const config = await discovery(new URL(issuer), clientId, undefined, None(), { [customFetch]: fetcher, timeout: 30 });
+    // Discovery forgives a final slash; tokens do not.
+    if (config.serverMetadata().issuer !== issuer) throw refused(issuer, 'it calls itself by another name');
+    if (config.serverMetadata().device_authorization_endpoint === undefined) throw refused(issuer, 'it knows no device flow');
+    const started = await initiateDeviceAuthorization(config, { scope, nonce });
+    signal.throwIfAborted();
+    const { verification_uri: url, user_code: code, verification_uri_complete: complete } = started;
+    if (!isWeb(url) || (complete !== undefined && !isWeb(complete))) throw refused(issuer, 'it names no https page to log in at');
+    show({ url, code, complete });
+    const token = await poll(config, started, signal);
+    if (token === undefined) throw refused(issuer, 'it gave no ID token');
+    return new Secret(token);
+  } catch (error) {
+    signal.throwIfAborted();
+    throw translated(error, issuer);
+  }
+}
+
+// A connection that is lost meanwhile is no reason to begin anew. @see RFC 8628, 3.5
+async function poll(
+  config: Configuration,
+  started: DeviceAuthorizationResponse,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const limit = AbortSignal.timeout(started.expires_in * 1000);
+  const either = AbortSignal.any([signal, limit]);
+  for (;;) {
+    try {
+      return (await pollDeviceAuthorizationGrant(config, started, undefined, { signal: either })).id_token;
+    } catch (error) {
+      signal.throwIfAborted();
+      if (limit.aborted) throw new HpcsError('identity', 'login-expired', 'nobody logged in before the code expired', again);
+      if (!isLost(error)) throw error;
+    }
+  }
+}
+
+const again = { suggestion: 'start again: hpcs login' };
+
+function translated(error: unknown, issuer: string): HpcsError {
+  if (error instanceof HpcsError) return error;
+  if (error instanceof ResponseBodyError) {
+    if (error.error === 'access_denied')
+      return new HpcsError('identity', 'login-denied', `the login at ${issuer} was denied`, again);
+    if (error.error === 'expired_token') return new HpcsError('identity', 'login-expired', 'nobody logged in before the code expired', again); // prettier-ignore
+    return refused(issuer, `${error.error}: ${error.error_description ?? 'no reason given'}`, error);
+  }
+  if (isLost(error)) {
+    const code = causeCode(error);
+    const untrusted = /CERT|SELF_SIGNED|ISSUER|ALTNAME|VERIFY|HOSTNAME_MISMATCH/.test(code);
+    return new HpcsError(
+      'identity',
+      untrusted ? 'untrusted-server' : 'unreachable',
+      untrusted
+        ? `the certificate of the issuer ${issuer} is not trusted (${code})`
+        : `cannot reach the issuer ${issuer} (${code})`,
+      {
+        cause: error,
+        suggestion: untrusted
+          ? 'name the authority that issued it as issuer-ca-file in section [identity]'
+          : 'check issuer in section [identity], and that it runs',
+      },
+    );
+  }
+  return refused(issuer, messageOf(error), error);
+}
+
+function refused(issuer: string, why: string, cause?: unknown): HpcsError {
+  return new HpcsError('identity', 'login-refused', `the issuer ${issuer} does not take this login: ${why}`, {
+    cause,
+    suggestion: 'ask those who run the HPCS server whether issuer and audience are right, and the device flow allowed for it',
+  });
+}
+
+/** Whether no answer came at all. */
+function isLost(error: unknown): boolean {
+  return causeCode(error) !== '' || (error instanceof ClientError && error.code === 'OAUTH_TIMEOUT');
+}
+
+function causeCode(error: unknown): string {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    const code = systemCode(at);
+    if (code !== undefined && !code.startsWith('OAUTH_')) return code;
+  }
+  return '';
+}
+
+function isWeb(url: string): boolean {
+  return URL.canParse(url) && new URL(url).protocol === 'https:';
+}
