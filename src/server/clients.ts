@@ -5,6 +5,7 @@ import { proofWindow, type Proof } from '../identity/proof.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
 import type { Principal } from './issuer-rules.ts';
+import { Serial } from './serial.ts';
 import { eachOf, hourOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
@@ -48,6 +49,7 @@ export class Clients {
   readonly #store: Store;
   readonly #vault: VaultAdmin;
   readonly #trustDomain: string;
+  readonly #serial = new Serial();
   readonly #identityOf: (name: string) => string | undefined;
 
   /** @param identityOf the identity that a name of a trusted issuer's stands for; undefined for other names */
@@ -105,7 +107,7 @@ export class Clients {
       version += 1;
     }
     const client = await this.#clientOf(`enrolled:${value.name}`, value);
-    await this.#vault.writeClient(client.id, spiffeIds.clientWorkload(this.#trustDomain, client.id));
+    await this.#makeRole(client.id);
     await this.#store.write(`keys/${thumbprint}`, { client: client.id, created: new Date().toISOString() }, 0);
     await this.#enrolled(client.id, thumbprint);
     // Where this fails, the same call was answered twice at once, and the other did it.
@@ -143,7 +145,7 @@ export class Clients {
    */
   async admit(principal: Principal, thumbprint: string, expires: Date): Promise<ClientRecord> {
     const client = await this.#clientOf(principal.identity, principal);
-    await this.#vault.writeClient(client.id, spiffeIds.clientWorkload(this.#trustDomain, client.id));
+    await this.#makeRole(client.id);
     // First, so that no key stays that nothing would remove.
     await this.#store.write(`sessions/${hourOf(expires)}/${thumbprint}`, {}, 0);
     for (;;) {
@@ -281,6 +283,21 @@ export class Clients {
     await eachOf(await this.#store.list('enrolments'), async (name) => {
       const found = await this.#store.read(`enrolments/${name}`, invitation);
       if (found !== undefined && new Date(found.value.expires) < new Date()) await this.#store.remove(`enrolments/${name}`);
+    });
+  }
+
+  /**
+   * Makes sure of a client's role in the vault, whose transactions fail where two write it at once: here one comes after the other, and
+   * one that another server has just written will do.
+   */
+  async #makeRole(id: string): Promise<void> {
+    const subject = spiffeIds.clientWorkload(this.#trustDomain, id);
+    await this.#serial.run(id, async () => {
+      try {
+        await this.#vault.writeClient(id, subject);
+      } catch (error) {
+        if (!(await this.#vault.hasRole({ name: `client_${id}`, policy: `client_${id}`, subject }))) throw error;
+      }
     });
   }
 

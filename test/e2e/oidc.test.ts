@@ -4,11 +4,14 @@ import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportSPKI, importJWK, type JWK } from 'jose';
+import type { HpcsError } from '../../src/errors.ts';
 import type { HpcsServer } from '../../src/hpcs.ts';
+import { HttpClient, readCa } from '../../src/http.ts';
 import { generateProofKey, keyProver, thumbprintOf, type Prover } from '../../src/identity/proof.ts';
 import { makeTicket, ticketHash } from '../../src/job/ticket.ts';
 import { secretName } from '../../src/record.ts';
 import { Secret } from '../../src/secret.ts';
+import { writeDurably } from '../../src/state.ts';
 import { makeCertificate } from '../support/certificate.ts';
 import type { CliExit, CliOptions } from '../support/cli.ts';
 import { CiIssuers, githubClaims, gitlabClaims, PeopleProvider, signingKey } from '../support/issuer.ts';
@@ -171,7 +174,6 @@ describe('logins with tokens of OpenID Connect issuers', function () {
         server.clientToken('vault', keyProver(session.key)),
         refused('hpcs-unauthenticated', /the session of its key has ended: log in again/),
       );
-      const { writeDurably } = await import('../../src/state.ts');
       await writeDurably(late.file, JSON.stringify({ ...session, expires: '2026-01-01T00:00:00.000Z' }));
       const over = await late.hpcs(prepare('late'));
       assert.equal(over.code, 4);
@@ -204,11 +206,6 @@ describe('logins with tokens of OpenID Connect issuers', function () {
     it('of GitLab log in once for all commands of a job; a second key with the same token ends what the first began', async () => {
       const token = await gitlab();
       const job = machine('gitlab-job', { HPCS_ID_TOKEN: token });
-      const client = async (): Promise<string | undefined> => {
-        const { stderr } = await job.hpcs(prepare('gitlab').with(2, 'no-such-file'));
-        return stderr;
-      };
-      assert.match((await client()) ?? '', /no-such-file/);
       const exit = await job.hpcs(prepare('gitlab'));
       assert.match(exit.stderr, /identity: oidc:gitlab:42 \(client \w+\), by the token of this CI job/);
       const again = await job.hpcs(prepare('gitlab'));
@@ -246,14 +243,11 @@ describe('logins with tokens of OpenID Connect issuers', function () {
         return server.registerJob({ job: '1', ticket: ticketHash(makeTicket()), artefacts }, key.prove);
       };
       const name = `oidc:people:${account('olga')}`;
-      assert.deepEqual(
-        await server.resolve([name, account('olga'), 'oidc:people:nobody', 'oidc:gitlab:42'].slice(0, 3), anna.prove),
-        {
-          [name]: olgasId,
-          [account('olga')]: null,
-          'oidc:people:nobody': null,
-        },
-      );
+      assert.deepEqual(await server.resolve([name, account('olga'), 'oidc:people:nobody'], anna.prove), {
+        [name]: olgasId,
+        [account('olga')]: null,
+        'oidc:people:nobody': null,
+      });
       const toOlga = await permit([name]);
       await register(toOlga, olga);
       for (const other of [pia, project]) await assert.rejects(register(toOlga, other), refused('hpcs-forbidden', /not granted/));
@@ -276,7 +270,7 @@ describe('logins with tokens of OpenID Connect issuers', function () {
   });
 
   describe('tokens', () => {
-    const forge = {
+    const notAllowed: Record<string, (key: Key) => Promise<string>> = {
       'of a pull request': (key: Key) =>
         github(key, {
           event_name: 'pull_request',
@@ -298,11 +292,10 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       'of another project': () => gitlab({ project_id: '44' }),
       'of another branch': () => gitlab({ ref_path: 'refs/heads/main2' }),
     };
-    for (const [what, make] of Object.entries(forge)) {
-      it(`${what} are refused by the rules`, async () => {
-        await nothingCameOf(async (key) => make(key), 'hpcs-forbidden', /do not allow this token/);
-      });
-    }
+    it('of proposed changes, forks, other repositories, projects and branches are refused by the rules', async () => {
+      for (const [what, make] of Object.entries(notAllowed))
+        await nothingCameOf(what, make, 'hpcs-forbidden', /do not allow this token/);
+    });
 
     const seconds = Math.floor(Date.now() / 1000);
     const unsigned = (header: object, claims: object): string =>
@@ -381,15 +374,15 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       ],
       'that are none': [async () => 'x.y.z', /malformed/],
     };
-    for (const [what, [make, reason]] of Object.entries(invalid)) {
-      it(`${what} are not valid`, () => nothingCameOf(make, 'hpcs-unauthenticated', reason));
-    }
+    it('that are forged, unsigned, too old, for others or of others are not valid', async () => {
+      for (const [what, [make, reason]] of Object.entries(invalid))
+        await nothingCameOf(what, make, 'hpcs-unauthenticated', reason);
+    });
 
     it('are of no use without a proof of a key, nor with one of another body', async () => {
       const key = await newKey();
       const token = await github(key);
       const url = `${login.config['hpcs-server'].url}/api/client/login`;
-      const { HttpClient, readCa } = await import('../../src/http.ts');
       const ca = await readCa(login.config['hpcs-server']['ca-file']);
       await using http = new HttpClient({ name: 'HPCS server', url: login.config['hpcs-server'].url, ca });
       const body = { id_token: token };
@@ -449,24 +442,28 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       }
     });
 
-    async function nothingCameOf(make: (key: Key) => Promise<string>, code: string, reason: RegExp): Promise<void> {
+    /** A refusal after which neither vault nor server know of anybody new, and the log of nothing that could be shown again. */
+    async function nothingCameOf(what: string, make: (key: Key) => Promise<string>, code: string, reason: RegExp): Promise<void> {
       const known = async (): Promise<unknown> =>
-        Promise.all(['clients', 'identities', 'keys', 'sessions'].map((kind) => owner.list(`kv/metadata/hpcs-server/${kind}`)));
+        Promise.all(['clients', 'identities', 'sessions'].map((kind) => owner.list(`kv/metadata/hpcs-server/${kind}`)));
       const before = await known();
       const key = await newKey();
       const token = await make(key);
-      await assert.rejects(show(token, key), refused(code, reason));
-      assert.equal(await works(key), false);
-      assert.deepEqual(await known(), before);
-      const digest = createHash('sha256')
-        .update(token.slice(0, token.lastIndexOf('.')))
-        .digest('hex');
+      await assert.rejects(show(token, key), (error: HpcsError) => {
+        assert.equal(error.code, code, `${what}: ${error.message}`);
+        assert.match(error.message, reason, what);
+        return true;
+      });
+      assert.equal(await works(key), false, what);
+      assert.deepEqual(await known(), before, what);
+      assert.ok(!(await owner.list('kv/metadata/hpcs-server/keys')).includes(key.thumbprint), what);
+      const digest = createHash('sha256').update(token.slice(0, token.lastIndexOf('.'))).digest('hex'); // prettier-ignore
       for (const hour of await owner.list('kv/metadata/hpcs-server/logins'))
-        assert.ok(!(await owner.list(`kv/metadata/hpcs-server/logins/${hour}`)).includes(digest));
+        assert.ok(!(await owner.list(`kv/metadata/hpcs-server/logins/${hour}`)).includes(digest), what);
       const log = await login.log();
-      assert.match(log, /"msg":"request refused"/);
-      assert.match(log, reason);
-      assert.ok(!log.includes(token.split('.')[1] || '?'), 'the log holds no token');
+      assert.match(log, reason, what);
+      const [, body = ''] = token.split('.');
+      assert.ok(body.length < 20 || !log.includes(body), `${what}: the log holds the token`);
     }
   });
 });
