@@ -59,7 +59,7 @@ export async function ciLogin(
     const key = await generateProofKey();
     const renew = async (): Promise<Session> => {
       using token = await githubToken(source, server, await thumbprintOf(key), config, signal);
-      return renewed(token, key);
+      return await renewed(token, key);
     };
     return { session: await renew(), renew };
   }

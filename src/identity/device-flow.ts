@@ -42,8 +42,7 @@ export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
   const { issuer, clientId, scope, nonce, ca, show, signal } = options;
   await using connections = new AsyncDisposableStack();
   const dispatcher = connections.adopt(makeDispatcher(ca), (made) => made.destroy());
-  const fetcher: CustomFetch = async (url, init) =>
-    (await undiciFetch(url, { ...init, redirect: 'manual', dispatcher } as RequestInit)) as unknown as Response;
+  const fetcher: CustomFetch = (url, init) => undiciFetch(url, { ...init, redirect: 'manual', dispatcher } as RequestInit);
   try {
     const config = await discovery(new URL(issuer), clientId, undefined, None(), { [customFetch]: fetcher, timeout: 30 });
     // Discovery forgives a final slash; tokens do not.

@@ -1,4 +1,4 @@
-import { createLocalJWKSet, errors, type CryptoKey, type FlattenedJWSInput, type JWK, type JWTHeaderParameters } from 'jose';
+import { createLocalJWKSet, errors, type CryptoKey, type FlattenedJWSInput, type JWTHeaderParameters } from 'jose';
 import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient } from '../http.ts';
@@ -79,7 +79,7 @@ export class IssuerKeys {
       const discovery = z.object({ issuer: z.literal(url), jwks_uri: httpsUrl });
       const { jwks_uri } = await this.#get(new URL(place, url), discovery);
       const { keys } = await this.#get(new URL(jwks_uri), jwks);
-      this.#keys = createLocalJWKSet({ keys: keys as JWK[] });
+      this.#keys = createLocalJWKSet({ keys });
       this.#read = this.#now();
     } catch (error) {
       this.#failure = new HpcsError(

@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:https';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWK, type JWTPayload } from 'jose';
-import Provider from 'oidc-provider';
+import { Provider } from 'oidc-provider';
 import { Agent, fetch } from 'undici';
 
 /** How issuers are reached: a host, and a certificate for it that signed itself. */
@@ -28,8 +28,8 @@ export class PeopleProvider implements AsyncDisposable {
 
   /** @param claims of an account, beside its `sub` */
   static async start({ host, tls }: Place, claims: (account: string) => object): Promise<PeopleProvider> {
-    let answer: (request: IncomingMessage, response: ServerResponse) => void = () => undefined;
-    const server = createServer({ cert: tls.certificate, key: tls.key }, (request, response) => answer(request, response));
+    let answer: (request: IncomingMessage, response: ServerResponse) => unknown = () => undefined;
+    const server = createServer({ cert: tls.certificate, key: tls.key }, (request, response) => void answer(request, response));
     const url = `https://${host}:${await listen(server)}`;
     const { privateKey } = await generateKeyPair('RS256', { extractable: true });
     const provider = new Provider(url, {
@@ -49,7 +49,7 @@ export class PeopleProvider implements AsyncDisposable {
           response_types: [],
         },
       ],
-      jwks: { keys: [{ ...(await exportJWK(privateKey)), alg: 'RS256', use: 'sig', kid: 'people-1' } as JWK & { kty: 'RSA' }] },
+      jwks: { keys: [{ ...(await exportJWK(privateKey)), alg: 'RS256', use: 'sig', kid: 'people-1' }] },
       cookies: { keys: ['of this test'] },
       features: {
         deviceFlow: {
