@@ -1,10 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   ClientError,
   customFetch,
   discovery,
+  genericGrantRequest,
   initiateDeviceAuthorization,
   None,
-  pollDeviceAuthorizationGrant,
   ResponseBodyError,
   type Configuration,
   type CustomFetch,
@@ -30,6 +31,8 @@ export interface DeviceFlowOptions {
   /** Told where the person has to go, and the code to enter there; once. */
   show: (place: { url: string; code: string; complete: string | undefined }) => void;
   signal: AbortSignal;
+  /** How to wait between two questions, in milliseconds. */
+  wait?: typeof sleep;
 }
 
 /**
@@ -42,7 +45,13 @@ export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
   const { issuer, clientId, scope, nonce, ca, show, signal } = options;
   await using connections = new AsyncDisposableStack();
   const dispatcher = connections.adopt(makeDispatcher(ca), (made) => made.destroy());
-  const fetcher: CustomFetch = (url, init) => undiciFetch(url, { ...init, redirect: 'manual', dispatcher } as RequestInit);
+  const fetcher: CustomFetch = (url, init) =>
+    undiciFetch(url, {
+      ...init,
+      redirect: 'manual',
+      dispatcher,
+      signal: AbortSignal.any(init.signal === undefined ? [signal] : [signal, init.signal]),
+    } as RequestInit);
   try {
     const config = await discovery(new URL(issuer), clientId, undefined, None(), { [customFetch]: fetcher, timeout: 30 });
     // Discovery forgives a final slash; tokens do not.
@@ -53,7 +62,7 @@ export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
     const { verification_uri: url, user_code: code, verification_uri_complete: complete } = started;
     if (!isWeb(url) || (complete !== undefined && !isWeb(complete))) throw refused(issuer, 'it names no https page to log in at');
     show({ url, code, complete });
-    const token = await poll(config, started, signal);
+    const token = await poll(config, started, options);
     if (token === undefined) throw refused(issuer, 'it gave no ID token');
     return new Secret(token);
   } catch (error) {
@@ -62,23 +71,30 @@ export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
   }
 }
 
-// A connection that is lost meanwhile is no reason to begin anew. @see RFC 8628, 3.5
+const grant = 'urn:ietf:params:oauth:grant-type:device_code';
+/** Seconds, where the issuer names none, and by which `slow_down` makes it longer. @see RFC 8628, 3.2 and 3.5 */
+const usualInterval = 5;
+
+// A connection that is lost meanwhile is no reason to begin anew. (The library's own loop cannot be interrupted while it waits.)
 async function poll(
   config: Configuration,
   started: DeviceAuthorizationResponse,
-  signal: AbortSignal,
+  { signal, wait = sleep }: Pick<DeviceFlowOptions, 'signal' | 'wait'>,
 ): Promise<string | undefined> {
-  const limit = AbortSignal.timeout(started.expires_in * 1000);
-  const either = AbortSignal.any([signal, limit]);
-  for (;;) {
+  const end = Date.now() + started.expires_in * 1000;
+  let interval = started.interval ?? usualInterval;
+  while (Date.now() < end) {
+    await wait(Math.min(interval * 1000, Math.max(end - Date.now(), 0)), undefined, { signal });
     try {
-      return (await pollDeviceAuthorizationGrant(config, started, undefined, { signal: either })).id_token;
+      return (await genericGrantRequest(config, grant, { device_code: started.device_code })).id_token;
     } catch (error) {
       signal.throwIfAborted();
-      if (limit.aborted) throw new HpcsError('identity', 'login-expired', 'nobody logged in before the code expired', again);
-      if (!isLost(error)) throw error;
+      const code = error instanceof ResponseBodyError ? error.error : undefined;
+      if (code === 'slow_down') interval += usualInterval;
+      else if (code !== 'authorization_pending' && !isLost(error)) throw error;
     }
   }
+  throw new HpcsError('identity', 'login-expired', 'nobody logged in before the code expired', again);
 }
 
 const again = { suggestion: 'start again: hpcs login' };

@@ -7,6 +7,7 @@ import { exportSPKI, importJWK, type JWK } from 'jose';
 import type { HpcsError } from '../../src/errors.ts';
 import type { HpcsServer } from '../../src/hpcs.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
+import { openIdentity } from '../../src/identity/client-identity.ts';
 import { generateProofKey, keyProver, thumbprintOf, type Prover } from '../../src/identity/proof.ts';
 import { makeTicket, ticketHash } from '../../src/job/ticket.ts';
 import { secretName } from '../../src/record.ts';
@@ -206,6 +207,27 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       assert.equal((await show(renamed, key)).clientId, id);
       assert.equal((await show(renamed, key)).clientId, id, 'an answer may be lost');
       assert.equal(await works(key), true);
+    });
+
+    it('of GitHub log in again, with a new token, before their session ends', async () => {
+      const env = { ACTIONS_ID_TOKEN_REQUEST_URL: `${ci.origin}/runner/token`, ACTIONS_ID_TOKEN_REQUEST_TOKEN: 'of-the-runner' };
+      const options = { signal: new AbortController().signal, progress: () => undefined, env };
+      await using identity = await openIdentity(
+        { ...login.config, identity: { ...login.config.identity, client: 'ci' } },
+        options,
+      );
+      const asked = (): number => ci.asked.filter((path) => path === '/runner/token').length;
+      const before = asked();
+      await identity.jwt('vault');
+      assert.equal(asked(), before);
+      const { now } = Date;
+      Date.now = () => now() + 3_590_000;
+      try {
+        await Promise.all([identity.jwt('vault'), identity.jwt('hpcs-server')]);
+      } finally {
+        Date.now = now;
+      }
+      assert.ok(asked() > before);
     });
 
     it('of GitLab log in once for all commands of a job; a second key with the same token ends what the first began', async () => {

@@ -26,8 +26,11 @@ export class PeopleProvider implements AsyncDisposable {
     this.#agent = new Agent({ connect: { ca } });
   }
 
-  /** @param claims of an account, beside its `sub` */
-  static async start({ host, tls }: Place, claims: (account: string) => object): Promise<PeopleProvider> {
+  /**
+   * @param claims of an account, beside its `sub`
+   * @param codeLifetime of the codes that people enter, in seconds
+   */
+  static async start({ host, tls }: Place, claims: (account: string) => object, codeLifetime = 600): Promise<PeopleProvider> {
     let answer: (request: IncomingMessage, response: ServerResponse) => unknown = () => undefined;
     const server = createServer({ cert: tls.certificate, key: tls.key }, (request, response) => void answer(request, response));
     const url = `https://${host}:${await listen(server)}`;
@@ -60,7 +63,7 @@ export class PeopleProvider implements AsyncDisposable {
         },
         devInteractions: { enabled: true },
       },
-      ttl: { AccessToken: 600, DeviceCode: 600, Grant: 600, IdToken: 600, Interaction: 600, Session: 600 },
+      ttl: { AccessToken: 600, DeviceCode: codeLifetime, Grant: 600, IdToken: 600, Interaction: 600, Session: 600 },
       conformIdTokenClaims: false,
       claims: { openid: ['sub', 'groups', 'email_verified'] },
       findAccount: (_context, sub) => ({ accountId: sub, claims: async () => ({ sub, ...claims(sub) }) }),
@@ -187,7 +190,7 @@ export class CiIssuers implements AsyncDisposable {
   /** A token as the issuer makes it; with another key, header or claims where a test forges one. */
   async sign(name: string, claims: JWTPayload, change: { key?: CryptoKey; header?: object } = {}): Promise<string> {
     const { kid, privateKey } = this.key(name);
-    const now = Math.floor(Date.now() / 1000);
+    const now = Math.floor(new Date().getTime() / 1000);
     return new SignJWT({ iss: this.url(name), iat: now, nbf: now, exp: now + 300, jti: crypto.randomUUID(), ...claims })
       .setProtectedHeader({ alg: 'RS256', typ: 'JWT', kid, ...change.header })
       .sign(change.key ?? privateKey);
