@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { HttpClient } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
-import { publishedPort, removeContainer, startPart } from '../../src/sandbox/engine.ts';
+import { lastLog, publishedPort, removeContainer, startPart } from '../../src/sandbox/engine.ts';
 import { checkHpcsServer, hpcsServerPlan } from '../../src/sandbox/hpcs-server.ts';
 import { defaultName, engineName, ports, sandboxLabel } from '../../src/sandbox/names.ts';
 import { makeCertificate } from './certificate.ts';
@@ -14,6 +14,9 @@ import type { Site } from './site.ts';
 
 const sandbox = process.env['HPCS_TEST_SANDBOX'] ?? defaultName;
 const state = z.object({ images: z.object({ hpcsServer: z.string() }) });
+
+/** Longest wait for the server to become healthy, in milliseconds. */
+const patience = 60_000;
 
 /** An address of this machine that containers of the sandbox reach. */
 export async function hostAddress(site: Site): Promise<string> {
@@ -69,13 +72,15 @@ export class LoginServer implements AsyncDisposable {
       .replace(/^key-file=.*$/m, options.client);
     await writeFile(configuration, changed);
     await using http = new HttpClient({ name: 'HPCS server', url, ca: certificate });
-    for (let attempt = 0; ; attempt += 1) {
+    const deadline = Date.now() + patience;
+    for (;;) {
       try {
         await checkHpcsServer(http);
         break;
       } catch (error) {
-        if (attempt === 100) throw error;
-        await sleep(100);
+        const { State } = await container.inspect();
+        if (!State.Running || Date.now() > deadline) throw new Error(await lastLog(container), { cause: error });
+        await sleep(200);
       }
     }
     return new LoginServer(site.docker, container, configuration, await loadConfig(configuration));
@@ -84,6 +89,16 @@ export class LoginServer implements AsyncDisposable {
   /** What it logged. */
   async log(): Promise<string> {
     return (await this.container.logs({ stdout: true, stderr: true, tail: 1000 })).toString();
+  }
+
+  /** What it logged, as soon as something like this is in it: the engine keeps it a moment later. */
+  async logged(what: RegExp): Promise<string> {
+    for (let attempt = 0; ; attempt += 1) {
+      const log = await this.log();
+      if (what.test(log)) return log;
+      if (attempt === 50) throw new Error(`nothing like ${what} in the log, which ends ${log.slice(-2000)}`);
+      await sleep(100);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
