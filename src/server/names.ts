@@ -72,6 +72,8 @@ const issuersName = z.string().regex(/^oidc:[a-z0-9][a-z0-9-]{0,30}:[\x21-\x2b\x
 
 const principals = z.array(principal).max(1000).transform((value) => [...new Set(value)]); // prettier-ignore
 
+const namedClients = z.array(z.union([principal, issuersName])).max(1000).transform((value) => [...new Set(value)]); // prettier-ignore
+
 /** Body of `POST /api/client/enrol`. */
 export const enrolBody = z.object({ token: z.string().regex(/^[A-Za-z0-9_-]{43}$/) });
 
@@ -87,7 +89,7 @@ export const resolveBody = z.object({ clients: z.array(z.string().max(300)).max(
 /** Body of `POST /api/client/grants`. */
 export const permitBody = z.object({
   secret: secretName,
-  clients: z.array(z.union([principal, issuersName])).max(1000).transform((value) => [...new Set(value)]), // prettier-ignore
+  clients: namedClients,
   groups: principals,
   ...conditionsShape,
 });
@@ -99,7 +101,7 @@ const jobId = z.string().regex(/^[0-9]{1,19}$/);
 const secretPath = z.string().regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?$/).max(220); // prettier-ignore
 
 /** Body of `POST /api/access/grant`. */
-export const addBody = z.object({ secret_path: secretPath, clients: principals, groups: principals, ...conditionsShape });
+export const addBody = z.object({ secret_path: secretPath, clients: namedClients, groups: principals, ...conditionsShape });
 
 export type AddBody = z.output<typeof addBody>;
 
@@ -111,7 +113,7 @@ export const revokeBody = z
   .object({
     secret_path: secretPath,
     grants: z.array(z.string().regex(/^[0-9a-f]{8}$/)).max(1000).default([]), // prettier-ignore
-    clients: principals.default([]),
+    clients: namedClients.default([]),
     groups: principals.default([]),
     all: z.boolean().default(false),
   })
