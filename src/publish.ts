@@ -78,7 +78,8 @@ export async function publish(
   await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
     recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
-    compress: publication.format === 'openpgp' ? 'auto' : 'none',
+    // An image is compressed within.
+    compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'auto' : 'none',
     signal,
     onProgress: (bytes) => shown?.update(bytes),
   });
