@@ -10,8 +10,10 @@ import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
+import { Issuers } from './issuers.ts';
 import { Jobs, type AuditEvent } from './jobs.ts';
 import { JwtSvidVerifier } from './jwt-svid.ts';
+import { Logins } from './logins.ts';
 import { Permissions } from './permissions.ts';
 import { ownToken, spireReach } from './reach.ts';
 import { parseSelector, Spire } from './spire.ts';
@@ -41,10 +43,12 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   const spire = cleanup.use(new Spire(spireReach(config)));
   const vault = cleanup.use(await openVault(config));
   const store = new Store(vault);
-  const clients = new Clients(store, vault, trustDomain);
+  const issuers = await Issuers.open(config.issuers);
+  const clients = new Clients(store, vault, trustDomain, (name) => issuers.identityOf(name));
   const permissions = new Permissions(store, clients);
   const [vaultAudience = ''] = config.vault.audience;
   const audit: AuditEvent = (level, what, details) => app.log[level](details, what);
+  const logins = new Logins(store, clients, issuers, audit);
   const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
   const tls = config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) };
   const grants = new Grants(spire, vault, {
@@ -62,6 +66,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
+    logins,
     permissions,
     access: new Access(clients, permissions, grants, vault),
     jobs,
@@ -95,7 +100,9 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   }
   const address = app.server.address() as AddressInfo;
   cleanup.use(
-    tidying([() => clients.tidy(), () => jobs.tidy()], (error) => app.log.warn({ reason: messageOf(error) }, 'not tidied')),
+    tidying([() => clients.tidy(), () => logins.tidy(), () => jobs.tidy()], (error) =>
+      app.log.warn({ reason: messageOf(error) }, 'not tidied'),
+    ),
   );
   const owned = cleanup.move();
   return {

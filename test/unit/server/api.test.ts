@@ -7,7 +7,9 @@ import { makeApi } from '../../../src/server/api.ts';
 import { Clients } from '../../../src/server/clients.ts';
 import { Grants } from '../../../src/server/grants.ts';
 import { JwtSvidVerifier } from '../../../src/server/jwt-svid.ts';
+import { Issuers } from '../../../src/server/issuers.ts';
 import { Jobs } from '../../../src/server/jobs.ts';
+import { Logins } from '../../../src/server/logins.ts';
 import { Permissions } from '../../../src/server/permissions.ts';
 import { Spire } from '../../../src/server/spire.ts';
 import { Store } from '../../../src/server/store.ts';
@@ -18,6 +20,8 @@ import { Vault } from '../../../src/vault.ts';
 // Everything is real but that SPIRE and the vault do not run: what is refused here is refused before either is asked.
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const lines: string[] = [];
+
+const issuers = await Issuers.open([]);
 
 function api(allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance {
   const spire = new Spire('/nonexistent/api.sock');
@@ -33,6 +37,7 @@ function api(allowLegacyRegistration: boolean, nodes: string[] = []): FastifyIns
   const grants = new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
   return makeApi({
     clients,
+    logins: new Logins(store, clients, issuers, () => undefined),
     permissions,
     access: new Access(clients, permissions, grants, vault),
     jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
