@@ -12,6 +12,8 @@ import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.
 import { vaultAudience } from './openbao.ts';
 
 const configuration = '/etc/hpcs/hpcs-server.conf';
+/** Where the server tells how it is, within its container. */
+const monitoringPort = 10_090;
 
 /** An HPCS server: for enrolled clients, or as `legacyServer` open to anyone, as the original is. */
 export function hpcsServerPlan(
@@ -60,6 +62,9 @@ port = ${ports.hpcsServer}
 [tls]
 cert-file = /etc/hpcs/tls.crt
 key-file = /etc/hpcs/tls.key
+
+[monitoring]
+port = ${monitoringPort}
 `,
       },
     ],
@@ -88,7 +93,7 @@ export async function enrolClient(
 
 /** Whether the HPCS server answers and reaches SPIRE and the vault. */
 export async function checkHpcsServer(server: HttpClient): Promise<void> {
-  const { status, body } = await server.json('GET', '/healthz');
+  const { status, body } = await server.json('GET', '/readyz');
   if (status !== 200)
     throw new HpcsError('local', 'sandbox-failed', `the HPCS server answers ${status}: ${JSON.stringify(body)}`);
 }

@@ -5,6 +5,7 @@ import { SignJWT } from 'jose';
 import { makeApi } from '../../../src/server/api.ts';
 import { Clients } from '../../../src/server/clients.ts';
 import { Grants } from '../../../src/server/grants.ts';
+import { Health } from '../../../src/server/health.ts';
 import { JwtSvidVerifier } from '../../../src/server/jwt-svid.ts';
 import { Jobs } from '../../../src/server/jobs.ts';
 import { Permissions } from '../../../src/server/permissions.ts';
@@ -44,7 +45,7 @@ function api(allowLegacyRegistration: boolean): FastifyInstance {
       authorities: async () => [{ keyId: 'k', publicKey: key.publicKey.export({ format: 'der', type: 'spki' }) }],
     }),
     trustBundle: async () => (await spire.bundle()).x509,
-    health: { spire: () => spire.bundle(), vault: () => vault.check() },
+    health: new Health({ spire: () => spire.bundle(), vault: () => vault.check() }),
     allowLegacyRegistration,
     log: { write: (line) => void lines.push(line) },
   });
@@ -99,7 +100,7 @@ describe('API of the server', () => {
     for (const text of ['', '{', '[]', '"x"', 'null'])
       assert.equal((await post('/api/client/create-workloads', text, json))[0], 400, text);
     assert.equal((await post('/api/client/create-workloads', 'x', { 'content-type': 'text/plain' }))[0], 400);
-    assert.equal((await post('/api/client/create-workloads', `"${'x'.repeat(1024 * 1024)}"`, json))[0], 400);
+    assert.equal((await post('/api/client/create-workloads', `"${'x'.repeat(1024 * 1024)}"`, json))[0], 413);
   });
 
   it('asks for the user id where no selectors are configured', async () => {
@@ -123,9 +124,11 @@ describe('API of the server', () => {
     assert.match(String(answer['message']), /vault/);
     assert.equal((await post('/api/client/register', { uid: 1000 }))[0], 503);
     assert.equal((await app.inject('/api/trust-bundle')).statusCode, 503);
-    const health = await app.inject('/healthz');
-    assert.equal(health.statusCode, 503);
-    assert.deepEqual(health.json(), { success: false, spire: 'spire-unavailable', vault: 'unreachable' });
+    const ready = await app.inject('/readyz');
+    assert.equal(ready.statusCode, 503);
+    assert.deepEqual(ready.json(), { success: false, spire: 'spire-unavailable', vault: 'unreachable' });
+    // Alive nevertheless: to start it anew would help nobody.
+    assert.equal((await app.inject('/healthz')).statusCode, 200);
   });
 
   it('answers unknown calls with JSON', async () => {
