@@ -36,6 +36,8 @@ export interface ServerOptions {
   log: { write(line: string): void } | false;
 }
 
+/** A vault whose disk is busy takes seconds for a write, and a caller who is refused comes again and makes it busier; in milliseconds. */
+const vaultPatience = 25_000;
 /** A caller waits meanwhile, so that an agent without an identity for us is reported soon, in milliseconds. */
 const identityPatience = 5000;
 
@@ -143,7 +145,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
 /** The vault as this server administers it. Nothing is sent yet. @throws HpcsError `usage` */
 export async function openVault(config: ServerConfig, metrics?: Metrics): Promise<VaultAdmin> {
   const { url, audience, 'server-role': role, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault;
-  const vault = new Vault({ url, ca: await readCa(caFile), allowInsecureHttp, timeout: 10_000 });
+  const vault = new Vault({ url, ca: await readCa(caFile), allowInsecureHttp, timeout: vaultPatience });
   return new VaultAdmin(vault, { url, role, audience, jwt: () => ownToken(config), metrics });
 }
 
