@@ -125,6 +125,12 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     return fail(reply, status, known.kind === 'bug' ? 'internal error; see the log of the server' : known.message);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
+  // What is refused unread is not read for its own sake, where it is large.
+  app.addHook('onSend', async (request, reply) => {
+    const { 'content-length': length, 'transfer-encoding': coding } = request.headers;
+    if (reply.statusCode < 400 || request.raw.complete) return;
+    if (coding !== undefined || Number(length) > longestBody.usual) void reply.header('connection', 'close');
+  });
   // One line for each call, whatever became of it: the audit log. The path alone: a query may hold anything.
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url;
