@@ -50,7 +50,7 @@ for (const end = Date.now() + ${seconds * 1000}; Date.now() < end; await new Pro
   const socket = connect(tls); 
   try { await once(socket, 'secureConnect'); } catch { continue; }
   const certificate = socket.getPeerCertificate(); serials.add(certificate.serialNumber); names = certificate.subjectaltname; socket.destroy();
-  first ??= await call();
+  const used = await call(); first ??= used;
 }
 const [kept, port] = await call(); agent.destroy();
 console.log(JSON.stringify({ serials: [...serials], names, kept: port === first[1] ? kept : 0 }));`;
