@@ -11,7 +11,7 @@ path "sys/policies/acl/job_*" {
   capabilities = ["create", "update", "delete"]
 }
 path "auth/jwt/role/job_*" {
-  capabilities = ["create", "update", "delete"]
+  capabilities = ["create", "read", "update", "delete"]
 }
 path "kv/data/hpcs-server/*" {
   capabilities = ["create", "read", "update"]

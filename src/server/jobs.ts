@@ -212,7 +212,8 @@ export class Jobs {
 
   /** Removes role and policy, should a server have died between making and removing them, and destroys the job's own secret. */
   async #takeBack(record: JobRecord): Promise<void> {
-    await this.#vault.removeRole(roleOf(record));
+    // The vault writes and removes policies one at a time: what is gone is not removed again.
+    if (await this.#vault.isRole(roleOf(record))) await this.#vault.removeRole(roleOf(record));
     for (const { role, secret_path } of record.artefacts) {
       if (role !== 'job') continue;
       await this.#vault.destroy(secret_path);

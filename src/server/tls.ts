@@ -109,7 +109,7 @@ export class ServerTls implements Disposable {
     if (!(socket instanceof TLSSocket)) return undefined;
     const certificate = socket.getPeerX509Certificate();
     if (certificate === undefined) return undefined;
-    if (!socket.authorized) throw unauthenticated(reasonOf(socket.authorizationError as unknown));
+    if (!socket.authorized) throw unauthenticated(reasonOf(socket.authorizationError));
     if (this.#shown.get(socket) !== this.#generation) throw unauthenticated('its authority changed: connect again');
     if (new Date(certificate.validTo) <= new Date()) throw unauthenticated('it has expired');
     const id = spiffeIdOf(certificate);

@@ -125,6 +125,18 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   /**
+   * Whether a role of this name exists. Its policy is written before it and removed before it: where there is no role, there is
+   * nothing to take back.
+   *
+   * @throws HpcsError `identity`
+   */
+  async isRole(name: string): Promise<boolean> {
+    const answer = await this.request('GET', `/v1/auth/jwt/role/${encodeURIComponent(name)}`);
+    if (answer.status !== 200 && answer.status !== 404) throw this.refused(`reading role ${name}`, answer);
+    return answer.status === 200;
+  }
+
+  /**
    * Destroys a secret with all its versions: deleting just the newest could be undone.
    *
    * @param path `client_<id>/<secret>`

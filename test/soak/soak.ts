@@ -5,13 +5,13 @@ import { Site } from '../support/site.ts';
 
 /*
  * Has many clients make calls of all kinds on the sandbox's HPCS server, whose vault token and SVIDs live a minute, and reports
- * errors, times and the server's memory. `npm run soak -- --clients 200 --minutes 60 --period 60`
+ * errors, times and the server's memory. `npm run soak -- --clients 200 --minutes 60 --period 120`
  */
 const { values } = parseArgs({
   options: {
     clients: { type: 'string', default: '200' },
     minutes: { type: 'string', default: '60' },
-    period: { type: 'string', default: '60' },
+    period: { type: 'string', default: '120' },
   },
 });
 const minutes = Number(values.minutes);
