@@ -314,6 +314,8 @@ function check<Shape extends z.ZodType>(shape: Shape, value: unknown): z.output<
 // Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.
 function asHpcsError(error: unknown): HpcsError {
   if (error instanceof HpcsError) return error;
+  // What failed first is why; that its traces could not be removed either, mostly has the same reason.
+  if (error instanceof SuppressedError) return asHpcsError(error.suppressed);
   const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined;
   const refused = typeof status === 'number' && status >= 400 && status < 500;
   const code = status === 413 ? 'too-large' : 'bad-request';

@@ -113,7 +113,7 @@ console.log(JSON.stringify({ serials: [...serials], names, kept: port === first[
       }
       await until(async () => (await ready()).status === 200);
       const refusedFor = Object.keys(load.take().errors);
-      for (const reason of refusedFor) assert.match(reason, /\(503\)|vault: |no answer in time/, what);
+      for (const reason of refusedFor) assert.ok(/\(503\)|vault: |no answer in time/.test(reason), `${what}: ${reason}`);
       stop.abort();
       await running;
       load.take();

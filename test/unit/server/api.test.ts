@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import type { FastifyInstance } from 'fastify';
+import { HpcsError } from '../../../src/errors.ts';
 import { clientToken as token, lonelyApi } from '../../support/api.ts';
 
 const lines: string[] = [];
@@ -75,6 +76,21 @@ describe('API of the server', () => {
     assert.deepEqual(ready.json(), { success: false, spire: 'spire-unavailable', vault: 'unreachable' });
     // Alive nevertheless: to start it anew would help nobody.
     assert.equal((await app.inject('/healthz')).statusCode, 200);
+  });
+
+  it('says why a call failed, not that what it left could not be removed either', async () => {
+    await app.close();
+    const down = new HpcsError('identity', 'vault-sealed', 'the vault is sealed');
+    app = lonelyApi({
+      trustBundle: async () => {
+        await using undo = new AsyncDisposableStack();
+        undo.defer(() => Promise.reject(new Error('not removed')));
+        throw down;
+      },
+    });
+    const answer = await app.inject('/api/trust-bundle');
+    assert.equal(answer.statusCode, 503);
+    assert.match(answer.body, /the vault is sealed/);
   });
 
   it('answers unknown calls with JSON', async () => {
