@@ -1,11 +1,11 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
+import { conditionsOf } from '../src/access/conditions.ts';
+import { bandwidthFlag, BaseCommand, configFlag, durationFlags, recipientFlag } from '../src/base-command.ts';
 import { loadConfig, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
 import { siteCompression } from '../src/image/compression.ts';
-import { openImage, pullPolicies, sifCompressions } from '../src/image/image.ts';
-import type { SifCompression } from '../src/image/sif.ts';
+import { openImage, pullPolicies, sifCompressions, type SifCompression } from '../src/image/image.ts';
 import type { Readers } from '../src/grant.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
@@ -16,8 +16,7 @@ import { connect } from '../src/site/connect.ts';
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
   static override summary = 'seal an OCI image as an Apptainer image, ship it to the site and grant its key';
-  static override description = `The image is flattened by the Docker engine, made into a SIF in an unprivileged container without network, encrypted and uploaded \
-while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
+  static override description = `The layers of the image are read from the Docker engine and made into a SIF, which is encrypted and uploaded while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
   static override examples = [
     '<%= config.bin %> container-prep -b talinx/jp2a -e -u alice -c nid000001 --data-path encrypted_jp2a.sif --data-path-at-rest /scratch/project/alice',
     '<%= config.bin %> container-prep -b talinx/jp2a -s .',
@@ -60,6 +59,7 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
     })(),
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
+    ...durationFlags(),
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -77,9 +77,8 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
       image: flags['base-oci-image'],
       platform: flags.platform,
       pull: flags.pull,
-      compression: flags.compression === 'auto' ? await this.#fitting(plan?.config, flags.username) : flags.compression,
+      compression: flags.compression === 'auto' ? this.#fitting(plan?.config, flags.username) : flags.compression,
       dockerPath: flags['docker-path'],
-      buildImage: plan?.config.client['build-image'],
       signal: this.signal,
       progress: this.progress,
     });
@@ -110,17 +109,19 @@ while it is read. Without --encrypted the SIF is written in plain to --sif-path 
   }
 
   async #plan(
-    flags: Parameters<typeof readersOf>[0] & {
-      config: string | undefined;
-      'data-path-at-rest': string | undefined;
-      recipient: string[];
-      format: SealFormat;
-    },
+    flags: Parameters<typeof readersOf>[0] &
+      Parameters<typeof conditionsOf>[0] & {
+        config: string | undefined;
+        'data-path-at-rest': string | undefined;
+        recipient: string[];
+        format: SealFormat;
+      },
   ): Promise<{ config: Config; readers: Readers; directory: string; recipients: Recipient[] }> {
     const config = await loadConfig(flags.config);
+    const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
     return {
       config,
-      readers: readersOf(flags),
+      readers: { ...readersOf(flags), conditions },
       directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
       recipients: await this.recipients(config, flags),
     };

@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
-import { bandwidthFlag, BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
+import { conditionsOf } from '../src/access/conditions.ts';
+import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
 import { scan } from '../src/pack/pack.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
@@ -46,6 +47,7 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     }),
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
+    ...conditionFlags,
     format: Flags.option({
       options: sealFormats,
       summary: 'format of the sealed file',
@@ -56,7 +58,8 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
   async run(): Promise<Published> {
     const { flags } = await this.parse(DataPrep);
     const config = await loadConfig(flags.config);
-    const readers = readersOf(flags);
+    const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
+    const readers = { ...readersOf(flags), conditions };
     const recipients = await this.recipients(config, flags);
     const input = flags['input-path'];
     const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);

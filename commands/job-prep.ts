@@ -1,15 +1,18 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
-import { loadConfig } from '../src/config.ts';
+import { loadConfig, withMode } from '../src/config.ts';
+import { followAttended } from '../src/job/attend.ts';
 import { endJob } from '../src/job/end.ts';
 import { followJob, jobFailed } from '../src/job/follow.ts';
 import { submitJob } from '../src/job/prepare.ts';
+import { JobStore } from '../src/job/store.ts';
 import { splitWords } from '../src/job/words.ts';
 import { unwrapQuotes } from '../src/legacy-arguments.ts';
 import { printableWriter } from '../src/report.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
 import { connect } from '../src/site/connect.ts';
 import { parseTimeLimit } from '../src/site/slurm.ts';
+import { stateDirectory } from '../src/state.ts';
 
 const quoted = Flags.custom({ parse: async (value) => unwrapQuotes(value) });
 
@@ -71,15 +74,19 @@ changes of state. The exit code is the application's. Results are opened with: h
       summary: 'run an image or data that the original HPCS prepared, whose bytes the vault cannot vouch for',
       default: false,
     }),
+    connected: Flags.boolean({
+      summary: 'bring the job its keys over SSH: for nodes that reach no service (mode = connected in the configuration)',
+      default: false,
+    }),
     follow: Flags.boolean({ char: 'f', summary: "show the job's log until it ends", default: false }),
   };
 
-  async run(): Promise<{ jobId: string; state: string; exitCode: number }> {
+  async run(): Promise<{ jobId: string; state: string; exitCode: number; ran: boolean }> {
     // oclif would move words behind `--` that look like flags.
     const words = this.argv;
     const dashes = words.includes('--') ? words.indexOf('--') : words.length;
     const { flags } = await this.parse(JobPrep, words.slice(0, dashes));
-    const config = await loadConfig(flags.config);
+    const config = withMode(await loadConfig(flags.config), flags.connected ? 'connected' : undefined);
     const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...words.slice(dashes + 1)];
     const recipients = await this.recipients(config, flags);
     await using transport = await connect(config, { signal: this.signal });
@@ -109,16 +116,20 @@ changes of state. The exit code is the application's. Results are opened with: h
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
     );
     this.log(`submitted job ${jobId}`);
-    const end = await followJob(
-      transport,
-      { jobId, name: record.name, workdir: record.workdir },
-      {
-        ...(flags.follow ? { log: printableWriter((text) => process.stderr.write(text)) } : {}),
-        progress: this.progress,
-        signal: this.signal,
-      },
+    const said = { progress: this.progress, warn: this.warning };
+    const store = new JobStore(await stateDirectory(config));
+    const end = await followAttended(record, { config, transport, store, signal: this.signal, ...said }, (signal) =>
+      followJob(
+        transport,
+        { jobId, name: record.name, workdir: record.workdir },
+        {
+          ...(flags.follow ? { log: printableWriter((text) => process.stderr.write(text)) } : {}),
+          progress: this.progress,
+          signal,
+        },
+      ),
     );
-    await endJob(record, { config, transport, signal: this.signal, warn: this.warning });
+    await endJob(record, { config, transport, ran: end.ran, signal: this.signal, warn: this.warning });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
     return { jobId, ...end };

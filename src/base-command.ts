@@ -6,6 +6,7 @@ import { parseRate } from './rate.ts';
 import type { SealFormat } from './record.ts';
 import { describeRecipient, readRecipients, type Recipient } from './seal/recipients.ts';
 import { asHpcsError, printable, reportError } from './report.ts';
+import { parseUntil } from './until.ts';
 
 /**
  * What every command shares: `--json`, one abort signal for Ctrl-C and its kin, one form of error.
@@ -91,6 +92,27 @@ export const configFlag = Flags.string({
   summary: 'configuration file (default: HPCS_CONFIG, ./hpcs-client.conf, XDG, /tmp/hpcs-client.conf)',
   helpValue: 'FILE',
 });
+
+/** Flags of commands that grant: what must hold beside, checked when a job is submitted and when it gets its keys. */
+export const conditionFlags = {
+  'grant-image': Flags.string({
+    summary: 'only jobs with this sealed image: its SHA-512, or the path of its info record on the site',
+    helpValue: 'SHA512|PATH[#sha512:…]',
+  }),
+  ...durationFlags(),
+};
+
+/** Those of them that images can be granted with, too. */
+export function durationFlags() {
+  return {
+    'grant-until': Flags.custom({
+      summary: 'only until then: 30d, 12h, 2w from now, a date, or a time (RFC 3339)',
+      helpValue: 'TIME',
+      parse: async (value) => parseUntil(value),
+    })(),
+    'grant-jobs': Flags.integer({ summary: 'only for so many jobs, of all named together', helpValue: 'N', min: 1, max: 1000 }),
+  };
+}
 
 /** The flag that bounds an upload's rate. */
 export const bandwidthFlag = Flags.custom<number>({

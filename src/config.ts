@@ -67,16 +67,27 @@ export const configSections = {
       .regex(/^[A-Za-z0-9_/][A-Za-z0-9._+/-]*$/, 'a program or its absolute path')
       .default('apptainer'),
   }),
-  'spire-agent': z.strictObject({ bin: text.default('spire-agent') }),
+  'spire-agent': z.strictObject({
+    bin: text.default('spire-agent'),
+    'socket-on-node': z
+      .string()
+      .regex(/^unix:(\/\/)?\/[^\s?#]+$/, 'a socket such as unix:///run/spire/agent.sock')
+      .optional(),
+  }),
   identity: z.strictObject({
     client: z.enum(['auto', 'agent', 'key', 'register'], { error: 'auto, agent, key or register' }).default('auto'),
     'key-file': text.optional(),
-    mode: z.enum(['auto', 'job', 'agent'], { error: 'auto, job or agent' }).default('auto'),
+    mode: z.enum(['auto', 'job', 'connected', 'agent'], { error: 'auto, job, connected or agent' }).default('auto'),
+    'connect-timeout': z.coerce
+      .number({ error: 'seconds, from 60 to 604800' })
+      .int('seconds, from 60 to 604800')
+      .min(60, 'seconds, from 60 to 604800')
+      .max(604_800, 'seconds, from 60 to 604800')
+      .default(3600),
   }),
   client: z.strictObject({
     'state-directory': text.optional(),
     'tool-kit': text.optional(),
-    'build-image': text.optional(),
     recipient: list.default([]),
     'allow-insecure-http': boolean.default(false),
   }),
@@ -152,4 +163,9 @@ export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEn
  */
 export function parseConfig(content: string, file: string): Config {
   return { ...parseIni(schema, content, file, 'hpcs-client.conf.example explains every section and key'), file };
+}
+
+/** A configuration in which jobs get their keys in another way, where a flag says so. */
+export function withMode(config: Config, mode: Config['identity']['mode'] | undefined): Config {
+  return mode === undefined ? config : { ...config, identity: { ...config.identity, mode } };
 }

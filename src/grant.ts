@@ -1,4 +1,5 @@
 import { HpcsError } from './errors.ts';
+import type { Conditions } from './hpcs.ts';
 import type { ClientIdentity } from './identity/client-identity.ts';
 import { secretName, type VaultRecord } from './record.ts';
 import type { Services } from './services.ts';
@@ -15,7 +16,12 @@ export interface Readers {
   users: readonly string[];
   groups: readonly string[];
   nodes: readonly string[];
+  /** What must hold beside, for others than the owner. */
+  conditions?: Conditions | undefined;
 }
+
+/** So many readers take no time that anybody would notice. */
+const worthTelling = 1000;
 
 /** This client towards the two services that grants are made with. */
 export interface Granter {
@@ -23,6 +29,8 @@ export interface Granter {
   identity: ClientIdentity;
   mode: AccessMode;
   signal: AbortSignal;
+  /** Told how far a large grant is. */
+  progress?: ((line: string) => void) | undefined;
 }
 
 /** A secret in the vault, and who its readers are there. */
@@ -57,34 +65,68 @@ export async function grantSecret(
 
 /**
  * The readers that a grant is to name. In job mode each user is a client, which must exist. One's own user name on the site, which
- * command lines of the original hold, means oneself where nobody is enrolled under it: the owner needs no grant.
+ * command lines of the original hold, means oneself where nobody is enrolled under it: the owner needs no grant. Where somebody else
+ * is, it could mean either, and is refused.
  *
  * @param username the caller's, on the site
- * @throws HpcsError `usage` for a name that is nobody's
+ * @throws HpcsError `usage` for a name that is nobody's or two people's, and for conditions that nobody would check
  */
 export async function knownReaders(
   readers: Readers,
   username: string,
   { services, identity, mode, signal }: Granter,
 ): Promise<Readers> {
+  checkConditions(readers, mode);
+  if (readers.conditions !== undefined) await requireConditions(services, signal);
   if (mode === 'agent' || readers.users.length === 0) return readers;
   const ids = await services.server.resolve(readers.users, identity.prove, signal);
   const users = readers.users.filter((name) => ids[name] != null || name !== username);
   const unknown = users.filter((name) => ids[name] == null);
-  if (unknown.length === 0) return { ...readers, users };
-  throw new HpcsError('usage', 'client-unknown', `nobody is enrolled at the HPCS server as ${unknown.join(', ')}`, {
-    suggestion: 'name clients with -u as those who run the server enrolled them, or by their ids; you need not name yourself',
+  if (unknown.length > 0) {
+    throw new HpcsError('usage', 'client-unknown', `nobody is enrolled at the HPCS server as ${unknown.join(', ')}`, {
+      suggestion: 'name clients with -u as those who run the server enrolled them, or by their ids; you need not name yourself',
+    });
+  }
+  const namesake = users.includes(username) ? ids[username] : identity.clientId;
+  if (namesake === identity.clientId) return { ...readers, users };
+  throw new HpcsError(
+    'usage',
+    'client-ambiguous',
+    `${username} is your user name on the site, and another client of the HPCS server is enrolled under that name`,
+    { suggestion: `leave it out to mean yourself; to grant to that client, give its id: -u ${namesake}` },
+  );
+}
+
+// A server that does not know conditions would grant without them.
+async function requireConditions({ server }: Services, signal: AbortSignal): Promise<void> {
+  if ((await server.capabilities(signal)).includes('access')) return;
+  throw new HpcsError('identity', 'no-access-calls', 'the HPCS server knows no conditions of grants', {
+    suggestion: 'ask those who run the server for a current one, or leave --grant-image, --grant-until and --grant-jobs out',
+  });
+}
+
+function checkConditions({ users, groups, conditions }: Readers, mode: AccessMode): void {
+  if (conditions === undefined) return;
+  if (mode === 'agent') {
+    throw new HpcsError('usage', 'conditions-unchecked', 'in agent mode nobody would check the conditions of a grant', {
+      suggestion: 'set mode = job in section [identity], or leave --grant-image, --grant-until and --grant-jobs out',
+    });
+  }
+  if (users.length + groups.length > 0) return;
+  throw new HpcsError('usage', 'no-readers', 'conditions are for those whom you grant to, and nobody is named', {
+    suggestion: 'name clients with -u or groups with -g',
   });
 }
 
 async function makeGrant(
   secret: string,
   readers: Readers,
-  { services, identity, mode, signal }: Granter,
+  { services, identity, mode, signal, progress }: Granter,
 ): Promise<GrantedSecret> {
   const { server, audiences } = services;
   if (mode === 'job') {
-    return server.permit({ secret, clients: readers.users, groups: readers.groups }, identity.prove, signal);
+    const { users: clients, groups, conditions } = readers;
+    return server.permit({ secret, clients, groups, ...conditions }, identity.prove, signal);
   }
   return server.createWorkloads({
     jwt: await identity.jwt(audiences.hpcsServer),
@@ -93,6 +135,9 @@ async function makeGrant(
     groups: readers.groups,
     computeNodes: readers.nodes,
     signal,
+    onProgress: (done, total) => {
+      if (total > worthTelling) progress?.(`granted to ${done} of ${total} readers`);
+    },
   });
 }
 
@@ -106,7 +151,11 @@ export async function checkVault(granter: Granter): Promise<void> {
  *
  * @throws HpcsError `identity` when it does not answer, or cannot do what is configured
  */
-export async function accessMode(configured: 'auto' | AccessMode, services: Services, signal: AbortSignal): Promise<AccessMode> {
+export async function accessMode(
+  configured: 'auto' | 'connected' | AccessMode,
+  services: Services,
+  signal: AbortSignal,
+): Promise<AccessMode> {
   if (configured === 'agent') return 'agent';
   if ((await services.server.capabilities(signal)).includes('jobs')) return 'job';
   if (configured === 'auto') return 'agent';

@@ -36,11 +36,31 @@ export interface Workloads {
   added: Record<string, { users: string[]; groups: string[] }>;
 }
 
+/** What must hold for a grant to let a job in. */
+export interface Conditions {
+  /** SHA-512 (hex) of the sealed image that the job must run. */
+  image?: string | undefined;
+  /** RFC 3339 time at which the grant ends. */
+  until?: string | undefined;
+  /** Jobs that may use it, in all. */
+  jobs?: number | undefined;
+}
+
 /** Clients who may use a secret in their jobs: by id, by the name they were enrolled under, or by group. */
-export interface PermitRequest {
+export interface PermitRequest extends Conditions {
   secret: string;
   clients: readonly string[];
   groups: readonly string[];
+}
+
+/** What is to be taken back of a secret: the grants of these ids, what was granted to these clients and groups, or all. */
+export interface RevokeRequest {
+  /** `client_<id>/<secret>`. */
+  secretPath: string;
+  grants: readonly string[];
+  clients: readonly string[];
+  groups: readonly string[];
+  all: boolean;
 }
 
 /** A job as its submitter registers it. */
@@ -50,6 +70,8 @@ export interface JobRegistration {
   /** SHA-256 of its ticket, hex. */
   ticket: string;
   artefacts: readonly { role: 'image' | 'data' | 'job'; secret_path: string; sha512?: string | undefined }[];
+  /** Whether its ticket opens nothing without a proof of its submitter. */
+  connected?: boolean;
 }
 
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
@@ -79,7 +101,30 @@ const permitted = z.object({
 const resolved = z.object({ clients: z.record(z.string(), z.string().nullable()) });
 const registeredJob = z.object({ spiffeID: z.string() });
 const redeemed = z.object({ records: z.base64() });
-const endedJob = z.object({ stolen: z.boolean() });
+// A server before this one does not say whether a ticket had come.
+const endedJob = z.object({ stolen: z.boolean(), redeemed: z.boolean().default(false) });
+const secretAccess = z.object({
+  secret_path: z.string(),
+  grants: z.array(
+    z.object({
+      id: z.string(),
+      clients: z.array(z.object({ id: z.string(), name: z.string().nullable() })),
+      groups: z.array(z.string()),
+      image: z.string().optional(),
+      until: z.string().optional(),
+      jobs: z.int().optional(),
+      used: z.int(),
+      created: z.string(),
+    }),
+  ),
+  readers: z.array(z.object({ node: z.string(), selector: z.string() })),
+});
+/** Who may use one secret: clients in their jobs under what conditions, and in agent mode readers on nodes. */
+export type SecretAccess = z.output<typeof secretAccess>;
+const listed = z.object({ artefacts: z.array(secretAccess) });
+const added = z.object({ grant: z.string(), clients: z.record(z.string(), z.string()) });
+const takenBack = z.object({ revoked: z.int(), still: z.array(z.string()), readers: z.int() });
+const done = z.object({});
 const capabilities = z.object({ capabilities: z.array(z.string()) });
 const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
 const refusal = z.object({ message: z.string() });
@@ -107,20 +152,28 @@ export class HpcsServer implements AsyncDisposable {
     return { clientId: answer.client_id, spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
-  /** Lets users and groups on nodes read one secret of this client. May be repeated. @throws HpcsError `identity` when refused */
-  async createWorkloads(request: WorkloadRequest & { signal?: AbortSignal | undefined }): Promise<Workloads> {
-    const answer = await this.#post(
-      '/api/client/create-workloads',
-      workloads,
-      {
-        jwt: request.jwt.reveal(),
-        secret: request.secret,
-        users: request.users.length > 0 ? request.users : null,
-        groups: request.groups.length > 0 ? request.groups : null,
-        compute_nodes: request.computeNodes,
-      },
-      request.signal,
-    );
+  /**
+   * Lets users and groups on nodes read one secret of this client. May be repeated.
+   *
+   * @param request.onProgress told how many of the readers there are, by servers that tell
+   * @throws HpcsError `identity` when refused
+   */
+  async createWorkloads(
+    request: WorkloadRequest & {
+      signal?: AbortSignal | undefined;
+      onProgress?: ((done: number, total: number) => void) | undefined;
+    },
+  ): Promise<Workloads> {
+    const { signal, onProgress } = request;
+    const body = {
+      jwt: request.jwt.reveal(),
+      secret: request.secret,
+      users: request.users.length > 0 ? request.users : null,
+      groups: request.groups.length > 0 ? request.groups : null,
+      compute_nodes: request.computeNodes,
+    };
+    const path = '/api/client/create-workloads';
+    const answer = this.#check(await this.#http.json('POST', path, { body, signal, onProgress }), workloads);
     return {
       spiffeId: answer.spiffeID,
       secretPath: answer.secrets_path,
@@ -129,10 +182,17 @@ export class HpcsServer implements AsyncDisposable {
     };
   }
 
-  /** A join token for the agent of a compute node. @throws HpcsError `identity` when refused */
-  async nodeToken(hostname: string, signal?: AbortSignal): Promise<{ spiffeId: string; joinToken: Secret }> {
-    const path = `/api/agents/token?hostname=${encodeURIComponent(hostname)}`;
-    const answer = await this.#post(path, nodeToken, undefined, signal);
+  /**
+   * A join token for the agent of a compute node: as the original asks for it, or with a proof, at servers that allow it for this host.
+   *
+   * @throws HpcsError `identity` when refused
+   */
+  async nodeToken(hostname: string, signal?: AbortSignal, prove?: Prover): Promise<{ spiffeId: string; joinToken: Secret }> {
+    const path = '/api/agents/token';
+    const answer =
+      prove === undefined
+        ? await this.#post(`${path}?hostname=${encodeURIComponent(hostname)}`, nodeToken, undefined, signal)
+        : await this.#post(path, nodeToken, { hostname }, signal, prove);
     return { spiffeId: answer.spiffeID, joinToken: new Secret(answer.token) };
   }
 
@@ -185,28 +245,71 @@ export class HpcsServer implements AsyncDisposable {
    * Trades a ticket for the records of its job.
    *
    * @param request.key age recipient of the job
+   * @param request.prove proves who redeems: for jobs of connected mode, their submitter
    * @returns the records as JSON, sealed to that key
    * @throws HpcsError `identity` when refused, `integrity` `record-mismatch` where the vault has others than were submitted
    */
   async redeem(
-    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string },
+    request: { halves: readonly [script: Secret, file: Secret]; job: string; key: string; prove?: Prover },
     signal?: AbortSignal,
   ): Promise<Uint8Array> {
-    const [script, file] = request.halves;
-    const body = { ...request, halves: [script.reveal(), file.reveal()] };
-    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal)).records, 'base64');
+    const { halves, job, key, prove } = request;
+    const body = { halves: halves.map((half) => half.reveal()), job, key };
+    return Buffer.from((await this.#post('/api/jobs/redeem', redeemed, body, signal, prove)).records, 'base64');
   }
 
   /**
    * Ends what a job of the caller may do. One that is not known counts as ended.
    *
    * @param ticket SHA-256 of its ticket, hex
-   * @returns whether the ticket had come with two keys: somebody else had it
+   * @returns whether the ticket had come with two keys: somebody else had it; and whether it had come at all
    * @throws HpcsError `identity` when refused
    */
-  async endJob(ticket: string, prove: Prover, signal?: AbortSignal): Promise<{ stolen: boolean }> {
-    const { stolen } = await this.#post('/api/jobs/end', endedJob, { ticket }, signal, prove);
-    return { stolen };
+  async endJob(ticket: string, prove: Prover, signal?: AbortSignal): Promise<{ stolen: boolean; redeemed: boolean }> {
+    const { stolen, redeemed } = await this.#post('/api/jobs/end', endedJob, { ticket }, signal, prove);
+    return { stolen, redeemed };
+  }
+
+  /**
+   * Who may use a secret of the caller's; without one, all of them that clients may use.
+   *
+   * @throws HpcsError `identity` when refused; code `hpcs-not-found` where there is none
+   */
+  async listAccess(secretPath: string | undefined, prove: Prover, signal?: AbortSignal): Promise<SecretAccess[]> {
+    return (await this.#post('/api/access/list', listed, { secret_path: secretPath }, signal, prove)).artefacts;
+  }
+
+  /** Adds a grant to those of a secret of the caller's. @returns its id @throws HpcsError `identity` when refused */
+  async addGrant(
+    secretPath: string,
+    { clients, groups, image, until, jobs }: Omit<PermitRequest, 'secret'>,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ grant: string; clients: Record<string, string> }> {
+    const body = { secret_path: secretPath, clients, groups, image, until, jobs };
+    const { grant, clients: ids } = await this.#post('/api/access/grant', added, body, signal, prove);
+    return { grant, clients: ids };
+  }
+
+  /**
+   * Takes grants of a secret of the caller's back.
+   *
+   * @returns how many there were, how many readers of agent mode, and which of the clients named still may by another grant
+   * @throws HpcsError `identity` when refused
+   */
+  async revokeAccess(
+    { secretPath, grants, clients, groups, all }: RevokeRequest,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ revoked: number; readers: number; still: string[] }> {
+    const body = { secret_path: secretPath, grants, clients, groups, all };
+    const { revoked, readers, still } = await this.#post('/api/access/revoke', takenBack, body, signal, prove);
+    return { revoked, readers, still };
+  }
+
+  /** Destroys a secret of the caller's, for good. One that is gone counts as destroyed. @throws HpcsError `identity` when refused */
+  async destroySecret(secretPath: string, prove: Prover, signal?: AbortSignal): Promise<void> {
+    await this.#post('/api/access/destroy', done, { secret_path: secretPath }, signal, prove);
   }
 
   /** What the server can beyond the calls of the original, which can nothing beyond. @throws HpcsError `identity` */

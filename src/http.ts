@@ -1,5 +1,7 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
 import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
 import { HpcsError, systemCode } from './errors.ts';
 import { Secret } from './secret.ts';
@@ -17,7 +19,7 @@ export interface HttpOptions {
   ca?: string | undefined;
   /** Allow `http://`, on which every token can be read by the network. */
   allowInsecureHttp?: boolean | undefined;
-  /** Longest time for one request, in milliseconds. */
+  /** Longest time for one request, or between two reports of progress, in milliseconds. */
   timeout?: number;
 }
 
@@ -28,6 +30,8 @@ export interface HttpRequest {
   /** Makes more headers from the request as it is sent: a proof of who sends it. */
   prove?: ((request: { method: string; url: string; body: string }) => Promise<Record<string, string | Secret>>) | undefined;
   signal?: AbortSignal | undefined;
+  /** Asks the service to tell how far it is, one JSON object a line before its answer. Services that cannot just answer. */
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** Status and parsed JSON body (undefined where there is none). */
@@ -64,13 +68,15 @@ export class HttpClient implements AsyncDisposable {
    * @throws HpcsError `identity` when the service cannot be reached, is not trusted or does not answer with JSON
    */
   async json(method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, options: HttpRequest = {}): Promise<HttpAnswer> {
-    const headers: Record<string, string> = { accept: 'application/json' };
+    const headers: Record<string, string> = {
+      accept: options.onProgress === undefined ? 'application/json' : `${linesType}, application/json`,
+    };
     const body = options.body === undefined ? null : JSON.stringify(options.body);
     const proof = await options.prove?.({ method, url: this.url + path, body: body ?? '' });
     for (const [name, value] of Object.entries({ ...options.headers, ...proof }))
       headers[name] = value instanceof Secret ? value.reveal() : value;
     if (body !== null) headers['content-type'] = 'application/json';
-    const limit = AbortSignal.timeout(this.#timeout);
+    using limit = new Patience(this.#timeout);
     let answer: Dispatcher.ResponseData;
     let content: string | undefined;
     try {
@@ -79,11 +85,18 @@ export class HttpClient implements AsyncDisposable {
         headers,
         body,
         dispatcher: this.#dispatcher,
-        signal: options.signal === undefined ? limit : AbortSignal.any([options.signal, limit]),
+        signal: options.signal === undefined ? limit.signal : AbortSignal.any([options.signal, limit.signal]),
       });
+      if (answer.headers['content-type']?.includes(linesType) === true) {
+        return await readLines(answer.body, (done, total) => {
+          limit.renew();
+          options.onProgress?.(done, total);
+        });
+      }
       content = await readLimited(answer.body);
     } catch (error) {
       options.signal?.throwIfAborted();
+      if (error instanceof SyntaxError) throw this.#badAnswer('lines of which one is not JSON');
       throw this.#unreachable(error);
     }
     if (content === undefined) throw this.#badAnswer(`${answer.statusCode} with more than ${longestAnswer} bytes`);
@@ -136,6 +149,28 @@ export class HttpClient implements AsyncDisposable {
   }
 }
 
+/** A time limit that begins anew whenever there is progress. */
+class Patience implements Disposable {
+  readonly #abort = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(timeout: number) {
+    this.#timer = setTimeout(() => this.#abort.abort(new DOMException('no answer in time', 'TimeoutError')), timeout);
+  }
+
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  renew(): void {
+    this.#timer.refresh();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+  }
+}
+
 /** What undici and Node say, for people. */
 const reasons: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'connection refused',
@@ -173,6 +208,34 @@ function badCa(message: string, cause: unknown): HpcsError {
 
 function proxied(): boolean {
   return ['https_proxy', 'HTTPS_PROXY', 'http_proxy', 'HTTP_PROXY'].some((name) => Boolean(process.env[name]));
+}
+
+/** JSON objects, one a line. @see https://github.com/ndjson/ndjson-spec */
+const linesType = 'application/x-ndjson';
+
+/** Reads lines of progress, and the answer that ends them. @throws SyntaxError for a line that is no JSON, or none at all */
+async function readLines(
+  body: AsyncIterable<Uint8Array>,
+  onProgress: (done: number, total: number) => void,
+): Promise<HttpAnswer> {
+  let last: unknown;
+  for await (const line of createInterface({ input: Readable.from(limited(body)) })) {
+    last = JSON.parse(line);
+    const { progress } = (last ?? {}) as { progress?: { done?: unknown; total?: unknown } };
+    if (typeof progress?.done === 'number' && typeof progress.total === 'number') onProgress(progress.done, progress.total);
+  }
+  const { status } = (last ?? {}) as { status?: unknown };
+  if (typeof status !== 'number') throw new SyntaxError('no answer behind the lines');
+  return { status, body: last };
+}
+
+async function* limited(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  let size = 0;
+  for await (const part of body) {
+    size += part.length;
+    if (size > longestAnswer) throw new SyntaxError('too long');
+    yield part;
+  }
 }
 
 /** The text of a body, or undefined for one that is too long. */

@@ -70,29 +70,32 @@ export async function publish(
   await using services = await openServices(config);
   const mode = await accessMode(config.identity.mode, services, signal);
   checkReaders(publication.readers, mode);
-  await using transport = await connect(config, { signal, username: publication.username });
-  await makeDirectory(transport, publication.directory, { signal });
-  await using identity = await openIdentity(config, { signal, progress });
-
-  const granter = { services, identity, mode, signal };
-  // Whether the key can be stored is known before hours of upload, not after.
-  await checkVault(granter);
-  const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
-
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
-  const wanted = posix.join(publication.directory, publication.fileName);
-  const doing = `sealing and shipping ${publication.fileName}`;
-  progress(doing);
-  using meter = context.meter(doing, publication.total);
+  let shown: Meter | undefined;
+  // Sealing begins while the connections are made, and waits for them when it is some blocks ahead.
   // The original opens age files straight into a SIF or into tar.
   await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
     recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
     compress: publication.format === 'openpgp' ? 'auto' : 'none',
     signal,
-    onProgress: meter.update,
+    onProgress: (bytes) => shown?.update(bytes),
   });
+  await using transport = await connect(config, { signal, username: publication.username });
+  await makeDirectory(transport, publication.directory, { signal });
+  await using identity = await openIdentity(config, { signal, progress });
+
+  const granter = { services, identity, mode, signal, progress };
+  // Whether the key can be stored is known before hours of upload, not after.
+  await checkVault(granter);
+  const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
+
+  const wanted = posix.join(publication.directory, publication.fileName);
+  const doing = `sealing and shipping ${publication.fileName}`;
+  progress(doing);
+  using meter = context.meter(doing, publication.total);
+  shown = meter;
   await using upload = await startUpload(transport, wanted, keepCopy(sealing, publication.keep), {
     mode: 0o640,
     signal,

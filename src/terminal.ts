@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { open, type FileHandle } from 'node:fs/promises';
+import { createInterface } from 'node:readline/promises';
 import { ReadStream } from 'node:tty';
 import { HpcsError } from './errors.ts';
 import { Secret } from './secret.ts';
@@ -28,6 +30,28 @@ export async function askHidden(question: string, signal?: AbortSignal): Promise
     input.setRawMode(false);
     input.pause();
     await terminal.write('\n');
+  }
+}
+
+/**
+ * Asks for a yes on the terminal.
+ *
+ * @returns whether `yes` was answered; false where this process has no terminal to ask on
+ * @throws the signal's reason
+ */
+export async function confirm(question: string, signal: AbortSignal): Promise<boolean> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) return false;
+  // The terminal's own editing, under which Ctrl-C is a signal as everywhere.
+  const lines = createInterface({ input: process.stdin, output: process.stderr, terminal: false });
+  try {
+    const ended = once(lines, 'close').then(() => '');
+    const answer = await Promise.race([lines.question(question, { signal }), ended]);
+    return /^yes$/i.test(answer.trim());
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  } finally {
+    lines.close();
   }
 }
 

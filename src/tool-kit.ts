@@ -123,6 +123,7 @@ export async function toolKitIsCurrent(target: string, sources: readonly string[
 const modules = {
   'hpcs-node.mjs': './node/main.ts',
   'seal-thread.mjs': './seal/seal-thread.ts',
+  'compress-thread.mjs': './seal/compress-thread.ts',
   'digest-thread.mjs': './seal/digest-thread.ts',
 } as const;
 

@@ -1,9 +1,9 @@
 import { Args } from '@oclif/core';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
-import { endJob } from '../../src/job/end.ts';
+import { endJob, hasRun } from '../../src/job/end.ts';
 import { knownJob } from '../../src/job/known.ts';
 import { connect } from '../../src/site/connect.ts';
-import { cancel } from '../../src/site/slurm.ts';
+import { cancel, jobState } from '../../src/site/slurm.ts';
 
 /** Cancels a job. */
 export default class JobCancel extends BaseCommand {
@@ -20,7 +20,8 @@ export default class JobCancel extends BaseCommand {
     const { config, job } = await knownJob(flags.config, args.job);
     await using transport = await connect(config, { signal: this.signal, username: job.username });
     await cancel(transport, job.jobId, { signal: this.signal });
-    await endJob(job, { config, transport, signal: this.signal, warn: this.warning });
+    const ran = hasRun(await jobState(transport, job.jobId, { signal: this.signal }));
+    await endJob(job, { config, transport, ran, signal: this.signal, warn: this.warning });
     this.log(`cancelled job ${job.jobId}\nwhat it left: hpcs job status ${job.jobId}`);
     return { jobId: job.jobId };
   }

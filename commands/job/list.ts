@@ -4,6 +4,7 @@ import { HpcsError } from '../../src/errors.ts';
 import { summarise, type JobSummary } from '../../src/job/known.ts';
 import { JobStore } from '../../src/job/store.ts';
 import { stateDirectory } from '../../src/state.ts';
+import { table } from '../../src/table.ts';
 
 /** Lists the jobs that were submitted from here. */
 export default class JobList extends BaseCommand {
@@ -30,9 +31,4 @@ export default class JobList extends BaseCommand {
     else for (const line of table([['JOB', 'CREATED', 'SITE', 'NAME'], ...rows])) this.log(line);
     return jobs;
   }
-}
-
-function table(rows: readonly string[][]): string[] {
-  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ').trimEnd()); // prettier-ignore
 }

@@ -2,6 +2,7 @@ import { Args, Flags } from '@oclif/core';
 import { resolve } from 'node:path';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { HpcsError } from '../../src/errors.ts';
+import { endIfOver } from '../../src/job/end.ts';
 import { knownJob, type KnownJob } from '../../src/job/known.ts';
 import type { ResultManifest } from '../../src/job/manifest.ts';
 import { openPartialResults, type PartialResults } from '../../src/job/partial.ts';
@@ -38,6 +39,7 @@ written by the job, but no manifest covers the whole: the site could have remove
     const { args, flags } = await this.parse(JobResults);
     const { config, job } = await knownJob(flags.config, args.job);
     await using transport = await connect(config, { signal: this.signal, username: job.username });
+    await endIfOver(job, { config, transport, signal: this.signal, warn: this.warning });
     const directory = resolve(flags.output ?? `${flags.partial ? 'partial-' : ''}results-${args.job}`);
     if (flags.partial) return await this.#partial(transport, job, directory);
     this.progress(`fetching the results of job ${args.job}`);

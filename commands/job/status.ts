@@ -1,8 +1,11 @@
 import { Args } from '@oclif/core';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { endIfOver } from '../../src/job/end.ts';
 import { knownJob, summarise, type JobSummary } from '../../src/job/known.ts';
+import { isAwaited } from '../../src/job/attend.ts';
 import { describeStatus, jobStatus, type JobStatus as Status } from '../../src/job/status.ts';
 import { connect } from '../../src/site/connect.ts';
+import { isFinal } from '../../src/site/slurm.ts';
 
 /** Shows how a job stands. */
 export default class JobStatus extends BaseCommand {
@@ -20,6 +23,9 @@ export default class JobStatus extends BaseCommand {
     await using transport = await connect(config, { signal: this.signal, username: job.username });
     const status = await jobStatus(transport, job, { signal: this.signal });
     for (const line of describeStatus(job, status)) this.log(line);
+    if (isAwaited(job) && status.state !== null && !isFinal(status.state.state))
+      this.log(`keys: to be brought by this client, job-prep or: hpcs job attend ${job.jobId}`);
+    await endIfOver(job, { config, transport, signal: this.signal, warn: this.warning });
     return { job: summarise(job), ...status };
   }
 }

@@ -11,7 +11,7 @@ path "sys/policies/acl/job_*" {
   capabilities = ["create", "update", "delete"]
 }
 path "auth/jwt/role/job_*" {
-  capabilities = ["create", "read", "update", "delete"]
+  capabilities = ["create", "update", "delete"]
 }
 path "kv/data/hpcs-server/*" {
   capabilities = ["create", "read", "update"]
@@ -19,8 +19,13 @@ path "kv/data/hpcs-server/*" {
 path "kv/metadata/hpcs-server/*" {
   capabilities = ["list", "delete"]
 }
+# What a client's secrets are called and that they exist, which is not what they hold.
 path "kv/metadata/client_*" {
-  capabilities = ["delete"]
+  capabilities = ["read", "list", "delete"]
+}
+# Whom the vault remembers to have logged in with the JWT method: those who are gone are forgotten.
+path "identity/lookup/entity" {
+  capabilities = ["update"]
 }
 path "identity/entity/id/*" {
   capabilities = ["delete"]

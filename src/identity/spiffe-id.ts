@@ -37,6 +37,11 @@ export const spiffeIds = {
   reader: (trustDomain: string, client: string, secret: string): SpiffeId => ({ trustDomain, path: `/c/${client}/s/${secret}` }),
   /** One job of a client. */
   job: (trustDomain: string, client: string, job: string): SpiffeId => ({ trustDomain, path: `/c/${client}/j/${job}` }),
+  /** One reading of a job's records: a job that asks again at the same time is another to the vault. */
+  jobReading: (trustDomain: string, client: string, job: string, reading: string): SpiffeId => ({
+    trustDomain,
+    path: `/c/${client}/j/${job}/${reading}`,
+  }),
   /** The SPIRE agent of a compute node. */
   node: (trustDomain: string, hostname: string): SpiffeId => ({ trustDomain, path: `/h/${hostname}` }),
 };

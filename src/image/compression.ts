@@ -1,7 +1,7 @@
 import { assignments } from '../shell.ts';
 import { run } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
-import type { SifCompression } from './sif.ts';
+import type { SifCompression } from './squashfs.ts';
 
 /**
  * Asks the site's login node which SquashFS compression fits it. The compute nodes may differ; what they have cannot be seen before

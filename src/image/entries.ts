@@ -1,8 +1,6 @@
-import { HpcsError } from '../errors.ts';
 import type { ImageConfig } from '../record.ts';
 import { quote } from '../shell.ts';
-import { tarHeader, tarPadding, type TarType } from '../pack/tar.ts';
-import type { FlatEntry } from './flatten.ts';
+import type { TreeNode } from './tree.ts';
 
 /** A directory or file that we add to an image. Owned by root. */
 export interface AddedEntry {
@@ -19,9 +17,6 @@ const ownTrees = ['sd-container', '.singularity.d'];
 
 /** Directories where a job mounts and binds. @see CSCfi/HPCS, client/container_preparation */
 const jobDirectories = ['input', 'output', 'scratch', 'tools', 'keys', 'encrypted'];
-
-/** Empty files that the engine puts into every container, over the image's own, to mount over. */
-const dockersOwn = ['dev/console', 'etc/hostname', 'etc/hosts', 'etc/resolv.conf'];
 
 /** What Apptainer mounts over or binds onto, with the mode each gets where the image lacks it. */
 const mountPoints: readonly AddedEntry[] = [
@@ -42,17 +37,18 @@ const mountPoints: readonly AddedEntry[] = [
   file('etc/localtime', ''),
 ];
 
+type NodeType = TreeNode<unknown>['type'];
+
 /** Paths whose presence decides what has to be added. */
-type Watched = Map<string, TarType>;
+type Watched = Map<string, NodeType>;
 
 /**
  * What of an image's own files stays, and what has to be added so that Apptainer runs it as Docker would and a job finds its
- * mount points. Fed with every entry of the flattened image first, then asked for the additions.
+ * mount points. Fed with every name in the image first, then asked for the additions.
  */
 export class ImageTree {
   readonly #watched: Watched = new Map();
   readonly #interesting: ReadonlySet<string>;
-  readonly #devices = new Set<string>();
   readonly #config: ImageConfig;
   readonly #labels: Readonly<Record<string, string>>;
   /** Paths of the image itself that are left out because they are ours: worth a word to the user. */
@@ -65,23 +61,18 @@ export class ImageTree {
   }
 
   /**
-   * Whether an entry of the image goes into the SIF. Left out: device nodes, on which Apptainer's mounts would give nothing, what
-   * Docker itself adds to a container, and what lies where our own trees go.
+   * Whether a name of the image goes into the SIF. Left out: device nodes, on which Apptainer's mounts would give nothing, and what
+   * lies where our own trees go.
    *
-   * @throws HpcsError `local` for a hard link to a file that is left out
+   * @param path without a leading or final `/`
    */
-  keep(entry: FlatEntry): boolean {
-    const { path, type, target } = entry;
-    const root = path.split('/', 1)[0] ?? '';
+  keep(path: string, type: NodeType): boolean {
+    const [root = ''] = path.split('/', 1);
     if (ownTrees.includes(root)) {
       this.replaced.add(`/${root}`);
       return false;
     }
-    if (type === 'hardlink' && ownTrees.includes(target.split('/', 1)[0] ?? '')) throw lostLink(path, target);
-    const device = type === 'character' || type === 'block' || (type === 'hardlink' && this.#devices.has(target));
-    if (device) this.#devices.add(path);
-    const dockers = path === '.dockerenv' || (dockersOwn.includes(path) && type === 'file' && entry.size === 0);
-    if (device || dockers) return false;
+    if (type === 'character' || type === 'block') return false;
     if (this.#interesting.has(path)) this.#watched.set(path, type);
     return true;
   }
@@ -111,12 +102,6 @@ export class ImageTree {
     }
     return [...missing, ...ours];
   }
-}
-
-function lostLink(path: string, target: string): HpcsError {
-  return new HpcsError('local', 'image-link', `/${path} of the image is a hard link to /${target}, where our own files go`, {
-    suggestion: 'copy the file in the image instead of linking it',
-  });
 }
 
 /** What a plain `apptainer run` reads in an image. @see Apptainer user guide, "Environment and metadata" */
@@ -191,14 +176,4 @@ function directory(path: string, mode = 0o755): AddedEntry {
 
 function file(path: string, content: string, mode = 0o644): AddedEntry {
   return { path, type: 'file', mode, content };
-}
-
-/** The entries as tar, without an end of archive. @param time seconds since 1970 */
-export function* encodeEntries(entries: Iterable<AddedEntry>, time: number): Generator<Uint8Array> {
-  for (const { path, type, mode, content } of entries) {
-    const body = Buffer.from(content);
-    yield tarHeader({ name: path, type, mode, size: body.length, mtime: time });
-    yield body;
-    yield Buffer.alloc(tarPadding(body.length));
-  }
 }

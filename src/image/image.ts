@@ -1,10 +1,10 @@
 import type { ImageConfig } from '../record.ts';
-import { ensureBuildEnvironment } from './build-env.ts';
 import { connectDocker } from './docker.ts';
-import { buildSif, type SifCompression } from './sif.ts';
+import { buildSif } from './sif.ts';
+import type { SifCompression } from './squashfs.ts';
 import { resolveSource, type PullPolicy } from './source.ts';
 
-export { sifCompressions } from './sif.ts';
+export { sifCompressions, type SifCompression } from './squashfs.ts';
 export { pullPolicies } from './source.ts';
 
 /** Which image to open as a SIF. */
@@ -14,17 +14,16 @@ export interface OpenImageOptions {
   /** `linux/amd64`, … */
   readonly platform: string;
   readonly pull: PullPolicy;
-  readonly compression: SifCompression;
+  /** Where the site has to be asked, what it will have said. */
+  readonly compression: SifCompression | Promise<SifCompression>;
   /** Value of `--docker-path`; undefined means `DOCKER_HOST` and the Docker client's own rules. */
   readonly dockerPath?: string | undefined;
-  /** Build environment instead of the packaged one. */
-  readonly buildImage?: string | undefined;
   readonly env?: NodeJS.ProcessEnv;
   readonly signal?: AbortSignal | undefined;
   readonly progress: (message: string) => void;
 }
 
-/** An image as a SIF, ready to be read once. Disposing of it removes every container that was made for it. */
+/** An image as a SIF, ready to be read once. Disposing of it frees what was kept for it. */
 export interface OpenImage extends AsyncDisposable {
   readonly config: ImageConfig;
   readonly bytes: AsyncIterable<Uint8Array>;
@@ -33,16 +32,17 @@ export interface OpenImage extends AsyncDisposable {
 }
 
 /**
- * From an image's name to the bytes of its SIF: find or pull it, flatten it, add what Apptainer and the job need, make SquashFS in
- * an unprivileged container, put the SIF header before it.
+ * From an image's name to the bytes of its SIF: find or pull it, read its layers, add what Apptainer and the job need, make SquashFS
+ * of it all, put the SIF header before it.
  *
  * @throws HpcsError `local` or `usage`
  */
 export async function openImage(options: OpenImageOptions): Promise<OpenImage> {
-  const { image, platform, pull, compression, dockerPath, buildImage, signal, progress, env = process.env } = options;
+  const { image, platform, pull, compression, dockerPath, signal, progress, env = process.env } = options;
+  // Should something else fail before it is waited for, that is the error to tell.
+  Promise.resolve(compression).catch(() => undefined);
   const docker = await connectDocker({ address: dockerPath, env, signal });
   const source = await resolveSource(docker, { image, platform, pull, env, signal, progress });
-  const builder = await ensureBuildEnvironment(docker, { configured: buildImage, env, signal, progress });
-  const sif = await buildSif({ docker, source, buildImage: builder, compression, signal, progress });
+  const sif = await buildSif({ docker, source, compression, signal, progress });
   return { config: source.config, bytes: sif.bytes, size: sif.size, [Symbol.asyncDispose]: () => sif[Symbol.asyncDispose]() };
 }

@@ -1,6 +1,7 @@
 import { HpcsError } from '../errors.ts';
 import { followLog, waitForEnd, willNotStart, type JobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
+import { hasRun } from './end.ts';
 import { logPath } from './script.ts';
 
 /** How a job ended. */
@@ -8,6 +9,8 @@ export interface JobEnd {
   state: string;
   /** Exit code of the job, which is that of the application unless something else failed. */
   exitCode: number;
+  /** Whether it was given a node. */
+  ran: boolean;
 }
 
 /**
@@ -40,7 +43,7 @@ function endOf(state: JobState): JobEnd {
   // A job that a signal or the scheduler ended has exit code 0 in Slurm's eyes.
   const exitCode =
     state.exitCode !== 0 ? state.exitCode : state.signal !== 0 ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
-  return { state: state.state, exitCode };
+  return { state: state.state, exitCode, ran: hasRun(state) === true };
 }
 
 /** The error with which a command ends when its job did not succeed; its exit code is the job's. */

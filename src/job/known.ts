@@ -1,5 +1,6 @@
 import { loadConfig, type Config } from '../config.ts';
 import { stateDirectory } from '../state.ts';
+import { isAwaited } from './attend.ts';
 import { JobStore, type JobRecord } from './store.ts';
 
 /** A job that was submitted from this state directory, and the configuration of its site. */
@@ -30,9 +31,14 @@ export interface JobSummary {
   workdir: string;
   /** RFC 3339 time. */
   created: string;
+  /** How it gets its keys; null for a job of an earlier version. */
+  access: JobRecord['access'] | null;
+  /** Whether its keys are still to be brought, by `hpcs job attend`. */
+  awaited: boolean;
 }
 
 /** Field by field, so that a secret added to the record is not shown by accident. */
-export function summarise({ jobId, name, site, username, workdir, created }: JobRecord): JobSummary {
-  return { jobId: jobId ?? null, name, site, username, workdir, created };
+export function summarise(job: JobRecord): JobSummary {
+  const { jobId, name, site, username, workdir, created, access } = job;
+  return { jobId: jobId ?? null, name, site, username, workdir, created, access: access ?? null, awaited: isAwaited(job) };
 }

@@ -36,6 +36,15 @@ export type SealedScripts = z.output<typeof sealedScriptsSchema>;
 const scriptsSchema = z.union([pinnedScriptsSchema, sealedScriptsSchema]);
 export type PlannedScripts = z.output<typeof scriptsSchema>;
 
+/** How a job reaches its client, where its node reaches no service. */
+const connectionSchema = z.object({
+  /** Directory of the submitter's alone, on storage that login node and node share. */
+  directory: z.string().startsWith('/'),
+  /** Seconds that the job waits for its client. */
+  timeout: z.int().positive(),
+});
+export type Connection = z.output<typeof connectionSchema>;
+
 /** How the job gets its keys: with a ticket of its own, or as a reader that a SPIRE agent on its node attests. */
 const accessSchema = z.discriminatedUnion('mode', [
   z.object({
@@ -44,11 +53,17 @@ const accessSchema = z.discriminatedUnion('mode', [
     ticketHalf: z.string().regex(ticketHalf),
     /** File on the site with the other half, which only the submitter can read. */
     ticketFile: z.string().startsWith('/'),
+    /** Set where the client redeems the ticket for the job. */
+    connection: connectionSchema.optional(),
   }),
   z.object({
     mode: z.literal('agent'),
     vault: z.object({ url: z.string(), ca: z.string().nullable(), audience: z.string() }),
-    spireServer: z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
+    /** Who attests: the site's own agent at this Workload API, or one that the job starts, at this SPIRE server. */
+    agent: z.union([
+      z.object({ socket: z.string() }),
+      z.object({ address: z.string(), port: z.number().int(), trustDomain: z.string(), trustBundle: z.string() }),
+    ]),
   }),
 ]);
 export type JobAccess = z.output<typeof accessSchema>;

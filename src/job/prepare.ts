@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { readCa } from '../http.ts';
 import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
@@ -9,12 +9,14 @@ import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import { Secret } from '../secret.ts';
+import { makeDirectory } from '../site/files.ts';
 import { expandNodes, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
 import { looseningFlags } from '../node/container.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
 import { openServices, type Services } from '../services.ts';
+import { removeConnection } from './attend.ts';
 import { readArtefact, type NamedArtefact } from './artefacts.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
 import type { JobAccess, JobPlan } from './plan.ts';
@@ -87,6 +89,9 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const granter: Granter = { services, identity, mode, signal };
   const local = randomBytes(16).toString('hex');
   const ticket = mode === 'job' ? { ...makeTicket(), file: `${kitDirectory}/ticket-${local}` } : undefined;
+  const connected = config.identity.mode === 'connected';
+  const ownAgents = mode === 'agent' && config['spire-agent']['socket-on-node'] !== undefined;
+  const access = connected ? 'connected' : ownAgents ? 'site-agent' : mode;
   const record: JobRecord = {
     version: 1,
     local,
@@ -99,6 +104,15 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     data: { sha512: artefacts.data.planned.sha512 },
     format: request.format,
     ...(ticket && { ticket: { hash: ticketHash(ticket), file: ticket.file } }),
+    access,
+    ...(ticket &&
+      connected && {
+        connection: {
+          directory: `${kitDirectory}/connect-${local}`,
+          scriptHalf: ticket.scriptHalf,
+          fileHalf: ticket.fileHalf,
+        },
+      }),
     resultKey: key.secretKey,
     authenticationKey: new Secret(randomBytes(32).toString('hex')),
   };
@@ -108,10 +122,16 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
   const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
   using _scriptsKey = scriptsKey;
-  progress(`identities: ${modes[mode]}`);
+  progress(`identities: ${modes[access]}`);
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
   const job = await grantJob(record, request.recipients, scriptsKey, granted, granter);
+  unsubmitted.defer(() =>
+    // Without the caller's signal, which may be why.
+    services.server.destroySecret(job.secretPath, identity.prove).catch((error: unknown) => {
+      warn(`the secret ${job.secretPath}, which this submission alone would have used, stays in the vault: ${messageOf(error)}`);
+    }),
+  );
   const plan: JobPlan = {
     version: 1,
     name: slurm.jobName,
@@ -131,7 +151,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
       recipients: request.recipients.map(({ publicKey }) => publicKey),
     },
     access: ticket
-      ? { mode: 'job', ticketHalf: ticket.scriptHalf.reveal(), ticketFile: ticket.file }
+      ? {
+          mode: 'job',
+          ticketHalf: ticket.scriptHalf.reveal(),
+          ticketFile: ticket.file,
+          ...(record.connection && {
+            connection: { directory: record.connection.directory, timeout: config.identity['connect-timeout'] },
+          }),
+        }
       : await agentAccess(config, services, signal),
     hpcsServer: await serverFromNode(config),
   };
@@ -144,14 +171,22 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     return { jobId: submitted.jobId, record: submitted };
   }
   const { image, data } = artefacts;
+  if (record.connection !== undefined) {
+    const { directory } = record.connection;
+    unsubmitted.defer(() => removeConnection(transport, directory));
+    await makeDirectory(transport, directory, { signal });
+  }
   const jobId = await submitWithTicket(
     script,
     ticket,
-    [
-      { role: 'image', secret_path: image.info.secret_path, sha512: image.info.checksum },
-      { role: 'data', secret_path: data.info.secret_path, sha512: data.info.checksum },
-      { role: 'job', secret_path: job.secretPath },
-    ],
+    {
+      artefacts: [
+        { role: 'image', secret_path: image.info.secret_path, sha512: image.info.checksum },
+        { role: 'data', secret_path: data.info.secret_path, sha512: data.info.checksum },
+        { role: 'job', secret_path: job.secretPath },
+      ],
+      ...(connected && { connected }),
+    },
     { ...granter, transport, progress, submitted: (id) => store.save({ ...record, jobId: id }) },
   );
   unsubmitted.move();
@@ -161,7 +196,10 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
 /** What is in force, in words. */
 const modes = {
   job: 'the job has one of its own, for which this client vouches',
-  agent: 'the job is attested by a SPIRE agent on its node',
+  connected:
+    'the job has one of its own, for which this client vouches; this client fetches its keys too: leave it running until the job has them, or run hpcs job attend',
+  agent: 'the job is attested by a SPIRE agent on its node, which it starts with a join token of that node',
+  'site-agent': "the job is attested by the site's own SPIRE agent on its node",
 } as const;
 
 /** Reads both info records side by side. */
@@ -276,15 +314,22 @@ async function serverFromNode(config: Config): Promise<JobPlan['hpcsServer']> {
 
 /** SPIRE and the vault as a compute node reaches them. */
 async function agentAccess(config: Config, services: Services, signal: AbortSignal): Promise<JobAccess> {
-  const { vault, 'spire-server': spire } = config;
+  const {
+    vault,
+    'spire-server': spire,
+    'spire-agent': { 'socket-on-node': socket },
+  } = config;
   return {
     mode: 'agent',
     vault: { url: vault['url-from-node'] ?? vault.url, ca: (await readCa(vault['ca-file'])) ?? null, audience: vault.audience },
-    spireServer: {
-      address: spire['address-from-node'] ?? spire.address,
-      port: spire['port-from-node'] ?? spire.port,
-      trustDomain: spire['trust-domain'],
-      trustBundle: await readTrustBundle(spire['trust-bundle-file'], services.server, signal),
-    },
+    agent:
+      socket === undefined
+        ? {
+            address: spire['address-from-node'] ?? spire.address,
+            port: spire['port-from-node'] ?? spire.port,
+            trustDomain: spire['trust-domain'],
+            trustBundle: await readTrustBundle(spire['trust-bundle-file'], services.server, signal),
+          }
+        : { socket },
   };
 }

@@ -4,6 +4,12 @@ import { HpcsError } from '../errors.ts';
 import { sealFormats } from '../record.ts';
 import { Secret } from '../secret.ts';
 import { readRecords, writeDurably } from '../state.ts';
+import { ticketHalf } from './ticket.ts';
+
+const half = z
+  .string()
+  .regex(ticketHalf)
+  .transform((text) => new Secret(text));
 
 const schema = z.object({
   version: z.literal(1),
@@ -20,7 +26,26 @@ const schema = z.object({
   data: z.object({ sha512: z.string() }),
   format: z.enum(sealFormats),
   /** The job's ticket, where it has one: its SHA-256, by which the HPCS server knows it, and the file on the site with one half. */
-  ticket: z.object({ hash: z.string(), file: z.string() }).optional(),
+  ticket: z
+    .object({
+      hash: z.string(),
+      file: z.string(),
+      /** Once the server was told that the job has ended; with what it said that was wrong. */
+      ended: z.object({ alarm: z.string().nullable() }).optional(),
+    })
+    .optional(),
+  /** How the job got its keys: by itself, through this client, or as a reader that an agent attests, its own or the site's. */
+  access: z.enum(['job', 'connected', 'agent', 'site-agent']).optional(),
+  /** In connected mode: where job and client meet on the site, and both halves of the ticket, which authenticate what they write. */
+  connection: z
+    .object({
+      directory: z.string().startsWith('/'),
+      scriptHalf: half,
+      fileHalf: half,
+      /** When the job was brought its keys: RFC 3339. */
+      answered: z.string().optional(),
+    })
+    .optional(),
   /** Secret key that opens the results. */
   resultKey: z.string().transform((text) => new Secret(text)),
   /** Key of the result manifest's HMAC, 32 bytes in hex. */
@@ -44,7 +69,9 @@ export class JobStore {
   /** Writes a record durably, over an earlier state of the same one. */
   async save(record: JobRecord): Promise<void> {
     const keys = { resultKey: record.resultKey.reveal(), authenticationKey: record.authenticationKey.reveal() };
-    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify({ ...record, ...keys }));
+    const { connection: met } = record;
+    const connection = met && { ...met, scriptHalf: met.scriptHalf.reveal(), fileHalf: met.fileHalf.reveal() };
+    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify({ ...record, ...keys, connection }));
   }
 
   /** All records, newest first. @throws HpcsError `local` naming one that cannot be read */

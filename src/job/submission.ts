@@ -20,14 +20,14 @@ export interface SubmissionContext extends Granter {
  *
  * @param script holds one half of the ticket
  * @param ticket.file where on the site its other half goes
- * @param artefacts what the job may read, as submitted
+ * @param registration what the job may read, as submitted, and who redeems the ticket
  * @returns the job id
  * @throws HpcsError `job`, `site`; `identity` when the server refuses, with code `hpcs-forbidden` for what was not granted
  */
 export async function submitWithTicket(
   script: string,
   ticket: Ticket & { file: string },
-  artefacts: JobRegistration['artefacts'],
+  registration: Pick<JobRegistration, 'artefacts' | 'connected'>,
   context: SubmissionContext,
 ): Promise<string> {
   const { services, identity, transport, signal, progress } = context;
@@ -39,7 +39,7 @@ export async function submitWithTicket(
   undo.defer(() => cancel(transport, jobId));
   await context.submitted(jobId);
   const hash = ticketHash(ticket);
-  const spiffeId = await services.server.registerJob({ job: jobId, ticket: hash, artefacts }, identity.prove, signal);
+  const spiffeId = await services.server.registerJob({ job: jobId, ticket: hash, ...registration }, identity.prove, signal);
   undo.defer(async () => void (await services.server.endJob(hash, identity.prove)));
   progress(`job ${jobId} is ${spiffeId}`);
   await release(transport, jobId, { signal });

@@ -7,6 +7,7 @@ import { Vault } from '../vault.ts';
 import type { KeyContext, RecordRole } from './key-context.ts';
 
 type AgentAccess = Extract<JobAccess, { mode: 'agent' }>;
+type OwnAgent = Exclude<AgentAccess['agent'], { socket: string }>;
 
 /** A job as readers that an agent on its node attests. Disposing of it ends the agent. */
 export class Readers implements AsyncDisposable {
@@ -58,17 +59,31 @@ export class Readers implements AsyncDisposable {
 }
 
 /**
- * Becomes the readers that the plan names: a join token for this node, and an agent for as long as it takes.
+ * Becomes the readers that the plan names: as the site's agent attests this job, or with a join token for this node and an agent for as
+ * long as it takes.
  *
  * @throws HpcsError `identity`
  */
 export async function becomeReaders(plan: JobPlan, access: AgentAccess, context: KeyContext): Promise<Readers> {
+  const agent = 'socket' in access.agent ? siteAgent(access.agent.socket, context) : await ownAgent(plan, access.agent, context);
+  const { vault } = access;
+  const { allowInsecureHttp } = plan.hpcsServer;
+  const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, allowInsecureHttp });
+  return new Readers(plan, agent, bank, vault.audience, context);
+}
+
+/** The agent that the site runs on its nodes, which outlives the job. */
+function siteAgent(socket: string, { progress }: KeyContext): SpireAgent {
+  progress(`identity: asking the site's SPIRE agent at ${socket}`);
+  return { socket, [Symbol.asyncDispose]: async () => undefined };
+}
+
+async function ownAgent(plan: JobPlan, spireServer: OwnAgent, context: KeyContext): Promise<SpireAgent> {
   const { url, ca, allowInsecureHttp } = plan.hpcsServer;
-  const { spireServer, vault } = access;
   await using server = new HpcsServer({ url, ca: ca ?? undefined, allowInsecureHttp });
   const { joinToken } = await server.nodeToken(context.node, context.signal);
   context.progress(`identity: attesting node ${context.node}`);
-  const agent = await startAgent({
+  return await startAgent({
     bin: context.agentProgram,
     serverAddress: spireServer.address,
     serverPort: spireServer.port,
@@ -78,6 +93,4 @@ export async function becomeReaders(plan: JobPlan, access: AgentAccess, context:
     parent: context.directory,
     signal: context.signal,
   });
-  const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, allowInsecureHttp });
-  return new Readers(plan, agent, bank, vault.audience, context);
 }

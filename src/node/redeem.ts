@@ -6,10 +6,11 @@ import { z } from 'zod';
 import { HpcsError, systemCode } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
 import type { JobAccess, JobPlan } from '../job/plan.ts';
-import { ticketHalf } from '../job/ticket.ts';
+import { ticketHalf, type Ticket } from '../job/ticket.ts';
 import { generateKey } from '../seal/keys.ts';
 import { open } from '../seal/open.ts';
 import { Secret } from '../secret.ts';
+import { askClient } from './connected.ts';
 import type { KeyContext, RecordRole } from './key-context.ts';
 
 type TicketAccess = Extract<JobAccess, { mode: 'job' }>;
@@ -20,11 +21,11 @@ const records = z.record(z.enum(['image', 'data', 'job']), z.unknown());
 const pauses = [1000, 3000, 10_000, 20_000, 30_000];
 
 /**
- * Trades the job's ticket for its records at the HPCS server, which is all of the services that a node has to reach. They come
- * sealed to a key that is made here, in memory, and that the ticket is bound to from then on.
+ * Trades the job's ticket for its records: at the HPCS server, which is all of the services that a node has to reach, or through the
+ * client. They come sealed to a key that is made here, in memory, and that the ticket is bound to from then on.
  *
  * @returns the records by their roles, unchecked
- * @throws HpcsError `identity`
+ * @throws HpcsError `identity`; in connected mode `integrity` too, for an answer that is not the client's
  */
 export async function redeemTicket(
   plan: JobPlan,
@@ -36,12 +37,11 @@ export async function redeemTicket(
   using scriptHalf = new Secret(access.ticketHalf);
   const key = await generateKey('age');
   using secretKey = key.secretKey;
-  const { url, ca, allowInsecureHttp } = plan.hpcsServer;
-  await using server = new HpcsServer({ url, ca: ca ?? undefined, allowInsecureHttp, timeout: 30_000 });
-  progress('identity: showing the ticket of this job to the HPCS server');
-  const sealed = await patiently(signal, () =>
-    server.redeem({ halves: [scriptHalf, fileHalf], job: context.jobId, key: key.publicKey }, signal),
-  );
+  const ticket = { scriptHalf, fileHalf };
+  const sealed =
+    access.connection === undefined
+      ? await askServer(plan.hpcsServer, ticket, key.publicKey, context)
+      : await askClient(access.connection, ticket, key.publicKey, context);
   // Of no use to anybody any more.
   await rm(access.ticketFile, { force: true }).catch(() => {});
   const opened = await buffer(open(Readable.from([sealed]), secretKey, { signal, decompress: false }));
@@ -49,11 +49,22 @@ export async function redeemTicket(
     return records.parse(JSON.parse(opened.toString('utf8')));
   } catch {
     // The parser's message would quote keys.
-    throw new HpcsError('identity', 'bad-answer', `the HPCS server at ${url} answered with something that is not records`);
+    throw new HpcsError('identity', 'bad-answer', `the HPCS server answered with something that is not records`);
   } finally {
     opened.fill(0);
     progress('keys: got the records of image, data and job');
   }
+}
+
+async function askServer(
+  { url, ca, allowInsecureHttp }: JobPlan['hpcsServer'],
+  { scriptHalf, fileHalf }: Ticket,
+  key: string,
+  { jobId, signal, progress }: KeyContext,
+): Promise<Uint8Array> {
+  await using server = new HpcsServer({ url, ca: ca ?? undefined, allowInsecureHttp, timeout: 30_000 });
+  progress('identity: showing the ticket of this job to the HPCS server');
+  return await patiently(signal, () => server.redeem({ halves: [scriptHalf, fileHalf], job: jobId, key }, signal));
 }
 
 async function readHalf(file: string): Promise<Secret> {

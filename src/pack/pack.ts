@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
+import { BlockWriter } from '../seal/block-writer.ts';
 import { blockSize } from '../seal/bytes.ts';
 import { fsPath, nameOf } from './name.ts';
 import { tarBlock, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
@@ -231,52 +232,4 @@ function atFile<Result>(path: string, call: () => Result, given = false): Result
 /** A path as it may stand in a message: one line, whatever its name holds. */
 function shown(path: string): string {
   return /^[\x20-\x7e\u00a0-\ud7ff\ue000-\uffef]*$/.test(path) ? path : JSON.stringify(path);
-}
-
-/** Gathers bytes into blocks that pass on when they are full. */
-class BlockWriter {
-  readonly #size: number;
-  readonly #reuseAfter: number;
-  readonly #handedOver: Buffer[] = [];
-  #block: Buffer;
-  #used = 0;
-
-  constructor(size: number, reuseAfter: number) {
-    this.#size = size;
-    this.#reuseAfter = reuseAfter;
-    this.#block = Buffer.allocUnsafeSlow(size);
-  }
-
-  *write(bytes: Uint8Array): Generator<Buffer, void, undefined> {
-    for (let taken = 0; taken < bytes.length;) {
-      const part = bytes.subarray(taken, taken + this.#block.length - this.#used);
-      this.#block.set(part, this.#used);
-      taken += part.length;
-      yield* this.advance(part.length);
-    }
-  }
-
-  /** Free space for at most `size` bytes; {@link advance} tells how many were put there. */
-  room(size: number): Buffer {
-    return this.#block.subarray(this.#used, this.#used + size);
-  }
-
-  *advance(size: number): Generator<Buffer, void, undefined> {
-    this.#used += size;
-    if (this.#used === this.#block.length) {
-      yield this.#block;
-      this.#block = this.#next(this.#block);
-      this.#used = 0;
-    }
-  }
-
-  *finish(): Generator<Buffer, void, undefined> {
-    if (this.#used > 0) yield this.#block.subarray(0, this.#used);
-  }
-
-  #next(full: Buffer): Buffer {
-    if (this.#reuseAfter > 0) this.#handedOver.push(full);
-    const oldest = this.#handedOver.length > this.#reuseAfter ? this.#handedOver.shift() : undefined;
-    return oldest ?? Buffer.allocUnsafeSlow(this.#size);
-  }
 }

@@ -11,6 +11,19 @@ import { must, type ContainerPlan } from './engine.ts';
 import { parts, ports, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
+/** The one audience of the original's tokens. */
+const originalAudience = 'TESTING';
+
+/** What clients of the original need: they do not say which user they run as, and show one token to all services. */
+const originalClients = `
+[client]
+audience = hpcs-server, ${originalAudience}
+selectors = unix:uid:0
+`;
+
+/** A host that there is not, for whose agent clients of the sandbox may have join tokens: to be tried out without any harm. */
+export const tokenNode = 'token-node';
+
 const configuration = '/etc/hpcs/hpcs-server.conf';
 /** Where the server tells how it is, within its container. */
 const monitoringPort = 10_090;
@@ -54,7 +67,10 @@ hpcs-server-spiffeid = spiffe://${trustDomain}/hpcs-server/workload
 url = https://${parts.openbao}:${ports.openbao}
 server-role = hpcs-server
 ca-file = /etc/hpcs/ca.pem
-audience = ${vaultAudience}
+audience = ${vaultAudience}${part === 'legacyServer' ? `, ${originalAudience}` : ''}
+${part === 'legacyServer' ? originalClients : ''}
+[nodes]
+allow = ${tokenNode}
 
 [listen]
 port = ${ports.hpcsServer}

@@ -111,7 +111,14 @@ function ownRecipe(name: string, context: string[]): Recipe {
 async function ensureHpcsServer(options: MakeOptions): Promise<string> {
   if (!isCheckout()) return ensureBuilt(await installedServer(), options);
   const own = ['docker/Dockerfile', 'docker/prune.mjs', 'docker/stage.sh', 'package.json', 'package-lock.json', 'bin'];
-  const roots = ['src/main.ts', 'commands/server.ts', 'commands/server/enrol.ts'];
+  const roots = [
+    'src/main.ts',
+    'commands/server.ts',
+    'commands/server/enrol.ts',
+    'commands/server/clients.ts',
+    'commands/server/remove.ts',
+    'commands/server/revoke-key.ts',
+  ];
   const modules = (await Promise.all(roots.map(modulesOf))).flat().map((path) => relative(packageRoot(), path));
   return ensureBuilt(
     {

@@ -1,6 +1,6 @@
 import type { KeyObject } from 'node:crypto';
 import type { Bytes } from './bytes.ts';
-import { compressed, type Compression } from './compress.ts';
+import { compressed, type Compression, type CompressOptions } from './compress.ts';
 import { sealSeipd, type MessageKey } from './seipd.ts';
 import { sealSeipd1 } from './seipd1.ts';
 import { sealPayload } from './stream.ts';
@@ -17,9 +17,9 @@ export function sealBody(
   input: Bytes,
   body: BodyKey,
   compress: Compression,
-  allocate?: (size: number) => Buffer,
+  { allocate, ...options }: CompressOptions & { allocate?: (size: number) => Buffer } = {},
 ): AsyncGenerator<Buffer, void, undefined> {
-  const plain = compressed(input, compress);
+  const plain = compressed(input, compress, options);
   if (body.format === 'openpgp') return sealSeipd(plain, body.key, allocate);
   return body.format === 'age' ? sealPayload(plain, body.key, allocate) : sealSeipd1(plain, body.key, allocate);
 }

@@ -129,6 +129,11 @@ export async function* inBlocks(input: Bytes, size: number, signal?: AbortSignal
  */
 export function free(bytes: Uint8Array): void {
   const { buffer } = bytes;
-  // A small one may be a part of a pool, or of somebody else's memory.
+  // A smaller one may be a part of a pool, or of somebody else's memory.
   if (buffer instanceof ArrayBuffer && bytes.byteLength === buffer.byteLength && !buffer.detached) buffer.transfer(0);
+}
+
+/** The same for bytes that nobody shares their memory with, unless it is Node's pool of small ones. */
+export function freeWhole({ buffer }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && !buffer.detached && buffer.byteLength > Buffer.poolSize) buffer.transfer(0);
 }

@@ -1,30 +1,24 @@
 /**
- * Compression inside the sealed stream: zstd in independent frames of 4 MiB, several at a time on libuv's threads.
+ * Compression inside the sealed stream: zstd in independent frames, of 1 MiB where they are ours.
  *
  * @see RFC 8878 (Zstandard), section 3.1
  */
 import { pipeline, type Duplex } from 'node:stream';
 import { promisify } from 'node:util';
-import {
-  constants,
-  createGunzip,
-  createZstdDecompress,
-  zstdCompress,
-  zstdCompressSync,
-  zstdDecompress,
-  type ZstdOptions,
-} from 'node:zlib';
+import { createGunzip, createZstdDecompress, zstdDecompress, type ZstdOptions } from 'node:zlib';
 import { HpcsError, messageOf } from '../errors.ts';
+import { BlockWriter } from './block-writer.ts';
 import { blockSize, ByteReader, inBlocks, type Bytes } from './bytes.ts';
+import { compressFrame, compressingHere, frameSize, type Compressor } from './compressor.ts';
 import { corrupt } from './faults.ts';
 
 /** `auto` stores what does not get smaller; `zstd` compresses all; `none` leaves the stream as it is. */
 export type Compression = 'auto' | 'zstd' | 'none';
 
-/** Bytes that are compressed as one. */
-export const frameSize = 4 * blockSize;
+/** Largest frame that is expanded as a whole; larger ones are streamed. Those that we wrote earlier have this size. */
+const largestWhole = 4 * blockSize;
 
-/** Frames that are being compressed or expanded at any time. */
+/** Frames that are being expanded at any time. */
 const inFlight = 3;
 
 const zstdMagic = 0xfd2fb528;
@@ -33,16 +27,20 @@ const skippableMask = 0xfffffff0;
 const magicSize = 4;
 const largestRawBlock = 128 * 1024;
 
-/** Level 1: the only one that keeps pace with the cipher. Data is authenticated outside, so no checksum here. */
-const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 }, chunkSize: frameSize + blockSize };
-
-/** The size is told so that it stands in the frame's header: readers then know what they need. */
-const compressFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdCompress);
 const expandFrame = promisify<Uint8Array, ZstdOptions, Buffer>(zstdDecompress);
 
+/** How to compress, for who makes gigabytes. */
+export interface CompressOptions {
+  /** Default: this thread. */
+  compressor?: Compressor;
+  /** Memory of a block that comes out is used again when this many later ones have come out. Default: never. */
+  reuseAfter?: number;
+}
+
 /** Compresses a byte stream. What comes out with `auto` or `zstd` is one any zstd program expands. */
-export function compressed(input: Bytes, mode: Compression): Bytes {
-  return mode === 'none' ? input : inOrder(frames(input, mode));
+export function compressed(input: Bytes, mode: Compression, options: CompressOptions = {}): Bytes {
+  if (mode === 'none') return input;
+  return gathered(frames(input, mode, options.compressor ?? compressingHere()), options.reuseAfter);
 }
 
 /** Expands a zstd or gzip stream, told by its first bytes; any other stream passes unchanged. @throws HpcsError `integrity` */
@@ -55,18 +53,36 @@ export async function* decompressed(input: Bytes): AsyncGenerator<Uint8Array, vo
   else yield* reader.rest();
 }
 
+async function* gathered(input: Bytes, reuseAfter: number | undefined): AsyncGenerator<Buffer, void, undefined> {
+  const blocks = new BlockWriter(blockSize, reuseAfter);
+  for await (const piece of input) yield* blocks.write(piece);
+  yield* blocks.finish();
+}
+
+/** A piece of what comes out is good until the next one is taken. */
+async function* frames(input: Bytes, mode: 'auto' | 'zstd', compressor: Compressor): AsyncGenerator<Uint8Array, void, undefined> {
+  let empty = true;
+  let waiting = 0;
+  for await (const frame of inBlocks(input, frameSize)) {
+    empty = false;
+    if (mode === 'auto' && !shrinks(frame)) {
+      for (; waiting > 0; waiting--) yield compressor.take();
+      yield* storedFrame(frame);
+      continue;
+    }
+    if (waiting === compressor.capacity) {
+      yield compressor.take();
+      waiting--;
+    }
+    compressor.put(frame);
+    waiting++;
+  }
+  for (; waiting > 0; waiting--) yield compressor.take();
+  if (empty) yield* storedFrame(Buffer.alloc(0));
+}
+
 /** What one frame becomes: bytes that are being made on another thread, or a stream. (A generator awaits a bare promise.) */
 type Result = { bytes: Promise<Buffer> } | { stream: Bytes };
-
-async function* frames(input: Bytes, mode: 'auto' | 'zstd'): AsyncGenerator<Result, void, undefined> {
-  let empty = true;
-  for await (const block of inBlocks(input, frameSize)) {
-    empty = false;
-    if (mode === 'auto' && !shrinks(block)) yield { stream: storedFrame(block) };
-    else yield { bytes: compressFrame(block, { ...compression, pledgedSrcSize: block.length }) };
-  }
-  if (empty) yield { stream: storedFrame(Buffer.alloc(0)) };
-}
 
 /** Awaits several results at a time and yields them in their order. */
 async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Array, void, undefined> {
@@ -85,19 +101,20 @@ async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Arr
   for (const next of waiting) yield await next;
 }
 
-/** Whether samples of a block get smaller by 3 % or more. */
-function shrinks(block: Buffer): boolean {
-  const sampleSize = 16 * 1024;
-  if (block.length <= 4 * sampleSize) return true;
-  return [0.1, 0.5, 0.9].some((place) => {
-    const start = Math.floor(block.length * place);
-    const sample = block.subarray(start, start + sampleSize);
-    return zstdCompressSync(sample, { params: compression.params }).byteLength < sampleSize * 0.97;
+/** Whether samples of a frame, taken as one, get smaller by 3 % or more. */
+function shrinks(frame: Buffer): boolean {
+  const sampleSize = 4 * 1024;
+  if (frame.length <= 16 * sampleSize) return true;
+  const samples = [0.1, 0.35, 0.6, 0.85].map((place) => {
+    const start = Math.floor(frame.length * place);
+    return frame.subarray(start, start + sampleSize);
   });
+  const sample = Buffer.concat(samples);
+  return compressFrame(sample).length < sample.length * 0.97;
 }
 
 /** A frame that holds its content uncompressed. @see RFC 8878, sections 3.1.1.1 and 3.1.1.2 */
-async function* storedFrame(content: Buffer): AsyncGenerator<Buffer, void, undefined> {
+function* storedFrame(content: Buffer): Generator<Buffer, void, undefined> {
   const header = Buffer.alloc(magicSize + 5);
   header.writeUInt32LE(zstdMagic, 0);
   // Single segment, content size in four bytes.
@@ -135,7 +152,7 @@ async function* expandedFrames(reader: ByteReader): AsyncGenerator<Result, void,
     }
     const header = await readFrameHeader(reader, magic);
     const blocks = frameBlocks(reader, header);
-    if (header.contentSize === undefined || header.contentSize > frameSize) {
+    if (header.contentSize === undefined || header.contentSize > largestWhole) {
       yield { stream: through(blocks, createZstdDecompress({ chunkSize: blockSize })) };
     } else {
       yield { bytes: expanded(await collected(blocks, header.contentSize), header.contentSize) };

@@ -1,20 +1,28 @@
-/** The thread that packs, compresses and encrypts. Started by threads.ts. */
+/** The thread that packs and encrypts. Started by threads.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { pack } from '../pack/pack.ts';
 import { sealBody } from './body.ts';
-import { blockSize, type Bytes } from './bytes.ts';
-import { frameSize } from './compress.ts';
+import type { Bytes } from './bytes.ts';
+import { CompressingThreads } from './compressor.ts';
 import { RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import { failureOf } from './thread-failure.ts';
 import type { SealTask } from './threads.ts';
 
 const task = workerData as SealTask;
+/** Encryption holds one block back, to know the last one as such. */
+const reuseAfter = 2;
 const sealed = new RingProducer(task.sealed);
+const compressor = new CompressingThreads(task.compressors, () => parentPort?.postMessage({ compressing: true }));
 try {
   sealed.put(task.header);
   sealed.flush();
-  const body = sealBody(counted(plain(task.source)), task.body, task.compress, (size) => sealed.allocate(size));
+  const body = sealBody(counted(plain(task.source)), task.body, task.compress, {
+    allocate: (size) => sealed.allocate(size),
+    compressor,
+    reuseAfter,
+  });
   for await (const piece of body) sealed.put(piece);
+  compressor.end();
   sealed.end();
   parentPort?.postMessage({});
 } catch (error) {
@@ -24,9 +32,7 @@ try {
 
 function plain(source: SealTask['source']): Bytes {
   if ('ring' in source) return blocksOf(source.ring);
-  // As many blocks as may be waiting to be compressed, and one that is being filled.
-  const blocks = task.compress === 'none' ? { blockSize, reuseAfter: 3 } : { blockSize: frameSize, reuseAfter: 5 };
-  return pack(source.path, { name: source.name, ...blocks });
+  return pack(source.path, { name: source.name, reuseAfter });
 }
 
 // Copied, since compression holds several at a time for a while.

@@ -1,7 +1,8 @@
 /**
- * Sealing on threads of its own: one packs, compresses and encrypts, one digests, and who ships the bytes is a third. They share
- * memory, so that nothing is copied between them.
+ * Sealing on threads of its own: one packs and encrypts, some compress, one digests, and who ships the bytes is another. They share
+ * memory, so that little is copied between them.
  */
+import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
@@ -9,6 +10,7 @@ import type { Bytes, HeldBlocks } from './bytes.ts';
 import { blockSize } from './bytes.ts';
 import type { BodyKey } from './body.ts';
 import type { Compression } from './compress.ts';
+import { makeCompressorMemory, type CompressorMemory } from './compressor.ts';
 import type { Summarised, Summary } from './digest.ts';
 import { makeHeader } from './header.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
@@ -23,6 +25,8 @@ export interface SealTask {
   header: Uint8Array;
   body: BodyKey;
   compress: Compression;
+  /** Shared with threads that are started when the first frame is to be compressed. */
+  compressors: readonly CompressorMemory[];
   sealed: RingMemory;
   /** One 64-bit count of plain bytes that were taken. */
   taken: SharedArrayBuffer;
@@ -35,8 +39,8 @@ export interface DigestTask {
   consumer: number;
 }
 
-/** What a thread says at its end. */
-export type ThreadReport = { summary?: Summary } | { failure: ThreadFailure };
+/** What a thread says: once that there is something to compress, and at its end how it ended. */
+export type ThreadReport = { summary?: Summary } | { failure: ThreadFailure } | { compressing: true };
 
 /** An error as it crosses from thread to thread. */
 export interface ThreadFailure {
@@ -51,6 +55,9 @@ const sealedSlots = 32;
 /** A block, its OpenPGP or age framing included. */
 const sealedSlotSize = blockSize + 4096;
 const plainSlots = 8;
+
+/** Threads that compress, at most: they are faster together than the others are. */
+const mostCompressors = 3;
 
 /** Small heaps: what these threads move lies outside of them. */
 const threadLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
@@ -68,10 +75,13 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
 
   private constructor(task: SealTask, input: Bytes | undefined, options: SealOptions) {
     this.#consumer = new RingConsumer(task.sealed, 0);
-    this.#rings = 'ring' in task.source ? [task.sealed, task.source.ring] : [task.sealed];
+    this.#rings = [task.sealed, ...task.compressors.flatMap(({ frames, compressed }) => [frames, compressed])];
+    if ('ring' in task.source) this.#rings.push(task.source.ring);
     this.#failure.promise.catch(() => undefined);
     this.#threads = [];
-    void this.#start('seal-thread', task);
+    void this.#start('seal-thread', task, () => {
+      for (const memory of task.compressors) void this.#start('compress-thread', memory);
+    });
     const digested = this.#start('digest-thread', { sealed: task.sealed, consumer: 1 } satisfies DigestTask);
     this.summary = Promise.race([digested, this.#failure.promise]).then((report) => {
       if (report.summary === undefined) throw new HpcsError('bug', 'bug', 'the digesting thread gave no digest');
@@ -97,6 +107,7 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
       header,
       body,
       compress: options.compress ?? 'auto',
+      compressors: Array.from({ length: Math.min(availableParallelism(), mostCompressors) }, makeCompressorMemory),
       sealed: makeRing(sealedSlots, sealedSlotSize, 2),
       taken: new SharedArrayBuffer(8),
     };
@@ -123,9 +134,9 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
     await this.#input;
   }
 
-  #start(name: ThreadName, data: SealTask | DigestTask): Promise<{ summary?: Summary }> {
+  #start(name: ThreadName, data: ThreadTask, compress?: () => void): Promise<{ summary?: Summary }> {
     const { promise, resolve } = Promise.withResolvers<{ summary?: Summary }>();
-    this.#threads.push(startThread(name, data, { report: resolve, fail: (error) => this.#fail(error) }));
+    this.#threads.push(startThread(name, data, { report: resolve, fail: (error) => this.#fail(error), compress }));
     return promise;
   }
 
@@ -206,13 +217,14 @@ export function digestingAside(input: Bytes): Summarised & AsyncDisposable {
   };
 }
 
-type ThreadName = 'seal-thread' | 'digest-thread';
+type ThreadName = 'seal-thread' | 'compress-thread' | 'digest-thread';
+type ThreadTask = SealTask | CompressorMemory | DigestTask;
 
 /** Starts a thread. It says what it has to say once; one that ends without a word has died. */
 function startThread(
   name: ThreadName,
-  data: SealTask | DigestTask,
-  told: { report: (report: { summary?: Summary }) => void; fail: (error: unknown) => void },
+  data: ThreadTask,
+  told: { report: (report: { summary?: Summary }) => void; fail: (error: unknown) => void; compress?: (() => void) | undefined },
 ): Worker {
   const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
     name,
@@ -221,6 +233,10 @@ function startThread(
   });
   let over = false;
   thread.on('message', (report: ThreadReport) => {
+    if ('compressing' in report) {
+      told.compress?.();
+      return;
+    }
     over = true;
     if ('failure' in report) told.fail(revive(report.failure));
     else told.report(report);

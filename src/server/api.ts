@@ -1,9 +1,12 @@
+import { Readable } from 'node:stream';
 import { fastify, LogController, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
-import type { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
+import type { Access } from './access.ts';
+import { accessCalls } from './access-api.ts';
 import { Authentication } from './authentication.ts';
+import { checkBody } from './check-body.ts';
 import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
 import type { Health } from './health.ts';
@@ -12,7 +15,8 @@ import type { JwtSvidVerifier } from './jwt-svid.ts';
 import { defaultLimits, limitConnections, longestHead, RateLimits, timeouts, TooManyRequests, type Limits } from './limits.ts';
 import { requestId, trackRequests } from './log.ts';
 import { Metrics } from './metrics.ts';
-import { endBody, enrolBody, expectations, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { linesType, reportLines } from './lines.ts';
+import { endBody, enrolBody, jobBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 import { describeApi } from './openapi.ts';
 import type { Permissions } from './permissions.ts';
 import type { ServerTls } from './tls.ts';
@@ -23,6 +27,7 @@ export interface ApiOptions {
   verifier: JwtSvidVerifier;
   clients: Clients;
   permissions: Permissions;
+  access: Access;
   jobs: Jobs;
   trustDomain: string;
   /** Audiences that a client may have tokens for. */
@@ -38,6 +43,8 @@ export interface ApiOptions {
   limits?: Limits | undefined;
   /** Give identities to anyone who asks, as the original does. */
   allowLegacyRegistration: boolean;
+  /** Hosts for whose agents authenticated clients get join tokens. */
+  nodes: readonly string[];
   /** Without it the server speaks plain HTTP. */
   tls?: ServerTls | undefined;
   /** Where log lines (JSON) go, or false for none. */
@@ -114,15 +121,11 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   const codes = new WeakMap<FastifyRequest, string>();
   app.setErrorHandler((error, request, reply) => {
     const known = asHpcsError(error);
-    const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
     codes.set(request, known.code);
     metrics.refusals.inc({ code: known.code });
     if (known instanceof TooManyRequests) void reply.header('retry-after', known.retryAfter);
-    if (status >= 500) {
-      request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
-    } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
-    // What happened inside is for the log; a caller learns what it can act upon.
-    return fail(reply, status, known.kind === 'bug' ? 'internal error; see the log of the server' : known.message);
+    const { status, message } = failure(error, request);
+    return fail(reply, status, message);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
   // What is refused unread is not read for its own sake, where it is large.
@@ -165,8 +168,12 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     );
   };
 
+  const nodesOnly = async (): Promise<void> => {
+    if (options.nodes.length === 0) await legacyOnly();
+  };
+
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
-    const { uid } = check(registerBody, request.body);
+    const { uid } = checkBody(registerBody, request.body);
     const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
     request.log.info({ client: clientId, uid }, 'client registered');
     return {
@@ -178,10 +185,16 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/agents/token', { onRequest: legacyOnly }, async (request) => {
-    const { hostname } = check(nodeQuery, request.query);
+  app.post('/api/agents/token', { onRequest: nodesOnly }, async (request) => {
+    // Whoever has such a token can become the node, and with it any user there.
+    const client = options.allowLegacyRegistration ? undefined : await authentication.client(request);
+    const { hostname } = client === undefined ? checkBody(nodeQuery, request.query) : checkBody(nodeBody, request.body);
+    if (client !== undefined && !options.nodes.includes(hostname)) {
+      request.log.warn({ client, node: hostname }, 'node token asked for a host that is not allowed');
+      throw new HpcsError('identity', 'forbidden', `no tokens for the node ${hostname} here: section [nodes] does not allow it`);
+    }
     const { spiffeId, joinToken } = await options.grants.nodeToken(hostname);
-    request.log.info({ node: hostname }, 'node token made');
+    request.log.info({ client, node: hostname, from: request.ip }, 'node token made');
     return {
       success: true,
       message: 'token made; it can be used once, and only for a few minutes',
@@ -190,19 +203,24 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/client/create-workloads', { bodyLimit: longestBody.readers }, async (request) => {
-    const { jwt, ...body } = check(workloadsBody, request.body);
+  app.post('/api/client/create-workloads', { bodyLimit: longestBody.readers }, async (request, reply) => {
+    const { jwt, ...body } = checkBody(workloadsBody, request.body);
     const client = await authentication.holder(request, jwt);
-    const grant = await options.grants.grant(client, body);
-    request.log.info(
-      { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
-      'grant made',
-    );
-    return { success: true, message: 'identities, policy and role made', ...grant };
+    const run = async (report?: (done: number, total: number) => void): Promise<object> => {
+      const grant = await options.grants.grant(client, body, report);
+      request.log.info(
+        { client, secret: body.secret, users: body.users, groups: body.groups, nodes: body.compute_nodes.length },
+        'grant made',
+      );
+      return { success: true, message: 'identities, policy and role made', ...grant };
+    };
+    if (request.headers.accept?.includes(linesType) !== true) return run();
+    const lines = reportLines(run, (error) => failure(error, request));
+    return reply.type(linesType).send(Readable.from(lines));
   });
 
   app.post('/api/client/enrol', async (request) => {
-    const { token } = check(enrolBody, request.body);
+    const { token } = checkBody(enrolBody, request.body);
     const proof = await authentication.proof(request);
     using secret = new Secret(token);
     const client = await options.clients.enrol(secret, proof);
@@ -219,7 +237,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/token', async (request) => {
     const client = await authentication.client(request);
-    const { audience } = check(tokenBody, request.body);
+    const { audience } = checkBody(tokenBody, request.body);
     if (!options.audiences.includes(audience)) throw new HpcsError('identity', 'forbidden', `no tokens for ${audience} here`);
     using token = await options.mint(client, audience);
     request.log.info({ client, audience }, 'token made');
@@ -233,13 +251,13 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/resolve', { bodyLimit: longestBody.names }, async (request) => {
     await authentication.client(request);
-    const { clients } = check(resolveBody, request.body);
+    const { clients } = checkBody(resolveBody, request.body);
     return { success: true, message: 'who is enrolled', clients: await options.clients.resolve(clients) };
   });
 
   app.post('/api/client/grants', { bodyLimit: longestBody.names }, async (request) => {
     const client = await authentication.client(request);
-    const body = check(permitBody, request.body);
+    const body = checkBody(permitBody, request.body);
     const granted = await options.permissions.permit(client, body);
     request.log.info({ client, secret: body.secret, ...granted }, 'grant to clients made');
     return {
@@ -255,30 +273,34 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/jobs', async (request) => {
     const client = await authentication.client(request);
-    const body = check(jobBody, request.body);
+    const body = checkBody(jobBody, request.body);
     const { spiffeId, expires } = await options.jobs.register(client, body);
     request.log.info({ client, spiffeId, artefacts: body.artefacts.map((one) => one.secret_path), expires }, 'job registered');
     return { success: true, message: 'job registered', spiffeID: spiffeId, expires };
   });
 
   app.post('/api/jobs/redeem', async (request) => {
-    const { halves, job, key } = check(redeemBody, request.body);
+    const { halves, job, key } = checkBody(redeemBody, request.body);
     using scriptHalf = new Secret(halves[0]);
     using fileHalf = new Secret(halves[1]);
-    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key });
+    const proven = request.headers['dpop'] !== undefined || request.headers.authorization !== undefined;
+    const caller = proven ? await authentication.client(request) : undefined;
+    const records = await options.jobs.redeem({ scriptHalf, fileHalf, job, key }, caller);
     return { success: true, message: 'records sealed to the key', records: Buffer.from(records).toString('base64') };
   });
 
   app.post('/api/jobs/end', async (request) => {
     const client = await authentication.client(request);
-    const { stolen } = await options.jobs.end(client, check(endBody, request.body).ticket);
-    return { success: true, message: 'job ended', stolen };
+    const ended = await options.jobs.end(client, checkBody(endBody, request.body).ticket);
+    return { success: true, message: 'job ended', ...ended };
   });
+
+  accessCalls(app, authentication, options.access);
 
   app.get('/api/capabilities', async () => ({
     success: true,
     message: 'what this server can beyond the calls of the original',
-    capabilities: ['enrol', 'grants', 'jobs', ...(tls === undefined ? [] : ['x509-svid'])],
+    capabilities: ['enrol', 'grants', 'jobs', 'access', ...(tls === undefined ? [] : ['x509-svid'])],
     trust_domain: options.trustDomain,
   }));
 
@@ -299,16 +321,19 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   return app;
 }
 
-function fail(reply: FastifyReply, status: number, message: string): FastifyReply {
-  return reply.code(status).send({ success: false, message });
+/** What a caller is told of an error, which is logged. */
+function failure(error: unknown, request: FastifyRequest): { status: number; message: string } {
+  const known = asHpcsError(error);
+  const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
+  if (status >= 500) {
+    request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
+  } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
+  // What happened inside is for the log; a caller learns what it can act upon.
+  return { status, message: known.kind === 'bug' ? 'internal error; see the log of the server' : known.message };
 }
 
-function check<Shape extends z.ZodType>(shape: Shape, value: unknown): z.output<Shape> {
-  const result = shape.safeParse(value);
-  if (result.success) return result.data;
-  const [key] = result.error.issues[0]?.path.map(String) ?? [];
-  const message = key === undefined ? 'expected a JSON object' : `${key}: expected ${expectations[key] ?? 'another value'}`;
-  throw new HpcsError('usage', 'bad-request', message);
+function fail(reply: FastifyReply, status: number, message: string): FastifyReply {
+  return reply.code(status).send({ success: false, message });
 }
 
 // Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.

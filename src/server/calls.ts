@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { addBody, destroyBody, listBody, revokeBody, nodeBody, endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 
 /** One call of the API, as it is checked and as it is described. */
 export interface Call {
@@ -38,9 +38,11 @@ export const calls: Readonly<Record<string, Call>> = {
   },
   'POST /api/agents/token': {
     operation: 'nodeToken',
-    summary: 'A join token for the agent of a compute node. Only with --allow-legacy-registration.',
+    summary:
+      'A join token for the agent of a compute node: for clients, of allowed hosts (body); or with --allow-legacy-registration (query).',
     caller: 'anyone',
-    query: nodeQuery,
+    query: nodeQuery.partial(),
+    body: nodeBody.optional(),
     answer: joinToken,
   },
   'POST /api/client/create-workloads': {
@@ -101,6 +103,34 @@ export const calls: Readonly<Record<string, Call>> = {
     caller: 'client',
     body: endBody,
     answer: success.extend({ stolen: z.boolean() }),
+  },
+  'POST /api/access/list': {
+    operation: 'listAccess',
+    summary: 'Who may use which secrets of the caller.',
+    caller: 'client',
+    body: listBody,
+    answer: success.extend({ artefacts: z.array(z.unknown()) }),
+  },
+  'POST /api/access/grant': {
+    operation: 'addAccess',
+    summary: 'Lets more clients and groups use a secret of the caller.',
+    caller: 'client',
+    body: addBody,
+    answer: success,
+  },
+  'POST /api/access/revoke': {
+    operation: 'revokeAccess',
+    summary: 'Takes grants of the caller back.',
+    caller: 'client',
+    body: revokeBody,
+    answer: success,
+  },
+  'POST /api/access/destroy': {
+    operation: 'destroy',
+    summary: 'Destroys a secret of the caller.',
+    caller: 'client',
+    body: destroyBody,
+    answer: success,
   },
   'GET /api/capabilities': {
     operation: 'capabilities',

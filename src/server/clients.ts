@@ -16,6 +16,8 @@ const clientRecord = z.object({
   /** Groups that grants may name. */
   groups: z.array(z.string()),
   created: z.string(),
+  /** When it was removed: its id stays taken, and is nobody's. */
+  removed: z.string().optional(),
 });
 /** An authenticated client as the server knows it. */
 export type ClientRecord = z.output<typeof clientRecord>;
@@ -127,9 +129,74 @@ export class Clients {
     if (!(await this.#store.write(path, {}, 0))) throw unauthenticated('it was shown before');
   }
 
-  /** A client by its id. @throws HpcsError `identity` */
+  /** A client by its id; undefined for one that was removed, too. @throws HpcsError `identity` */
   async find(id: string): Promise<ClientRecord | undefined> {
-    return (await this.#store.read(`clients/${id}`, clientRecord))?.value;
+    const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
+    return found?.removed === undefined ? found : undefined;
+  }
+
+  /**
+   * Whether a client was removed. One that never was enrolled was not: those that SPIRE attests have no record until then.
+   *
+   * @throws HpcsError `identity`
+   */
+  async isRemoved(id: string): Promise<boolean> {
+    return (await this.#store.read(`clients/${id}`, clientRecord))?.value.removed !== undefined;
+  }
+
+  /** All clients, those aside that SPIRE alone knows; with the thumbprints of their keys. @throws HpcsError `identity` */
+  async all(): Promise<(ClientRecord & { keys: string[] })[]> {
+    const keys = new Map<string, string[]>();
+    for (const { thumbprint, client } of await this.#keys()) keys.set(client, [...(keys.get(client) ?? []), thumbprint]);
+    const all: (ClientRecord & { keys: string[] })[] = [];
+    for (const id of await this.#store.list('clients')) {
+      const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
+      if (found !== undefined) all.push({ ...found, keys: keys.get(id) ?? [] });
+    }
+    return all;
+  }
+
+  /**
+   * Removes a client for good: nothing that it shows counts any more, and nobody gets its id. A name that it was enrolled under may
+   * be enrolled anew, as another client. May be repeated, which completes it.
+   *
+   * @throws HpcsError `identity`
+   */
+  async remove(id: string): Promise<void> {
+    const path = `clients/${id}`;
+    for (;;) {
+      const found: Stored<ClientRecord> | undefined = await this.#store.read(path, clientRecord);
+      const now = new Date().toISOString();
+      const before = found?.value ?? { id, identity: '', name: id, groups: [], created: now };
+      if (before.removed !== undefined) break;
+      if (await this.#store.write(path, { ...before, removed: now }, found?.version ?? 0)) break;
+    }
+    const identity = (await this.#store.read(path, clientRecord))?.value.identity ?? '';
+    // A name may be enrolled anew, which an administrator does. Whom others vouch for would be back by himself: he stays removed.
+    const known = await this.#store.read(identityPath(identity), identityRecord);
+    if (known?.value.client === id && identity.startsWith('enrolled:')) await this.#store.remove(identityPath(identity));
+    for (const key of await this.#keys()) if (key.client === id) await this.revokeKey(key.thumbprint);
+    await eachOf(await this.#store.list('enrolments'), async (name) => {
+      const found = (await this.#store.read(`enrolments/${name}`, invitation))?.value;
+      if (found?.client === id || (found?.client === null && `enrolled:${found.name}` === identity))
+        await this.#store.remove(`enrolments/${name}`);
+    });
+  }
+
+  /** Forgets a key: what it signs counts no more. @returns whose it was; undefined for nobody's @throws HpcsError `identity` */
+  async revokeKey(thumbprint: string): Promise<string | undefined> {
+    const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+    await this.#store.remove(`keys/${thumbprint}`);
+    return found?.value.client;
+  }
+
+  async #keys(): Promise<{ thumbprint: string; client: string }[]> {
+    const keys: { thumbprint: string; client: string }[] = [];
+    for (const thumbprint of await this.#store.list('keys')) {
+      const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+      if (found !== undefined) keys.push({ thumbprint, client: found.value.client });
+    }
+    return keys;
   }
 
   /** A client by the name it was enrolled under, or by its id. @throws HpcsError `identity` */
@@ -180,7 +247,8 @@ export class Clients {
   async #withGroups(id: string, groups: string[]): Promise<ClientRecord> {
     for (;;) {
       const found: Stored<ClientRecord> | undefined = await this.#store.read(`clients/${id}`, clientRecord);
-      if (found === undefined) throw new HpcsError('identity', 'forbidden', `the client ${id} was removed`);
+      if (found === undefined || found.value.removed !== undefined)
+        throw new HpcsError('identity', 'forbidden', `the client ${id} was removed`);
       const changed = { ...found.value, groups };
       if (JSON.stringify(changed.groups) === JSON.stringify(found.value.groups)) return found.value;
       if (await this.#store.write(`clients/${id}`, changed, found.version)) return changed;

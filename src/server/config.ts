@@ -22,6 +22,7 @@ const spiffeId = text.refine((value) => {
 }, 'a SPIFFE ID');
 const count = z.coerce.number({ error: 'a number, 1 or more' }).int('a number, 1 or more').min(1, 'a number, 1 or more');
 const isOrigin = (value: string): boolean => URL.canParse(value) && new URL(value).origin === value;
+const nodeName = /^[a-z0-9][a-z0-9._-]{0,252}$/;
 const selector = /^[a-z0-9_]+:[\x21-\x7e]+$/;
 
 // The original hands this key to a shell word list and writes the empty one as "".
@@ -61,6 +62,12 @@ const schema = z.strictObject({
         .refine((value) => value.every((entry) => selector.test(entry)), 'selectors such as unix:uid:1000')
         .prefault(''),
       audience: audiences.prefault('hpcs-server'),
+    })
+    .prefault({}),
+  // Hosts as SPIFFE IDs take them; lower case only, so that no two differ in case alone.
+  nodes: z
+    .strictObject({
+      allow: list.refine((value) => value.every((host) => nodeName.test(host)), 'host names in lower case').prefault(''),
     })
     .prefault({}),
   listen: z

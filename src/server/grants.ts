@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { HpcsError } from '../errors.ts';
-import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
+import { formatSpiffeId, spiffeIds, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
 import type { WorkloadsBody } from './names.ts';
 import { Serial } from './serial.ts';
-import { formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
+import { assertPlain, formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
 import type { Role, VaultAdmin } from './vault-admin.ts';
 
 /** What {@link Grants} decides by. */
@@ -79,16 +79,19 @@ export class Grants {
   /**
    * Lets users and groups on nodes read one secret of a client.
    *
-   * The same grant may be asked for again; that completes one that failed on its way. The vault's role is written last: where
-   * it exists, the grant was complete.
+   * The same grant may be asked for again; that completes one that failed on its way, and makes nothing twice. The vault's role is
+   * written last: where it exists, the grant was complete. SPIRE is called once for each thousand of readers, to list and to make.
    *
+   * @param report told how many of the readers there are
    * @throws HpcsError `identity`; code `conflict` where that secret has other readers
    */
-  async grant(clientId: string, body: Omit<WorkloadsBody, 'jwt'>): Promise<Grant> {
+  async grant(
+    clientId: string,
+    body: Omit<WorkloadsBody, 'jwt'>,
+    report: (done: number, total: number) => void = () => undefined,
+  ): Promise<Grant> {
     const { trustDomain, jwtSvidTtl } = this.#options;
-    const reader = spiffeIds.reader(trustDomain, clientId, body.secret);
-    const path = `client_${clientId}/${body.secret}`;
-    const role: Role = { name: `client_${clientId}-${body.secret}`, policy: path, subject: reader };
+    const { reader, path, role } = this.#readerOf(clientId, body.secret);
     const selectors = [
       ...body.users.map((user): Selector => ({ type: 'unix', value: `user:${user}` })),
       ...body.groups.map((group): Selector => ({ type: 'unix', value: `supplementary_group:${group}` })),
@@ -103,12 +106,18 @@ export class Grants {
     );
     await this.#serial.run(path, async () => {
       const complete = await this.#vault.hasRole(role);
-      const existing = (await this.#spire.listEntries(reader)).map(entryKey);
-      const keys = new Set(wanted.map(entryKey));
-      if (existing.some((key) => !keys.has(key)) || (complete && existing.length !== keys.size)) {
+      const found = await this.#spire.listEntries(reader);
+      for (const entry of found) assertPlain(entry);
+      const existing = new Set(found.map(entryKey));
+      const missing = new Map(wanted.map((entry) => [entryKey(entry), entry]));
+      const total = missing.size;
+      const others = [...existing].some((key) => !missing.delete(key));
+      if (others || (complete && missing.size > 0)) {
         throw new HpcsError('identity', 'conflict', `the secret ${body.secret} of client ${clientId} already has other readers`);
       }
-      const made = await this.#spire.createEntries(wanted);
+      const there = total - missing.size;
+      report(there, total);
+      const made = await this.#spire.createEntries([...missing.values()], (done) => report(there + done, total));
       try {
         await this.#vault.writeReader(role, path);
       } catch (error) {
@@ -125,6 +134,38 @@ export class Grants {
       secrets_path: path,
       user_role: role.name,
     };
+  }
+
+  /** Readers of a secret: what SPIRE must see on which agent, such as `unix:user:alice` on `/h/cn01`. @throws HpcsError `identity` */
+  async readers(clientId: string, secret: string): Promise<{ node: string; selector: string }[]> {
+    const entries = await this.#spire.listEntries(this.#readerOf(clientId, secret).reader);
+    return entries.map(({ parentId, selectors }) => ({
+      node: parentId.path.replace(/^\/h\//, ''),
+      selector: selectors.map(formatSelector).join(' '),
+    }));
+  }
+
+  /**
+   * Takes a secret from all its readers: from those who hold a token of the vault at once, from the others at their next login.
+   *
+   * @returns how many readers there were
+   * @throws HpcsError `identity`
+   */
+  async revoke(clientId: string, secret: string): Promise<number> {
+    const { reader, path, role } = this.#readerOf(clientId, secret);
+    return this.#serial.run(path, async () => {
+      await this.#vault.removeReader(role);
+      const entries = await this.#spire.listEntries(reader);
+      await this.#spire.deleteEntries(entries.map(({ id }) => id));
+      await this.#vault.forget(reader);
+      return entries.length;
+    });
+  }
+
+  #readerOf(clientId: string, secret: string): { reader: SpiffeId; path: string; role: Role } {
+    const reader = spiffeIds.reader(this.#options.trustDomain, clientId, secret);
+    const path = `client_${clientId}/${secret}`;
+    return { reader, path, role: { name: `client_${clientId}-${secret}`, policy: path, subject: reader } };
   }
 
   async #takeBack(made: string[], error: unknown): Promise<void> {

@@ -21,6 +21,8 @@ export interface JwtSvidVerifierOptions {
   audience: string[];
   /** Reads SPIRE's present keys. */
   authorities: () => Promise<JwtAuthority[]>;
+  /** Whether a client was removed: its tokens are signed and in time, and count no more. */
+  isRemoved?: (client: string) => Promise<boolean>;
   /** A clock that never goes back, in milliseconds. */
   now?: () => number;
 }
@@ -51,6 +53,8 @@ export class JwtSvidVerifier {
     if (client === undefined || id.trustDomain !== this.#options.trustDomain) {
       throw new HpcsError('identity', 'forbidden', `the token is that of ${subject}, which is no client's workload`);
     }
+    if ((await this.#options.isRemoved?.(client)) === true)
+      throw new HpcsError('identity', 'unauthenticated', `the token is that of client ${client}, which was removed`);
     return client;
   }
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import { ticketHalf } from '../job/ticket.ts';
+import { conditionsShape } from './conditions.ts';
 
 /**
  * The names that a client may choose. They end up in SPIFFE paths, in names of the vault's roles and policies, and within the
@@ -76,13 +77,37 @@ export const tokenBody = z.object({ audience: z.string().min(1).max(255) });
 export const resolveBody = z.object({ clients: z.array(z.string().max(253)).max(1000) });
 
 /** Body of `POST /api/client/grants`. */
-export const permitBody = z.object({ secret: secretName, clients: principals, groups: principals });
+export const permitBody = z.object({ secret: secretName, clients: principals, groups: principals, ...conditionsShape });
 export type PermitBody = z.output<typeof permitBody>;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const jobId = z.string().regex(/^[0-9]{1,19}$/);
 // With upper case, which old clients use: it stands in a path of the vault, which keeps it, and in no role's name.
 const secretPath = z.string().regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?$/).max(220); // prettier-ignore
+
+/** Body of `POST /api/access/grant`. */
+export const addBody = z.object({ secret_path: secretPath, clients: principals, groups: principals, ...conditionsShape });
+
+export type AddBody = z.output<typeof addBody>;
+
+/** Body of `POST /api/access/list`: one secret, or all of the caller's that are granted to somebody. */
+export const listBody = z.object({ secret_path: secretPath.optional() });
+
+/** Body of `POST /api/access/revoke`. */
+export const revokeBody = z
+  .object({
+    secret_path: secretPath,
+    grants: z.array(z.string().regex(/^[0-9a-f]{8}$/)).max(1000).default([]), // prettier-ignore
+    clients: principals.default([]),
+    groups: principals.default([]),
+    all: z.boolean().default(false),
+  })
+  .refine(({ grants, clients, groups, all }) => all || grants.length + clients.length + groups.length > 0, { path: ['all'] });
+
+export type RevokeBody = z.output<typeof revokeBody>;
+
+/** Body of `POST /api/access/destroy`. */
+export const destroyBody = z.object({ secret_path: secretPath });
 
 /** Owner and name in `client_<id>/<name>`, of the form that bodies are checked for. */
 export function parseSecretPath(path: string): { owner: string; secret: string } {
@@ -109,6 +134,8 @@ export const jobBody = z
       )
       .min(1)
       .max(16),
+    /** Redeemed by its submitter, with a proof: the ticket alone opens nothing. */
+    connected: z.boolean().default(false),
     lifetime: z.int().min(60).max(longestWait * 86_400).default(7 * 86_400), // prettier-ignore
   })
   .refine(({ artefacts }) => new Set(artefacts.map(({ role }) => role)).size === artefacts.length, { path: ['artefacts'] });
@@ -124,8 +151,11 @@ export const redeemBody = z.object({
 /** Body of `POST /api/jobs/end`. */
 export const endBody = z.object({ ticket: sha256 });
 
-/** Query of `POST /api/agents/token`. */
+/** Query of `POST /api/agents/token`, as the original has it. */
 export const nodeQuery = z.object({ hostname: unixName });
+
+/** Body of `POST /api/agents/token` where callers prove who they are: a proof covers the body, and no query. */
+export const nodeBody = z.object({ hostname: unixName });
 
 /** What is expected of each value, for messages. */
 export const expectations: Readonly<Record<string, string>> = {
@@ -139,9 +169,16 @@ export const expectations: Readonly<Record<string, string>> = {
   token: 'an enrolment token',
   audience: 'an audience',
   clients: 'a list of client ids or enrolled names (lower-case letters, digits, dots, dashes)',
+  image: 'the SHA-512 of a sealed image, in hex',
+  until: 'an RFC 3339 time',
+  jobs: 'a number of jobs, from 1 to 1000',
+  secret_path: 'client_<id>/<secret>',
+  grants: 'a list of ids of grants',
+  all: 'what is to be taken back: grants, clients, groups, or all',
   job: 'a job id',
   ticket: 'the SHA-256 of a ticket, in hex',
   artefacts: 'a list of artefacts with role, secret_path and sha512, one of each role',
+  connected: 'true or false',
   lifetime: 'seconds, from 60 to 30 days',
   halves: 'the two halves of a ticket',
   key: 'an age recipient (age1…)',

@@ -63,7 +63,7 @@ function operation({ operation: operationId, summary, caller, body, query, answe
   const parameters = Object.entries(query?.shape ?? {}).map(([name, schema]) => ({
     name,
     in: 'query',
-    required: true,
+    required: !(schema as z.ZodType).safeParse(undefined).success,
     schema: schemaOf(schema as z.ZodType),
   }));
   return {

@@ -7,6 +7,7 @@ import { spiffeIds } from '../identity/spiffe-id.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import type { Secret } from '../secret.ts';
 import { Vault } from '../vault.ts';
+import { Access } from './access.ts';
 import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
@@ -74,20 +75,23 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
         expires: (time) => metrics.certificateExpires.set(time.getTime() / 1000),
       }),
     );
+  const grants = new Grants(spire, vault, {
+    trustDomain,
+    selectors: config.client.selectors.map(parseSelector),
+    joinTokenTtl: config['spire-server']['join-token-ttl'],
+    jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
+  });
   const app = makeApi({
-    grants: new Grants(spire, vault, {
-      trustDomain,
-      selectors: config.client.selectors.map(parseSelector),
-      joinTokenTtl: config['spire-server']['join-token-ttl'],
-      jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
-    }),
+    grants,
     verifier: new JwtSvidVerifier({
       trustDomain,
       audience: config.client.audience,
       authorities: async () => (await spire.bundle()).jwt,
+      isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
     permissions,
+    access: new Access(clients, permissions, grants, vault),
     jobs,
     trustDomain,
     audiences: [...config.client.audience, ...config.vault.audience],
@@ -105,6 +109,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       trustedProxies: config.listen['trusted-proxies'],
     },
     allowLegacyRegistration: options.allowLegacyRegistration,
+    nodes: config.nodes.allow,
     tls,
     log: options.log,
   });

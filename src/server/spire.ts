@@ -1,4 +1,4 @@
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor } from '../identity/grpc.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
@@ -37,6 +37,8 @@ const messages: Messages = {
   DeleteResult: { fields: { status: { type: 'Status', id: 1 }, id: { type: 'string', id: 2 } } },
   BatchDeleteEntryResponse: { fields: { results: { rule: 'repeated', type: 'DeleteResult', id: 1 } } },
   CreateJoinTokenRequest: { fields: { ttl: { type: 'int32', id: 1 }, agentId: { type: 'SPIFFEID', id: 3 } } },
+  DeleteAgentRequest: { fields: { id: { type: 'SPIFFEID', id: 1 } } },
+  Empty: { fields: {} },
   JoinToken: { fields: { value: { type: 'string', id: 1 }, expiresAt: { type: 'int64', id: 2 } } },
   MintJWTSVIDRequest: {
     fields: {
@@ -110,6 +112,8 @@ interface Status {
 /** How many entries one call carries: gRPC messages end at 4 MiB, and 1,000 take about a second. */
 const batch = 1000;
 const deadline = 20_000;
+/** For calls that carry a batch: on a busy machine a thousand entries take a multiple of their time. */
+const batchDeadline = 60_000;
 
 /** A SPIRE server's admin API on its private socket. Whoever reaches that socket may make any identity. */
 export class Spire implements Disposable {
@@ -128,6 +132,7 @@ export class Spire implements Disposable {
     });
     this.#agent = client(target, 'agent', 'Agent', {
       CreateJoinToken: { requestType: 'CreateJoinTokenRequest', responseType: 'JoinToken' },
+      DeleteAgent: { requestType: 'DeleteAgentRequest', responseType: 'Empty' },
     });
     this.#svid = client(target, 'svid', 'SVID', {
       MintJWTSVID: { requestType: 'MintJWTSVIDRequest', responseType: 'MintJWTSVIDResponse' },
@@ -142,10 +147,11 @@ export class Spire implements Disposable {
    *
    * When one cannot be made, those of this call are deleted again before the error is thrown.
    *
+   * @param report told after each call how many of them there are
    * @returns ids of the entries that did not exist before
    * @throws HpcsError `identity`
    */
-  async createEntries(entries: readonly NewEntry[]): Promise<string[]> {
+  async createEntries(entries: readonly NewEntry[], report: (done: number) => void = () => undefined): Promise<string[]> {
     const made: string[] = [];
     try {
       for (let from = 0; from < entries.length; from += batch) {
@@ -154,7 +160,7 @@ export class Spire implements Disposable {
           this.#entry.call<{ results: { status: Status | null; entry: Entry | null }[] }>(
             'BatchCreateEntry',
             { entries: wanted },
-            { timeout: deadline },
+            { timeout: batchDeadline },
           ),
         );
         // Note all that were made before looking at any that was not.
@@ -163,10 +169,12 @@ export class Spire implements Disposable {
           const result = answer.results[index];
           checkCreated(one, result?.status ?? null, result?.entry ?? null);
         }
+        report(from + wanted.length);
       }
     } catch (error) {
       await this.deleteEntries(made).catch((second: unknown) => {
-        throw new HpcsError('identity', 'spire-half-done', `${made.length} entries could not be taken back after a failure`, {
+        const count = `${made.length} of ${entries.length} entries were made and could not be taken back after a failure`;
+        throw new HpcsError('identity', 'spire-half-done', `${count}: ${messageOf(error)}`, {
           cause: new AggregateError([error, second]),
           suggestion: 'repeat the same request, which completes it',
         });
@@ -183,7 +191,7 @@ export class Spire implements Disposable {
         this.#entry.call<{ results: { status: Status | null; id: string }[] }>(
           'BatchDeleteEntry',
           { ids: ids.slice(from, from + batch) },
-          { timeout: deadline },
+          { timeout: batchDeadline },
         ),
       );
       for (const { status, id } of answer.results) {
@@ -202,7 +210,7 @@ export class Spire implements Disposable {
         this.#entry.call<{ entries: Entry[]; nextPageToken: string }>(
           'ListEntries',
           { filter: { bySpiffeId: spiffeId }, pageSize: batch, pageToken },
-          { timeout: deadline },
+          { timeout: batchDeadline },
         ),
       );
       entries.push(...answer.entries);
@@ -222,6 +230,21 @@ export class Spire implements Disposable {
       this.#agent.call<{ value: string }>('CreateJoinToken', { ttl, agentId }, { timeout: deadline }),
     );
     return new Secret(answer.value);
+  }
+
+  /**
+   * Removes an agent: it gets no identities any more, neither its own nor those of its workloads. One that is gone counts as removed.
+   *
+   * @throws HpcsError `identity`
+   */
+  async deleteAgent(id: SpiffeId): Promise<void> {
+    await ask(async () => {
+      try {
+        await this.#agent.call('DeleteAgent', { id }, { timeout: deadline });
+      } catch (error) {
+        if (!(error instanceof GrpcError && error.code === grpcStatus.NOT_FOUND)) throw error;
+      }
+    });
   }
 
   /**
@@ -281,15 +304,26 @@ function client(target: string, area: string, service: string, methods: Record<s
 }
 
 function checkCreated(wanted: NewEntry, status: Status | null, entry: Entry | null): void {
-  const what = `the entry ${formatSpiffeId(wanted.spiffeId)} on ${formatSpiffeId(wanted.parentId)}`;
+  const what = describe(wanted);
   if (status?.code === grpcStatus.OK && entry !== null) return;
   if (status?.code !== grpcStatus.ALREADY_EXISTS || entry === null) throw refused(`making ${what}`, status);
-  // SPIRE calls entries alike by identity, parent and selectors; these two would make it a different one.
-  if (entry.admin || entry.downstream) {
-    throw new HpcsError('identity', 'spire-entry-differs', `${what} exists with rights that it must not have`, {
-      suggestion: 'an administrator of SPIRE must delete it',
-    });
-  }
+  assertPlain(entry, what);
+}
+
+/**
+ * Refuses an entry that gives more than an identity. SPIRE calls entries alike by identity, parent and selectors.
+ *
+ * @throws HpcsError `identity` `spire-entry-differs`
+ */
+export function assertPlain(entry: Entry, what = describe(entry)): void {
+  if (!entry.admin && !entry.downstream) return;
+  throw new HpcsError('identity', 'spire-entry-differs', `${what} exists with rights that it must not have`, {
+    suggestion: 'an administrator of SPIRE must delete it',
+  });
+}
+
+function describe({ spiffeId, parentId }: NewEntry): string {
+  return `the entry ${formatSpiffeId(spiffeId)} on ${formatSpiffeId(parentId)}`;
 }
 
 async function ask<Answer>(call: () => Promise<Answer>): Promise<Answer> {

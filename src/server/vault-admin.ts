@@ -25,6 +25,10 @@ const roleAnswer = z.object({
   data: z.object({ bound_subject: z.string(), token_policies: z.array(z.string()).nullish() }),
 });
 
+const listAnswer = z.object({ data: z.object({ keys: z.array(z.string()) }) });
+const entityAnswer = z.object({ data: z.object({ id: z.string().min(1) }) });
+const mountAnswer = z.object({ data: z.object({ accessor: z.string().min(1) }) });
+
 /** Lets every token end itself; we leave the default policy out, which would allow much more. */
 const revokeSelf = 'path "auth/token/revoke-self" {\n  capabilities = ["update"]\n}\n';
 
@@ -54,6 +58,8 @@ export class VaultAdmin implements AsyncDisposable {
   #renewAt = 0;
   #endsAt = 0;
   #login: Promise<VaultSession> | undefined;
+  /** What the vault calls its JWT method. */
+  #accessor: string | undefined;
 
   /** @param vault owned from now on */
   constructor(vault: Vault, options: VaultAdminOptions) {
@@ -125,18 +131,6 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   /**
-   * Whether a role of this name exists. Its policy is written before it and removed before it: where there is no role, there is
-   * nothing to take back.
-   *
-   * @throws HpcsError `identity`
-   */
-  async isRole(name: string): Promise<boolean> {
-    const answer = await this.request('GET', `/v1/auth/jwt/role/${encodeURIComponent(name)}`);
-    if (answer.status !== 200 && answer.status !== 404) throw this.refused(`reading role ${name}`, answer);
-    return answer.status === 200;
-  }
-
-  /**
    * Destroys a secret with all its versions: deleting just the newest could be undone.
    *
    * @param path `client_<id>/<secret>`
@@ -144,6 +138,53 @@ export class VaultAdmin implements AsyncDisposable {
    */
   async destroy(path: string): Promise<void> {
     await this.#delete(`/v1/kv/metadata/${path}`);
+  }
+
+  /** Whether there is a secret, deleted or not, as long as it is not destroyed. @throws HpcsError `identity` */
+  async hasSecret(path: string): Promise<boolean> {
+    const answer = await this.request('GET', `/v1/kv/metadata/${path}`);
+    if (answer.status === 404) return false;
+    if (answer.status !== 200) throw this.refused(`looking for ${path}`, answer);
+    return true;
+  }
+
+  /** Names of a client's secrets. @throws HpcsError `identity` */
+  async secretsOf(clientId: string): Promise<string[]> {
+    const answer = await this.request('LIST', `/v1/kv/metadata/client_${clientId}`);
+    if (answer.status === 404) return [];
+    const parsed = listAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw this.refused(`listing the secrets of client_${clientId}`, answer);
+    return parsed.data.data.keys;
+  }
+
+  /**
+   * Takes from those who hold tokens of a role what it gave them, and lets nobody take it any more: the policy goes first, since the
+   * vault looks it up at each use of a token, and the role only at the login.
+   *
+   * @throws HpcsError `identity`
+   */
+  async removeReader({ name, policy }: Pick<Role, 'name' | 'policy'>): Promise<void> {
+    await this.#delete(policyPath(policy));
+    await this.#delete(`/v1/auth/jwt/role/${encodeURIComponent(name)}`);
+  }
+
+  /** Makes the vault forget whom it saw log in as this identity: it keeps an entity of each. @throws HpcsError `identity` */
+  async forget(subject: SpiffeId): Promise<void> {
+    this.#accessor ??= await this.#readAccessor();
+    const body = { alias_name: formatSpiffeId(subject), alias_mount_accessor: this.#accessor };
+    const answer = await this.request('POST', '/v1/identity/lookup/entity', body);
+    if (answer.status === 204 || answer.status === 404) return;
+    const parsed = entityAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw this.refused(`looking for the entity of ${body.alias_name}`, answer);
+    await this.#delete(`/v1/identity/entity/id/${parsed.data.data.id}`);
+  }
+
+  // The one place that tells it without the right to administer login methods.
+  async #readAccessor(): Promise<string> {
+    const answer = await this.request('GET', '/v1/sys/internal/ui/mounts/auth/jwt');
+    const parsed = mountAnswer.safeParse(answer.body);
+    if (answer.status !== 200 || !parsed.success) throw this.refused('looking up the JWT method', answer);
+    return parsed.data.data.accessor;
   }
 
   /** Proves that this server is logged in, logging in where it is not. @throws HpcsError `identity` */
@@ -154,8 +195,7 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   async #writePolicy(name: string, rules: string): Promise<void> {
-    const path = `/v1/sys/policies/acl/${name.split('/').map(encodeURIComponent).join('/')}`;
-    const answer = await this.request('POST', path, { policy: rules + revokeSelf });
+    const answer = await this.request('POST', policyPath(name), { policy: rules + revokeSelf });
     if (answer.status >= 400) throw this.refused(`writing policy ${name}`, answer);
   }
 
@@ -245,6 +285,10 @@ export class VaultAdmin implements AsyncDisposable {
     await this.#session?.[Symbol.asyncDispose]();
     await this.#vault[Symbol.asyncDispose]();
   }
+}
+
+function policyPath(name: string): string {
+  return `/v1/sys/policies/acl/${name.split('/').map(encodeURIComponent).join('/')}`;
 }
 
 function readPath(path: string): string {

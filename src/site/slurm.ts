@@ -321,8 +321,8 @@ function vanished(id: string, last: JobState | undefined): HpcsError {
   );
 }
 
-// Troubles that end by themselves more often than not.
-function isPassing(error: unknown): boolean {
+/** Whether a trouble ends by itself more often than not. */
+export function isPassing(error: unknown): boolean {
   const codes = [
     'connection-lost',
     'ssh-unreachable',

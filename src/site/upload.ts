@@ -360,27 +360,40 @@ grace=
 exec 3<>"$temporary" || exit 1
 ${checkIdentity}`;
 
+/** Bytes after which the site begins to put them on disk, so that little is left to wait for at the end. */
+const keepEvery = 64 * 1024 * 1024;
+
 // Written through the descriptor: the name could lead elsewhere by now. What ends early without a word may come back: then the file is
-// kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open.
+// kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open. The system tells
+// of bytes that it could not write only once, to whoever asks first: that must end everything.
 const laneScript = `
 trap '' PIPE
+self=$(exec sh -c 'echo $PPID')
+keep() {
+  said=$(sync "$@" /proc/self/fd/3 2>&1) || case $said in
+    # What knows no fsync is as good as it gets; every other word may mean lost bytes.
+    *'nvalid argument'* | *'not supported'* | *'not implemented'* | *'unrecognized'* | *'invalid option'*) ;;
+    *) printf '%s\n' "$said" >&2; return 1 ;;
+  esac
+}
 while read -r offset size; do
   case $offset in
     ping) echo pong ;;
     end)
-      said=$(sync -- /proc/self/fd/3 2>&1) || case $said in
-        # What knows no fsync is as good as it gets; every other word may mean lost bytes.
-        *'nvalid argument'* | *'not supported'* | *'not implemented'* | *'unrecognized'* | *'invalid option'*) ;;
-        *) printf '%s\n' "$said" >&2; drop 1 ;;
-      esac
+      wait
+      keep -- || drop 1
       printf 'end %s\n' "$(stat -L -c %s /proc/self/fd/3)" || drop 1
       exit 0 ;;
     *)
-      dd bs=1048576 iflag=fullblock,count_bytes oflag=seek_bytes conv=notrunc,nocreat status=none \\
+      dd bs=131072 iflag=fullblock,count_bytes oflag=seek_bytes conv=notrunc,nocreat status=none \\
         count="$size" seek="$offset" of=/proc/self/fd/3 || drop 1
-      printf '%s %s\n' "$offset" "$size" ;;
+      printf '%s %s\n' "$offset" "$size"
+      if [ "$(((offset + size) / ${keepEvery}))" -gt "$((offset / ${keepEvery}))" ]; then
+        { keep -d -- || { rm -f -- "$temporary"; kill -TERM "$self"; }; } </dev/null >/dev/null &
+      fi ;;
   esac
 done
+wait
 [ -n "$grace" ] || exit 0
 [ "$grace" -gt 0 ] || drop 1
 exec 3>&-

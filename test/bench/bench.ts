@@ -20,6 +20,7 @@ const { values: flags } = parseArgs({
     only: { type: 'string', default: 'A,B,C' },
     contenders: { type: 'string' },
     'no-delay': { type: 'boolean', default: false },
+    'no-open': { type: 'boolean', default: false },
   },
 });
 
@@ -234,7 +235,8 @@ for (const name of flags.only.split(',') as DatasetName[]) {
     ),
     runs,
   );
-  result[name] = { costs, ...ratios(costs, 'ours'), age: ratios(costs, 'ours-age'), decrypt: await decryption(source, name) };
+  result[name] = { costs, ...ratios(costs, 'ours'), age: ratios(costs, 'ours-age') };
+  if (!flags['no-open']) result[name] = { ...(result[name] as object), decrypt: await decryption(source, name) };
 }
 if (!flags['no-delay']) {
   const source = makeDataset(place, 'A', size);

@@ -1,6 +1,6 @@
 // Benchmark of container-prep, end to end, against the original's way: docker build, docker save, apptainer build, read-encrypt-write,
-// scp. `npm run bench:image -- [--json] [--quick] [--runs N] [--only example,large]`, on the sandbox's site. Ours is the whole command,
-// with its identity, grant and key; the other one has no such steps here. Both run in turn; what counts is the ratio within one run.
+// scp. `npm run bench:image -- [--json] [--quick] [--runs N] [--no-warm-up] [--only example,large]`, on the sandbox's site. Ours is the
+// whole command of the built client, with its identity, grant and key; the other one has no such steps here. Both run in turn; what counts is the ratio within one run.
 import { execFileSync, spawn } from 'node:child_process';
 import { chmod, copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -17,6 +17,7 @@ const { values: flags } = parseArgs({
     quick: { type: 'boolean', default: false },
     runs: { type: 'string', default: '3' },
     only: { type: 'string', default: 'example,large' },
+    'no-warm-up': { type: 'boolean', default: false },
   },
 });
 
@@ -40,9 +41,13 @@ ENTRYPOINT ["/bin/true"]
 `;
 
 /** Runs a command to its end. @throws Error with what it said, when it fails */
-async function run(command: readonly string[], options: { input?: string } = {}): Promise<void> {
+async function run(command: readonly string[], options: { input?: string; env?: Record<string, string> } = {}): Promise<void> {
   const [program = '', ...args] = command;
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(program, args, {
+    cwd: root,
+    env: { ...process.env, ...options.env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   const said: Buffer[] = [];
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => said.push(part));
   child.stdin.end(options.input ?? '');
@@ -50,6 +55,8 @@ async function run(command: readonly string[], options: { input?: string } = {})
   if (code !== 0) throw new Error(`${command.join(' ')} ended ${code}: ${Buffer.concat(said).toString().slice(-2000)}`);
 }
 
+// What a user runs: the built client, which needs no time for types.
+await run(['npm', 'run', '--silent', 'build']);
 await using site = await Site.open();
 const config = await loadConfig(site.configuration);
 const { address, port = 22, username } = config.supercomputer;
@@ -81,7 +88,9 @@ async function original(tag: string): Promise<void> {
 }
 
 async function ours(tag: string): Promise<void> {
-  await site.hpcsOk(['container-prep', '-b', tag, '-e', '-u', username, '-c', 'nid000001', '--pull', 'never', '--data-path', 'ours.sif', '--data-path-at-rest', site.scratch]); // prettier-ignore
+  const args = ['-b', tag, '-e', '-u', username, '-c', 'nid000001', '--pull', 'never', '--data-path', 'ours.sif', '--data-path-at-rest', site.scratch]; // prettier-ignore
+  const env = { HPCS_CONFIG: site.configuration, HPCS_STATE_DIR: site.state };
+  await run([process.execPath, join(root, 'bin/run.js'), 'container-prep', ...args], { env });
 }
 
 const contenders = { ours, original } as const;
@@ -106,7 +115,7 @@ for (const name of flags.only.split(',')) {
   const bytes = Number(execFileSync('docker', ['image', 'inspect', '-f', '{{.Size}}', image.tag], { encoding: 'utf8' }));
   const taken: Record<Contender, number[]> = { ours: [], original: [] };
   // The first round warms caches and does not count.
-  for (let round = flags.quick ? 1 : 0; round <= runs; round++) {
+  for (let round = flags.quick || flags['no-warm-up'] ? 1 : 0; round <= runs; round++) {
     for (const contender of ['ours', 'original'] as const) {
       const one = await seconds(contender, image.tag);
       process.stderr.write(`${name} ${round === 0 ? 'warm-up' : `run ${round}`} ${contender}: ${one.toFixed(2)} s\n`);

@@ -19,13 +19,13 @@ if (mode === 'send') {
   );
   const config = await loadConfig(configuration);
   await scan(source);
-  await using transport = await connect(config);
   const key = await generateKey(format);
   await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
   await using sealing = await Sealing.start(
     { path: source },
     { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'auto' },
   );
+  await using transport = await connect(config);
   await using upload = await startUpload(transport, target, sealing, {
     mode: 0o640,
     patience: 300,

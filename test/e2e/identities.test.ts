@@ -6,14 +6,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Decrypter } from 'age-encryption';
 import { loadConfig, type Config } from '../../src/config.ts';
 import type { HpcsError } from '../../src/errors.ts';
-import type { HpcsServer, JobRegistration } from '../../src/hpcs.ts';
+import type { HpcsServer } from '../../src/hpcs.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { generateProofKey, keyProver } from '../../src/identity/proof.ts';
-import { makeTicket, ticketHash, type Ticket } from '../../src/job/ticket.ts';
-import { secretName, type VaultRecord } from '../../src/record.ts';
+import { makeTicket, ticketHash } from '../../src/job/ticket.ts';
+import type { VaultRecord } from '../../src/record.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { Secret } from '../../src/secret.ts';
 import { quote } from '../../src/shell.ts';
+import { tokenNode } from '../../src/sandbox/hpcs-server.ts';
 import { Vault } from '../../src/vault.ts';
 import type { CliExit } from '../support/cli.ts';
 import { jobArguments, prepareData, prepareImage, probe, type Prepared } from '../support/jobs.ts';
@@ -21,6 +22,7 @@ import { VaultOwner } from '../support/owner.ts';
 import { enrolmentToken, enrolPerson, serverOf, type Person } from '../support/people.ts';
 import { refused } from '../support/refused.ts';
 import { containerOf, Site } from '../support/site.ts';
+import { newKey, someRecord, Submissions } from '../support/submissions.ts';
 import { infoRecord, vaultRecord } from '../support/vault.ts';
 
 describe('identities that nobody can steal', function () {
@@ -32,6 +34,7 @@ describe('identities that nobody can steal', function () {
   let server: HpcsServer;
   let api: HttpClient;
   let vault: Vault;
+  let submissions: Submissions;
   let owner: VaultOwner;
   let anna: Person;
   let bert: Person;
@@ -46,6 +49,7 @@ describe('identities that nobody can steal', function () {
     const ca = await readCa(config['hpcs-server']['ca-file']);
     api = resources.use(new HttpClient({ url: config['hpcs-server'].url, ca, name: 'HPCS server' }));
     vault = resources.use(new Vault({ url: config.vault.url, ca }));
+    submissions = new Submissions(server, vault);
     owner = resources.use(await VaultOwner.open(site));
     const enrolled = await Promise.all([
       enrolPerson(site, `anna-${run}`),
@@ -59,59 +63,10 @@ describe('identities that nobody can steal', function () {
 
   after(() => resources.disposeAsync());
 
-  const record = (changes: Partial<VaultRecord> = {}): Omit<VaultRecord, 'owner'> => ({
-    artefact: randomBytes(16).toString('hex'),
-    kind: 'data',
-    format: 'openpgp',
-    sha512: 'a'.repeat(128),
-    size: 1,
-    created: new Date().toISOString(),
-    key: `key-${randomBytes(8).toString('hex')}`,
-    ...changes,
-  });
-
-  /** Stores a record as its owner, and grants it. */
-  const store = async (
-    who: Person,
-    content: Omit<VaultRecord, 'owner'>,
-    granted: { clients?: string[]; groups?: string[] } = {},
-  ): Promise<string> => {
-    const { clients = [], groups = [] } = granted;
-    const { secretPath } = await server.permit({ secret: secretName('x'), clients, groups }, who.identity.prove);
-    await using session = await vault.login(`client_${who.identity.clientId}`, await who.identity.jwt('vault'));
-    await session.writeNew(secretPath, { ...content, owner: who.identity.spiffeId });
-    return secretPath;
-  };
-
-  interface Registered {
-    ticket: Ticket;
-    hash: string;
-    job: string;
-    jobSecret: string;
-    registration: JobRegistration;
-  }
-  let jobs = 1_000_000;
-
-  /** Registers a job of somebody, on these secrets. */
-  const register = async (
-    who: Person,
-    secrets: Partial<Record<'image' | 'data', string>> = {},
-    more: object = {},
-  ): Promise<Registered> => {
-    const ticket = makeTicket();
-    const job = String(jobs++);
-    const jobSecret = await store(who, record({ kind: 'job', format: 'hmac-sha256' }));
-    const artefacts = [
-      ...Object.entries(secrets).map(([role, path]) => ({ role: role as 'image', secret_path: path })),
-      { role: 'job' as const, secret_path: jobSecret },
-    ];
-    const registration = { job, ticket: ticketHash(ticket), artefacts, ...more };
-    await server.registerJob(registration, who.identity.prove);
-    return { ticket, hash: registration.ticket, job, jobSecret, registration };
-  };
-  const newKey = async (): Promise<string> => (await generateKey('age')).publicKey;
-  const redeem = (job: Pick<Registered, 'ticket' | 'job'>, key: string): Promise<Uint8Array> =>
-    server.redeem({ halves: [job.ticket.scriptHalf, job.ticket.fileHalf], job: job.job, key });
+  const record = someRecord;
+  const store = (...args: Parameters<Submissions['store']>) => submissions.store(...args);
+  const register = (...args: Parameters<Submissions['register']>) => submissions.register(...args);
+  const redeem = (...args: Parameters<Submissions['redeem']>) => submissions.redeem(...args);
   const serverLog = async (): Promise<string> =>
     (await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 500 })).toString();
 
@@ -368,7 +323,7 @@ describe('identities that nobody can steal', function () {
       assert.deepEqual((await owner.list('identity/entity/id')).toSorted(), before.toSorted());
       // The fourth is nobody's submitter.
       await assert.rejects(register(eve, paths), refused('hpcs-forbidden', /not granted to client/));
-      assert.deepEqual(await server.endJob(job.hash, carl.identity.prove), { stolen: false });
+      assert.deepEqual(await server.endJob(job.hash, carl.identity.prove), { stolen: false, redeemed: true });
       assert.equal((await owner.ask('GET', `kv/data/${job.jobSecret}`)).status, 404);
       assert.equal((await owner.ask('GET', `kv/data/${paths.data}`)).status, 200);
     });
@@ -437,7 +392,7 @@ describe('identities that nobody can steal', function () {
       assert.match(await serverLog(), new RegExp(`"level":50.*"job":"${job.job}".*"second":"${thief}".*second key: revoked`));
       // Its secret is destroyed, with all versions.
       assert.equal((await owner.ask('GET', `kv/metadata/${job.jobSecret}`)).status, 404);
-      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: true });
+      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: true, redeemed: true });
     });
 
     it('never give two keys to two who come at the same time', async () => {
@@ -445,19 +400,37 @@ describe('identities that nobody can steal', function () {
         const job = await register(anna, { data: await store(anna, record()) });
         const results = await Promise.allSettled([redeem(job, await newKey()), redeem(job, await newKey())]);
         assert.ok(results.filter(({ status }) => status === 'fulfilled').length <= 1);
-        assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: true });
+        assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: true, redeemed: true });
       }
     });
 
     it('have tickets that end: by the clock, and with the job', async () => {
       const late = await register(anna, { data: await store(anna, record()) });
-      const path = `kv/data/hpcs-server/jobs/${late.hash}`;
+      const path = `kv/data/hpcs-server/jobs/${late.hash.slice(0, 2)}/${late.hash}`;
       const { data } = (await owner.ask('GET', path)).body as { data: { data: object } };
       await owner.ask('POST', path, { data: { ...data.data, expires: '2026-01-01T00:00:00Z' } });
       await assert.rejects(redeem(late, await newKey()), refused('hpcs-unauthenticated', /has expired/));
       const cancelled = await register(anna, { data: await store(anna, record()) });
       await server.endJob(cancelled.hash, anna.identity.prove);
       await assert.rejects(redeem(cancelled, await newKey()), refused('hpcs-unauthenticated'));
+    });
+
+    it('of connected mode get nothing with their ticket alone: their submitter redeems it, with a proof', async () => {
+      const job = await register(anna, { data: await store(anna, record()) }, { connected: true });
+      const key = await newKey();
+      await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
+      const request = { halves: [job.ticket.scriptHalf, job.ticket.fileHalf], job: job.job, key } as const;
+      await assert.rejects(
+        server.redeem({ ...request, prove: eve.identity.prove }),
+        refused('hpcs-forbidden', /of its submitter/),
+      );
+      const stranger = keyProver(await generateProofKey());
+      await assert.rejects(server.redeem({ ...request, prove: stranger }), refused('hpcs-unauthenticated'));
+      assert.match(await serverLog(), new RegExp(`"level":50.*"job":"${job.job}".*connected job without its client`));
+      // None of them bound the ticket to a key.
+      await server.redeem({ ...request, key: await newKey(), prove: anna.identity.prove });
+      await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
+      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: false });
     });
 
     it('are ended by their submitter alone, and registered once', async () => {
@@ -475,7 +448,7 @@ describe('identities that nobody can steal', function () {
       const path = await store(anna, record());
       const ticket = makeTicket();
       const artefacts = [{ role: 'data' as const, secret_path: path, sha512: 'b'.repeat(128) }];
-      const job = { job: String(jobs++), ticket: ticketHash(ticket), artefacts };
+      const job = { job: '999999', ticket: ticketHash(ticket), artefacts };
       await server.registerJob(job, anna.identity.prove);
       await assert.rejects(redeem({ ticket, job: job.job }, await newKey()), refused('record-mismatch', /not the one/));
     });
@@ -545,6 +518,9 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
       }
       return assert.fail(`job ${jobId} was not released`);
     };
+    /** Secrets in the vault that single jobs of a client have. */
+    const jobSecrets = async (client: string): Promise<string[]> =>
+      (await owner.list(`kv/metadata/client_${client}`)).filter((name) => name.startsWith('job-test-'));
     const start = (): Promise<unknown> => site.run('scontrol update PartitionName=standard State=UP', 'root');
 
     afterEach(start);
@@ -588,6 +564,26 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
       assert.doesNotMatch(ended.stderr, /application: starting/);
     });
 
+    it('finds no secret of a submission that the scheduler refused, since none stays in the vault', async () => {
+      const [, client = ''] = /^client_([0-9a-f]{9})\//.exec((await infoRecord(site, data.info)).secret_path) ?? [];
+      const before = await jobSecrets(client);
+      const exit = await site.hpcs(jobArguments(site, image, data, ['-p', 'nosuch', '--', 'args', 'x']));
+      assert.equal(exit.code, 6, exit.stderr);
+      assert.deepEqual(await jobSecrets(client), before);
+    });
+
+    it('who had both halves nevertheless, and cancels the job lest it comes too, does not go unnoticed', async () => {
+      const { jobId, running } = await submitHeld(['--', 'args', 'x']);
+      const ticket = await halvesOf(jobId);
+      const halves = { scriptHalf: new Secret(ticket.script), fileHalf: new Secret(ticket.file) };
+      await redeem({ ticket: halves, job: jobId }, await newKey());
+      await site.run(`scancel ${jobId}`);
+      const alarm = /warning: ALARM: the ticket of job \d+ was redeemed, and the job never ran/;
+      assert.match((await running).stderr, alarm);
+      // Whoever did not see it then, sees it later.
+      assert.match((await site.hpcs(['job', 'status', jobId])).stderr, alarm);
+    });
+
     it('does not get at artefacts that were granted to somebody else: the submission is refused, and leaves nothing', async () => {
       const before = (await site.run('squeue -h -o %i | sort | tail -1')).stdout;
       const exit = await eve.hpcs(jobArguments(site, image, data, ['--', 'args', 'x']));
@@ -595,6 +591,7 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
       assert.match(exit.stderr, /refused \(403\): the secret client_[0-9a-f]{9}\/\S+ is not granted to client [0-9a-f]{9}/);
       assert.equal((await site.run('squeue -h -o %i | sort | tail -1')).stdout, before);
       assert.equal((await site.run('ls /scratch/project_462000031/alice/.hpcs/ticket-*')).stdout, '');
+      assert.deepEqual(await jobSecrets(eve.identity.clientId), []);
     });
   });
 
@@ -602,19 +599,45 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
     it('give no identities: no client, no node, of whatever name', async () => {
       const before = (await site.run('/opt/spire/bin/spire-server entry count -socketPath /run/spire-admin/api.sock; /opt/spire/bin/spire-server agent count -socketPath /run/spire-admin/api.sock', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
       assert.match(before, /\d+ registration entr/);
-      for (const path of ['/api/client/register', '/api/agents/token?hostname=nid000001', '/api/agents/token?hostname=other']) {
-        const { status, body } = await api.json('POST', path);
-        assert.equal(status, 403);
-        assert.match((body as { message: string }).message, /gives no identities to callers it cannot authenticate/);
-      }
-      const proven = await anna.identity.prove({
-        method: 'POST',
-        url: `${config['hpcs-server'].url}/api/agents/token`,
-        body: '',
-      });
-      assert.equal((await api.json('POST', '/api/agents/token?hostname=nid000001', { headers: proven })).status, 403);
+      const { status, body } = await api.json('POST', '/api/client/register');
+      assert.equal(status, 403);
+      assert.match((body as { message: string }).message, /gives no identities to callers it cannot authenticate/);
+      // This server has an allow list, with which callers are asked who they are first.
+      for (const host of ['nid000001', 'other', tokenNode])
+        assert.equal((await api.json('POST', `/api/agents/token?hostname=${host}`)).status, 401);
       const now = (await site.run('/opt/spire/bin/spire-server entry count -socketPath /run/spire-admin/api.sock; /opt/spire/bin/spire-server agent count -socketPath /run/spire-admin/api.sock', 'root', containerOf('spireServer'))).stdout; // prettier-ignore
       assert.equal(now, before);
+    });
+  });
+
+  describe('tokens of nodes', () => {
+    it('are for hosts of the allow list alone, and for clients that prove who they are', async () => {
+      const { spiffeId } = await server.nodeToken(tokenNode, undefined, anna.identity.prove);
+      assert.equal(spiffeId, `spiffe://${config['spire-server']['trust-domain']}/h/${tokenNode}`);
+      assert.match(
+        await serverLog(),
+        new RegExp(`"client":"${anna.identity.clientId}","node":"${tokenNode}".*"node token made"`),
+      );
+      for (const host of ['nid000001', 'other', tokenNode.toUpperCase(), `${tokenNode}.`, `${tokenNode}2`]) {
+        await assert.rejects(
+          server.nodeToken(host, undefined, anna.identity.prove),
+          refused('hpcs-forbidden', /\[nodes\] does not allow it/),
+        );
+        assert.match(await serverLog(), new RegExp(`"node":"${host}".*asked for a host that is not allowed`));
+      }
+      for (const host of ['../h/x', '..', '%2e%2e', `${tokenNode}/../nid000001`, `${tokenNode}\n`, '*', ''])
+        await assert.rejects(server.nodeToken(host, undefined, anna.identity.prove), refused('hpcs-bad-request', /hostname/));
+      const path = '/api/agents/token';
+      const stranger = keyProver(await generateProofKey());
+      await assert.rejects(server.nodeToken(tokenNode, undefined, stranger), refused('hpcs-unauthenticated', /not enrolled/));
+      // A proof covers the body: neither another host there, nor a query, makes a token of it.
+      const url = config['hpcs-server'].url + path;
+      const prove = () => anna.identity.prove({ method: 'POST', url, body: JSON.stringify({ hostname: tokenNode }) });
+      const other = await api.json('POST', path, { body: { hostname: 'nid000001' }, headers: await prove() });
+      assert.equal(other.status, 401);
+      const both = { body: { hostname: tokenNode }, headers: await prove() };
+      const query = await api.json('POST', `${path}?hostname=nid000001`, both);
+      assert.equal((query.body as { spiffeID?: string }).spiffeID?.endsWith('nid000001') ?? false, false);
     });
   });
 

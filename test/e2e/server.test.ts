@@ -15,6 +15,7 @@ import { quote } from '../../src/shell.ts';
 import { Vault } from '../../src/vault.ts';
 import { refused } from '../support/refused.ts';
 import { containerOf, Site } from '../support/site.ts';
+import { insideServer } from '../support/spire.ts';
 
 describe('identities and grants as in the original, on real SPIRE and OpenBao', function () {
   this.timeout(120_000);
@@ -82,13 +83,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
     trustDomain: config['spire-server']['trust-domain'],
     joinToken,
   });
-  // A program within the HPCS server's container: nothing else reaches SPIRE's admin socket.
-  const inside = async (code: string): Promise<unknown> => {
-    const program = `import { Spire } from '/app/src/server/spire.ts'; using spire = new Spire('/run/spire-admin/api.sock'); const td = '${config['spire-server']['trust-domain']}';\n${code}`;
-    const ran = await site.run(`node --input-type=module-typescript -e ${quote(program)}`, '', containerOf('hpcsServer'));
-    assert.equal(ran.code, 0, ran.stderr);
-    return JSON.parse(ran.stdout);
-  };
+  const inside = (code: string): Promise<unknown> => insideServer(site, code);
   const entriesOf = (client: string, secret: string): Promise<unknown> =>
     inside(
       `console.log(JSON.stringify((await spire.listEntries({ trustDomain: td, path: '/c/${client}/s/${secret}' })).length))`,
@@ -283,13 +278,55 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
       assert.equal(await entriesOf(alice.clientId, secret), 2);
     });
 
-    it('may be large: more readers than one call or one page of SPIRE holds', async () => {
+    it('may be large: told of as they grow, and repeated without harm', async () => {
       const secret = secretName('large');
       const computeNodes = Array.from({ length: 600 }, (_, index) => `nid${index}`);
-      const change = { secret, users: ['a', 'b'], groups: ['g'], computeNodes };
-      await grant(alice, change);
-      await grant(alice, change);
+      const seen: [number, number][] = [];
+      const onProgress = (done: number, total: number): void => void seen.push([done, total]);
+      const change = { secret, users: ['a', 'b'], groups: ['g'], computeNodes, onProgress };
+      const made = await grant(alice, change);
+      assert.deepEqual(seen.splice(0), [[0, 1800], [1000, 1800], [1800, 1800]]); // prettier-ignore
+      assert.deepEqual(await grant(alice, change), made);
+      assert.deepEqual(seen.splice(0), [[1800, 1800]]);
       assert.equal(await entriesOf(alice.clientId, secret), 1800);
+      // Refusals come as an answer with a status even so.
+      await assert.rejects(grant(alice, { ...change, users: ['c'] }), refused('hpcs-conflict', /other readers/));
+    });
+
+    it('take SPIRE a call for each thousand of readers, and for what is missing alone when they are repeated', async () => {
+      // The server's own modules, on its SPIRE, with its calls counted; its vault has no part in this.
+      const found = await inside(`
+        import { Grants } from '/app/src/server/grants.ts';
+        import { GrpcClient } from '/app/src/identity/grpc.ts';
+        const calls = {};
+        const { call } = GrpcClient.prototype;
+        GrpcClient.prototype.call = function (method, ...rest) { calls[method] = (calls[method] ?? 0) + 1; return call.call(this, method, ...rest); };
+        const take = () => { const taken = { ...calls }; for (const name of Object.keys(calls)) delete calls[name]; return taken; };
+        let complete = false;
+        const vault = { hasRole: async () => complete, writeReader: async () => { complete = true; } };
+        const grants = new Grants(spire, vault, { trustDomain: td, selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
+        const body = { secret: 'calls-' + Date.now(), users: ['a', 'b', 'c'], groups: [], compute_nodes: Array.from({ length: 1000 }, (_, i) => 'n' + i) };
+        const result = [];
+        await grants.grant('0123456af', body);
+        result.push(take());
+        await grants.grant('0123456af', body);
+        result.push(take());
+        const entries = await spire.listEntries({ trustDomain: td, path: '/c/0123456af/s/' + body.secret });
+        await spire.deleteEntries(entries.slice(0, 500).map(({ id }) => id));
+        complete = false;
+        take();
+        await grants.grant('0123456af', body);
+        result.push(take());
+        const all = await spire.listEntries({ trustDomain: td, path: '/c/0123456af/s/' + body.secret });
+        result.push(all.length);
+        await spire.deleteEntries(all.map(({ id }) => id));
+        console.log(JSON.stringify(result));`);
+      assert.deepEqual(found, [
+        { ListEntries: 1, BatchCreateEntry: 3 },
+        { ListEntries: 4 },
+        { ListEntries: 4, BatchCreateEntry: 1 },
+        3000,
+      ]);
     });
   });
 

@@ -12,7 +12,7 @@ import { generateKey } from '../../src/seal/keys.ts';
 import { open } from '../../src/seal/open.ts';
 import { Sealing } from '../../src/seal/threads.ts';
 import { connect } from '../../src/site/connect.ts';
-import { keepPacketKey } from '../../src/site/packet-key.ts';
+import { keepPacketKeys } from '../../src/site/packet-keys.ts';
 import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import type { Transport } from '../../src/site/transport.ts';
 import { Sshd } from '../support/sshd.ts';
@@ -180,7 +180,24 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     assert.equal(await readFile(`${home}/treasure`, 'utf8'), 'mine');
   });
 
-  it('encrypt packets with a key that is taken in once', async () => {
+  it('fail when the site cannot keep what it has taken, whenever it says so', async () => {
+    await using transport = await connect(site('ssh2'));
+    for (const [when, test] of Object.entries({ meanwhile: '[ "$1" = -d ]', 'at the end': '[ "$1" != -d ]' })) {
+      await using _failing = await sshd.replaceProgram(
+        '/usr/bin/sync',
+        `#!/bin/sh\nif ${test}; then echo 'sync: error syncing: Input/output error' >&2; exit 1; fi\n`,
+      );
+      const content = inPieces(Buffer.alloc(70 * mib), [mib]);
+      await assert.rejects(
+        startUpload(transport, `${home}/unkept`, content),
+        (error: Error) => error.message.endsWith('Input/output error'),
+        when,
+      );
+      await until(async () => (await parts('unkept')).length === 0);
+    }
+  });
+
+  it('encrypt and decrypt packets with keys that are taken in once', async () => {
     const client = new ssh2.Client();
     client.connect({
       host: '127.0.0.1',
@@ -190,10 +207,12 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
       algorithms: { cipher: ['aes128-gcm@openssh.com'] },
     });
     await once(client, 'ready');
-    keepPacketKey(client);
+    keepPacketKeys(client);
     // What stands here is the package's own affair: this test says when it changes, and then only speed is lost.
-    const { _protocol: protocol } = client as unknown as { _protocol: { _cipher: { _encKey: unknown } } };
-    assert.ok(protocol._cipher._encKey instanceof KeyObject);
+    const { _protocol: protocol } = client as unknown as {
+      _protocol: { _cipher: { _encKey: unknown }; _decipher: { _decipherKey: unknown } };
+    };
+    assert.ok(protocol._cipher._encKey instanceof KeyObject && protocol._decipher._decipherKey instanceof KeyObject);
     const channel = await new Promise<ssh2.ClientChannel>((resolve, reject) =>
       client.exec('wc -c', (error, opened) => (error === undefined ? resolve(opened) : reject(error))),
     );

@@ -1,6 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { SignJWT } from 'jose';
+import { Access } from '../../src/server/access.ts';
 import { makeApi, type ApiOptions } from '../../src/server/api.ts';
 import { Clients } from '../../src/server/clients.ts';
 import { Grants } from '../../src/server/grants.ts';
@@ -28,15 +29,18 @@ export function lonelyApi(change: Partial<ApiOptions> = {}): FastifyInstance {
   const store = new Store(vault);
   const clients = new Clients(store, vault, 'example.org');
   const permissions = new Permissions(store, clients);
+  const grants = new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
   return makeApi({
     clients,
     permissions,
+    access: new Access(clients, permissions, grants, vault),
+    nodes: [],
     jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
     trustDomain: 'example.org',
     audiences: ['hpcs-server', 'vault'],
     mint: async () => new Secret('x'),
     isOwn: ({ origin }) => origin === 'https://hpcs.example.org',
-    grants: new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 }),
+    grants,
     verifier: new JwtSvidVerifier({
       trustDomain: 'example.org',
       audience: ['hpcs-server'],

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
  */
 export const layers: Readonly<Record<string, readonly string[]>> = {
   commands: ['commands/', 'src/main.ts', 'src/base-command.ts', 'src/help.ts', 'src/hooks/'],
-  flows: ['src/publish.ts', 'src/job/', 'src/node/', 'src/server/', 'src/sandbox/'],
+  flows: ['src/publish.ts', 'src/access/', 'src/job/', 'src/node/', 'src/server/', 'src/sandbox/'],
   services: [
     'src/grant.ts',
     'src/services.ts',
@@ -35,7 +35,9 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/report.ts',
     'src/secret.ts',
     'src/shell.ts',
+    'src/table.ts',
     'src/terminal.ts',
+    'src/until.ts',
   ],
 };
 

@@ -90,7 +90,7 @@ const everything: ScriptCase = {
     access: {
       mode: 'agent',
       vault: { url: 'https://vault.example.org:8200', ca: null, audience: 'vault' },
-      spireServer: { address: 'spire.example.org', port: 8081, trustDomain: 'example.org', trustBundle: '' },
+      agent: { address: 'spire.example.org', port: 8081, trustDomain: 'example.org', trustBundle: '' },
     },
     hpcsServer: {
       url: 'https://hpcs.internal.example.org',

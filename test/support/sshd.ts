@@ -96,6 +96,16 @@ export class Sshd implements AsyncDisposable {
     }
   }
 
+  /** Puts a script in the place of a program, for whoever comes over this server, until it is disposed of. */
+  async replaceProgram(path: string, script: string): Promise<AsyncDisposable> {
+    const [server = 0] = childrenOf(this.#child?.pid ?? 0);
+    const inside = (...command: string[]): void => void execFileSync('nsenter', ['-t', String(server), '-m', '-p', ...command]);
+    const file = this.file('program');
+    await writeFile(file, script, { mode: 0o755 });
+    inside('mount', '--bind', file, path);
+    return { [Symbol.asyncDispose]: async () => inside('umount', path) };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stop();
     await rm(this.directory, { recursive: true, force: true });

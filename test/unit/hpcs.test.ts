@@ -9,6 +9,7 @@ import { Secret } from '../../src/secret.ts';
 interface Answer {
   status: number;
   body: unknown;
+  type?: string;
 }
 
 describe('client of the HPCS server', () => {
@@ -23,7 +24,7 @@ describe('client of the HPCS server', () => {
         const parts: Uint8Array[] = [];
         for await (const part of request) parts.push(part as Uint8Array);
         seen = { method: request.method, url: request.url, body: Buffer.concat(parts).toString() };
-        response.writeHead(answer.status);
+        response.writeHead(answer.status, answer.type === undefined ? {} : { 'content-type': answer.type });
         response.end(typeof answer.body === 'string' ? answer.body : JSON.stringify(answer.body));
       })();
     }).listen(0, '127.0.0.1');
@@ -106,6 +107,29 @@ describe('client of the HPCS server', () => {
       answer = { status, body: { success: false, message: 'why \u001b[31m\nnot' } };
       await assert.rejects(grant(), fails(code, /: why {2}\[31m not$/));
     }
+  });
+
+  it('is told of progress by servers that tell, and refused with the status behind it', async () => {
+    const type = 'application/x-ndjson';
+    const lines = (...all: object[]): Answer => ({
+      status: 200,
+      type,
+      body: all.map((line) => `${JSON.stringify(line)}\n`).join(''),
+    });
+    const seen: number[][] = [];
+    const request = { jwt: new Secret('j.w.t'), secret: 's', users: ['u'], groups: [], computeNodes: ['n'] };
+    const ask = () => client.createWorkloads({ ...request, onProgress: (done, total) => void seen.push([done, total]) });
+    const progress = { progress: { done: 1, total: 2 } };
+    const made = { spiffeID: 'spiffe://td/c/x/s/s', secrets_path: 'client_x/s', user_role: 'r', compute_nodes_added: {} };
+    answer = lines(progress, { status: 200, success: true, ...made });
+    assert.equal((await ask()).role, 'r');
+    assert.deepEqual(seen, [[1, 2]]);
+    answer = lines(progress, { status: 503, success: false, message: 'half' });
+    await assert.rejects(ask(), fails('hpcs-unavailable', /refused \(503\): half/));
+    answer = lines(progress);
+    await assert.rejects(ask(), fails('bad-answer', /not JSON/));
+    answer = { status: 200, type, body: '<html>' };
+    await assert.rejects(ask(), fails('bad-answer', /not JSON/));
   });
 
   it('does not go on with half an answer', async () => {

@@ -139,7 +139,7 @@ exec "$private/bin/node" "$private/hpcs-node.mjs" run <<'HPCS_PLAN'
    "ca": null,
    "audience": "vault"
   },
-  "spireServer": {
+  "agent": {
    "address": "spire.example.org",
    "port": 8081,
    "trustDomain": "example.org",

@@ -4,8 +4,8 @@ import { HpcsError } from '../../../src/errors.ts';
 import { clientToken as token, lonelyApi } from '../../support/api.ts';
 
 const lines: string[] = [];
-const api = (allowLegacyRegistration: boolean): FastifyInstance =>
-  lonelyApi({ allowLegacyRegistration, log: { write: (line) => void lines.push(line) } });
+const api = (allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance =>
+  lonelyApi({ allowLegacyRegistration, nodes, log: { write: (line) => void lines.push(line) } });
 
 const body = (jwt: string): object => ({ jwt, secret: 'x', users: ['u'], groups: null, compute_nodes: ['n'] });
 
@@ -40,6 +40,26 @@ describe('API of the server', () => {
       assert.match(String(answer['message']), /hostname: expected a host name/);
     }
     assert.equal((await post('/api/agents/token'))[0], 400);
+  });
+
+  it('gives tokens of nodes to nobody where no host is allowed, and to nobody unknown where one is', async () => {
+    const bearer = { authorization: `Bearer ${await token('hpcs-server')}` };
+    await app.close();
+    app = api(false);
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }, bearer))[0], 403);
+    await app.close();
+    app = api(false, ['cn01']);
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }))[0], 401);
+    assert.equal((await post('/api/agents/token?hostname=cn01'))[0], 401);
+    assert.equal((await post('/api/agents/token?hostname=cn01', undefined, bearer))[0], 400);
+    for (const hostname of ['CN01', 'cn02', 'cn01.']) {
+      const [status, answer] = await post('/api/agents/token', { hostname }, bearer);
+      assert.equal(status, 403, hostname);
+      assert.match(String(answer['message']), /does not allow it/);
+    }
+    // Allowed, but SPIRE does not answer.
+    assert.equal((await post('/api/agents/token', { hostname: 'cn01' }, bearer))[0], 503);
+    assert.match(lines.join(''), /"client":"0123456af","node":"cn02","msg":"node token asked for a host/);
   });
 
   it('refuses a body that is none', async () => {

@@ -65,6 +65,7 @@ describe('server configuration', () => {
     refused(original.replace('[vault]', '[valut]') + tls, /x\.conf: (section \[vault\] is missing|unknown section: valut)/);
     refused(`${original}url2 = x\n${tls}`, /x\.conf: unknown key in section \[vault\]: url2/);
     refused(`${original}audience = ,\n${tls}`, /\[vault\] audience: expected at least one audience/);
+    refused(`${original}[nodes]\nallow = cn01, CN02\n${tls}`, /\[nodes\] allow: expected host names in lower case/);
     refused(`${original}[client]\nselectors = uid\n${tls}`, /\[client\] selectors: expected selectors such as/);
     refused(original.replace('spiffe://hpcs/hpcs-server/workload', 'hpcs') + tls, /hpcs-server-spiffeid: expected a SPIFFE ID/);
   });

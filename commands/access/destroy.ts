@@ -1,0 +1,50 @@
+import { Args, Flags } from '@oclif/core';
+import { namedSecret } from '../../src/access/artefact.ts';
+import { openOwner } from '../../src/access/owner.ts';
+import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { loadConfig } from '../../src/config.ts';
+import { HpcsError } from '../../src/errors.ts';
+import { confirm } from '../../src/terminal.ts';
+
+/** Destroys the key of an artefact. */
+export default class AccessDestroy extends BaseCommand {
+  static override summary = 'destroy the key of an artefact of yours, for good';
+  static override description = `The vault forgets the key with all its versions, and everything that let it be read: nobody opens the artefact any more by way of the vault, you neither. \
+What cannot be undone stays: a job that has read the key has it, and recipients named at preparation open the sealed file with their own. \
+The sealed file and its info record stay on the site; remove them there.`;
+  static override examples = [
+    '<%= config.bin %> access destroy /scratch/…/data.tgz.info.yaml',
+    '<%= config.bin %> access destroy client_0123456af/data-… --yes',
+  ];
+  static override args = {
+    artefact: Args.string({
+      description: 'path of its info record on the site, or client_<id>/<secret>',
+      required: true,
+      ignoreStdin: true,
+    }),
+  };
+  static override flags = {
+    config: configFlag,
+    yes: Flags.boolean({ char: 'y', summary: 'do not ask', default: false }),
+  };
+
+  async run(): Promise<{ secretPath: string }> {
+    const { args, flags } = await this.parse(AccessDestroy);
+    const config = await loadConfig(flags.config);
+    const secretPath = await namedSecret(args.artefact, { config, signal: this.signal, warn: this.warning });
+    await using owner = await openOwner(config, { signal: this.signal, progress: this.progress });
+    // This says whether there is such a secret, and that it is the caller's.
+    const { server } = owner.services;
+    const { prove } = owner.identity;
+    await server.listAccess(secretPath, prove, this.signal);
+    if (!flags.yes && !(await confirm(`destroy the key of ${secretPath} for good? (yes/no) `, this.signal))) {
+      throw new HpcsError('usage', 'not-confirmed', 'nothing was destroyed, since nobody confirmed it', {
+        suggestion: 'answer yes on a terminal, or give --yes',
+      });
+    }
+    await server.destroySecret(secretPath, prove, this.signal);
+    this.log(`destroyed the key of ${secretPath}`);
+    this.warning('a job that has read it has it still, and so have recipients their own');
+    return { secretPath };
+  }
+}

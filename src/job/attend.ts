@@ -1,0 +1,173 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Config } from '../config.ts';
+import { HpcsError } from '../errors.ts';
+import { openIdentity } from '../identity/client-identity.ts';
+import { openServices } from '../services.ts';
+import { assignments } from '../shell.ts';
+import { readFile, run } from '../site/files.ts';
+import { isFinal, isPassing, jobState } from '../site/slurm.ts';
+import type { Transport } from '../site/transport.ts';
+import { uploadFile } from '../site/upload.ts';
+import { connectionFiles, formatAnswer, longestMessage, readRequest, type Refusal } from './connection.ts';
+import type { JobRecord, JobStore } from './store.ts';
+
+/** A submitted job, as its client knows it. */
+export type SubmittedRecord = JobRecord & { jobId: string };
+
+/** What {@link attendJob} works with. */
+export interface AttendContext {
+  config: Config;
+  transport: Transport;
+  store: JobStore;
+  signal: AbortSignal;
+  progress: (line: string) => void;
+  warn: (line: string) => void;
+}
+
+/** Times between two looks, in milliseconds: growing while nothing comes, since jobs may wait for days. */
+const looks = { first: 1000, longest: 5000 };
+/** How long to wait where a service does not answer, in milliseconds. */
+const pause = 5000;
+
+/** Whether a job waits, or will, for its client to bring its keys. */
+export function isAwaited(job: JobRecord): job is SubmittedRecord {
+  return job.jobId !== undefined && job.connection !== undefined && job.connection.answered === undefined;
+}
+
+/**
+ * Brings a job of connected mode its keys: waits for its request, redeems its ticket with the proof of this client, and puts the
+ * answer, which only the job can open, on the site.
+ *
+ * Nothing is given to a request that was not made with the ticket, or lay there before the job ran.
+ *
+ * @param until settles when the job has ended
+ * @returns whether it was answered; at once for a job that needs no client
+ * @throws HpcsError `integrity` for a request that is not the job's, `site` when the site is lost
+ */
+export async function attendJob(job: JobRecord, context: AttendContext, until: Promise<unknown>): Promise<boolean> {
+  if (!isAwaited(job) || job.connection === undefined) return false;
+  const { directory, scriptHalf, fileHalf } = job.connection;
+  const ticket = { scriptHalf, fileHalf };
+  const over = new AbortController();
+  const end = (): void => over.abort();
+  until.then(end, end);
+  const { transport, store, signal, progress, warn } = context;
+  const either = AbortSignal.any([signal, over.signal]);
+  for (let wait = looks.first; !over.signal.aborted; wait = Math.min(looks.longest, wait * 1.5)) {
+    signal.throwIfAborted();
+    const text = await requestOf(transport, directory, signal);
+    const running = text !== undefined && (await isRunning(job, transport, signal));
+    if (text === undefined || !running) {
+      await sleep(wait, undefined, { signal: either }).catch(() => undefined);
+      continue;
+    }
+    const key = readRequest(ticket, job.jobId, text);
+    progress(`job ${job.jobId} asks for its keys: redeeming its ticket for it`);
+    const content = await redeem(job, ticket, key, context, either);
+    if (content === undefined) continue;
+    const answer = Buffer.from(formatAnswer(ticket, job.jobId, key, content));
+    await uploadFile(transport, [answer], `${directory}/${connectionFiles.answer}`, { mode: 0o600, signal });
+    await store.save({ ...job, connection: { ...job.connection, answered: new Date().toISOString() } });
+    if (content instanceof Uint8Array) progress(`job ${job.jobId} was brought its keys, sealed to it`);
+    else warn(`job ${job.jobId} gets no keys: ${content.message}`);
+    return true;
+  }
+  signal.throwIfAborted();
+  return false;
+}
+
+/**
+ * Follows a job and attends it meanwhile. A request that is not the job's ends both.
+ *
+ * @param follow settles when the job has ended
+ */
+export async function followAttended<Result>(
+  job: JobRecord,
+  context: AttendContext,
+  follow: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const stop = new AbortController();
+  const signal = AbortSignal.any([context.signal, stop.signal]);
+  const following = follow(signal);
+  try {
+    await attendJob(job, { ...context, signal }, following);
+  } catch (error) {
+    stop.abort(error);
+    await following.catch(() => undefined);
+    throw error;
+  }
+  return following;
+}
+
+/** Removes what a job and its client exchanged. @throws HpcsError `site` */
+export async function removeConnection(
+  transport: Transport,
+  directory: string,
+  options: { signal?: AbortSignal | undefined } = {},
+): Promise<void> {
+  const { request, answer } = connectionFiles;
+  const body = `cd -- "$directory" 2>/dev/null || exit 0\nrm -f -- "$request" "$answer" "$request".*.part ".$answer".*.part\nexec rmdir -- "$directory"`;
+  const { code, stderr } = await run(transport, assignments({ directory, request, answer }) + body, options);
+  if (code === 0) return;
+  throw new HpcsError('site', 'connection-left', `cannot remove ${directory} on the site: ${stderr.trim().slice(0, 300)}`);
+}
+
+async function requestOf(transport: Transport, directory: string, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    const bytes = await readFile(transport, `${directory}/${connectionFiles.request}`, { maxBytes: longestMessage, signal });
+    return Buffer.from(bytes).toString('utf8');
+  } catch (error) {
+    signal.throwIfAborted();
+    // The job removed it, with its directory, or has not come yet; or the network is away.
+    const codes = ['site-not-found', 'site-directory-missing'];
+    if (isPassing(error) || (error instanceof HpcsError && codes.includes(error.code))) return undefined;
+    throw error;
+  }
+}
+
+/** Asked once a request is there: a job that has not started cannot have made it. */
+async function isRunning(job: SubmittedRecord, transport: Transport, signal: AbortSignal): Promise<boolean> {
+  let state;
+  try {
+    state = await jobState(transport, job.jobId, { signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    if (isPassing(error)) return false;
+    throw error;
+  }
+  if (state?.state !== 'PENDING') return state !== undefined && !isFinal(state.state);
+  throw new HpcsError(
+    'integrity',
+    'request-before-start',
+    `ALARM: something asks for the keys of job ${job.jobId}, which has not started: somebody else acts for it on the site`,
+    { suggestion: `nothing was given; cancel the job (hpcs job cancel ${job.jobId}), and tell the site` },
+  );
+}
+
+/** @returns undefined where the job ended while the service did not answer */
+async function redeem(
+  job: SubmittedRecord,
+  ticket: Parameters<typeof formatAnswer>[0],
+  key: string,
+  { config, signal, warn }: AttendContext,
+  either: AbortSignal,
+): Promise<Uint8Array | Refusal | undefined> {
+  for (let told = false; !either.aborted; told = true) {
+    try {
+      // Made when it is needed: a job may have waited for longer than any token lives.
+      await using services = await openServices(config);
+      await using identity = await openIdentity(config, { signal, progress: () => undefined });
+      const request = { halves: [ticket.scriptHalf, ticket.fileHalf], job: job.jobId, key, prove: identity.prove } as const;
+      return await services.server.redeem(request, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof HpcsError)) throw error;
+      const { code, message, suggestion } = error;
+      if (!['unreachable', 'hpcs-unavailable', 'hpcs-busy'].includes(code)) return { code, message, suggestion };
+      if (!told) warn(`${message}; job ${job.jobId} waits meanwhile`);
+    }
+    await sleep(pause, undefined, { signal: either }).catch(() => undefined);
+  }
+  signal.throwIfAborted();
+  return undefined;
+}

@@ -1,0 +1,24 @@
+/** A thread that compresses frames. Started by threads.ts. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { freeWhole } from './bytes.ts';
+import { compressFrame, type CompressorMemory } from './compressor.ts';
+import { RingConsumer, RingFailed, RingProducer } from './ring.ts';
+import { failureOf } from './thread-failure.ts';
+
+const memory = workerData as CompressorMemory;
+const frames = new RingConsumer(memory.frames, 0);
+const compressed = new RingProducer(memory.compressed);
+try {
+  for (let frame = frames.next(); frame !== undefined; frame = frames.next()) {
+    const result = compressFrame(frame);
+    frames.release();
+    compressed.put(result);
+    compressed.flush();
+    freeWhole(result);
+  }
+  compressed.end();
+  parentPort?.postMessage({});
+} catch (error) {
+  if (!(error instanceof RingFailed)) parentPort?.postMessage({ failure: failureOf(error) });
+  compressed.fail();
+}

@@ -1,0 +1,101 @@
+/**
+ * Who compresses frames: this thread, or several others that share memory with it. What is compressed comes out in the order in which
+ * it was put in.
+ */
+import { constants, zstdCompressSync } from 'node:zlib';
+import { blockSize } from './bytes.ts';
+import { makeRing, RingConsumer, RingProducer, type RingMemory } from './ring.ts';
+
+/** Bytes that are compressed as one, at most. Smaller ones would compress worse, larger ones leave a core's cache. */
+export const frameSize = blockSize;
+
+/** Compresses frames. */
+export interface Compressor {
+  /** Frames that may be put in before one has to be taken. */
+  readonly capacity: number;
+  /** Takes a frame, of {@link frameSize} at most. Its memory may be used again at once. */
+  put(frame: Uint8Array): void;
+  /** The oldest frame that was put in, compressed. Good until the next one is taken. */
+  take(): Uint8Array;
+}
+
+/** Level 1: the only one that keeps pace with the cipher. */
+const level = { [constants.ZSTD_c_compressionLevel]: 1 };
+
+/** What bytes become at most, and a little more. @see ZSTD_COMPRESSBOUND in zstd.h */
+const bound = (size: number): number => size + Math.ceil(size / 256) + 1024;
+
+/**
+ * Compresses bytes as one zstd frame that tells their size. In one call: handed over in pieces, or asynchronously, zstd would copy them
+ * first and search in two places, at half the speed. Data is authenticated outside, so there is no checksum.
+ */
+export function compressFrame(frame: Uint8Array): Buffer {
+  return zstdCompressSync(frame, { params: level, chunkSize: bound(frame.length), pledgedSrcSize: frame.length });
+}
+
+/** Compresses on the calling thread. */
+export function compressingHere(): Compressor {
+  const done: Buffer[] = [];
+  return {
+    capacity: 1,
+    put: (frame) => void done.push(compressFrame(frame)),
+    take: () => done.shift() ?? Buffer.alloc(0),
+  };
+}
+
+/** What one compressing thread shares with who feeds it: a block in is a frame, and so is a block out. */
+export interface CompressorMemory {
+  frames: RingMemory;
+  compressed: RingMemory;
+}
+
+/** Frames that wait for a thread, and as many that it has done: one, while it is at another. */
+const slots = 2;
+
+/** Makes the memory of a compressing thread. */
+export function makeCompressorMemory(): CompressorMemory {
+  return { frames: makeRing(slots, frameSize, 1), compressed: makeRing(slots, bound(frameSize), 1) };
+}
+
+/** Compresses on other threads, which take turns. Waiting for them stops the calling thread. @throws RingFailed from its methods */
+export class CompressingThreads implements Compressor {
+  readonly capacity: number;
+  readonly #threads: { frames: RingProducer; compressed: RingConsumer }[];
+  #put = 0;
+  #taken = 0;
+
+  readonly #start: () => void;
+
+  /** @param start called before the first frame is put in: the threads need not run before */
+  constructor(memories: readonly CompressorMemory[], start: () => void) {
+    this.#start = start;
+    this.#threads = memories.map(({ frames, compressed }) => ({
+      frames: new RingProducer(frames),
+      compressed: new RingConsumer(compressed, 0),
+    }));
+    this.capacity = slots * memories.length;
+  }
+
+  put(frame: Uint8Array): void {
+    if (this.#put === 0) this.#start();
+    const thread = this.#thread(this.#put++);
+    thread.frames.put(frame);
+    thread.frames.flush();
+  }
+
+  take(): Uint8Array {
+    if (this.#taken > 0) this.#thread(this.#taken - 1).compressed.release();
+    const compressed = this.#thread(this.#taken++).compressed.next();
+    if (compressed === undefined) throw new RangeError('more frames are taken than were put in');
+    return compressed;
+  }
+
+  /** No more frames will come: lets the threads end. */
+  end(): void {
+    for (const { frames } of this.#threads) frames.end();
+  }
+
+  #thread(count: number): { frames: RingProducer; compressed: RingConsumer } {
+    return this.#threads[count % this.#threads.length] as { frames: RingProducer; compressed: RingConsumer };
+  }
+}

@@ -1,0 +1,108 @@
+import { HpcsError } from '../errors.ts';
+import { spiffeIds } from '../identity/spiffe-id.ts';
+import { Access } from './access.ts';
+import { Clients } from './clients.ts';
+import type { ServerConfig } from './config.ts';
+import { Grants } from './grants.ts';
+import { Permissions } from './permissions.ts';
+import { openVault } from './server.ts';
+import { Spire } from './spire.ts';
+import { Store } from './store.ts';
+import type { VaultAdmin } from './vault-admin.ts';
+
+/** A client as administrators are shown it. */
+export interface ShownClient {
+  id: string;
+  name: string;
+  groups: string[];
+  created: string;
+  /** When it was removed; absent for one that is. */
+  removed?: string | undefined;
+  /** Thumbprints of its enrolled keys (RFC 7638). */
+  keys: string[];
+}
+
+/** A removed client. */
+export interface RemovedClient {
+  id: string;
+  name: string;
+  /** How many of its secrets were destroyed. */
+  destroyed: number;
+  /** How many it leaves in the vault, which its grants to others still open. */
+  left: number;
+}
+
+/** All clients, the removed too. @throws HpcsError `identity` */
+export async function listClients(config: ServerConfig): Promise<ShownClient[]> {
+  await using vault = await openVault(config);
+  const all = await clientsOf(config, vault).all();
+  return all
+    .map(({ id, name, groups, created, removed, keys }) => ({ id, name, groups, created, ...(removed && { removed }), keys }))
+    .toSorted((a, b) => a.created.localeCompare(b.created));
+}
+
+/**
+ * Removes a client. In this order: its policy in the vault, which ends tokens that were given at once; its record, so that no proof
+ * and no token of SPIRE counts at the HPCS server, and no job of it gets keys; its role; its entries and agents in SPIRE; what the
+ * vault remembers of it; its keys and enrolment tokens. May be repeated, which completes it.
+ *
+ * @param named id, or the name that it was enrolled under
+ * @param options.destroy its secrets, too
+ * @throws HpcsError `identity`; `usage` for a name that is nobody's
+ */
+export async function removeClient(config: ServerConfig, named: string, options: { destroy: boolean }): Promise<RemovedClient> {
+  await using vault = await openVault(config);
+  using spire = new Spire(config['spire-server']['socket-path']);
+  const trustDomain = config['spire-server']['trust-domain'];
+  const store = new Store(vault);
+  const clients = clientsOf(config, vault);
+  const found = await clients.named(named);
+  const id = found?.id ?? named;
+  // One that SPIRE alone knows, or whose removal was interrupted, is named by its id.
+  if (!/^[0-9a-f]{9}$/.test(id)) throw unknownClient(named);
+  await vault.removeClient(id);
+  await clients.remove(id);
+  // A call of it that was under way may have written them again.
+  await vault.removeClient(id);
+  const workload = spiffeIds.clientWorkload(trustDomain, id);
+  const agent = spiffeIds.clientAgent(trustDomain, id);
+  const aliases = await spire.listEntries(agent);
+  const entries = [...(await spire.listEntries(workload)), ...aliases];
+  await spire.deleteEntries(entries.map((entry) => entry.id));
+  // A join token makes its agent an alias of the client's: the entry hangs below that agent.
+  for (const { parentId } of aliases) await spire.deleteAgent(parentId);
+  await vault.forget(workload);
+  const secrets = await vault.secretsOf(id);
+  if (options.destroy) {
+    const grants = new Grants(spire, vault, { trustDomain, selectors: [], joinTokenTtl: 60, jwtSvidTtl: 60 });
+    const access = new Access(clients, new Permissions(store, clients), grants, vault);
+    for (const secret of secrets) await access.destroy(id, `client_${id}/${secret}`);
+  }
+  const destroyed = options.destroy ? secrets.length : 0;
+  return { id, name: found?.name ?? id, destroyed, left: secrets.length - destroyed };
+}
+
+/**
+ * Revokes one enrolled key; the client's other keys stay.
+ *
+ * @returns whose it was
+ * @throws HpcsError `identity`; `usage` for a key that is nobody's
+ */
+export async function revokeKey(config: ServerConfig, thumbprint: string): Promise<{ client: string }> {
+  await using vault = await openVault(config);
+  const client = /^[A-Za-z0-9_-]{43}$/.test(thumbprint) ? await clientsOf(config, vault).revokeKey(thumbprint) : undefined;
+  if (client !== undefined) return { client };
+  throw new HpcsError('usage', 'key-unknown', `no enrolled key has the thumbprint ${JSON.stringify(thumbprint)}`, {
+    suggestion: 'see who has which: hpcs server clients',
+  });
+}
+
+function clientsOf(config: ServerConfig, vault: VaultAdmin): Clients {
+  return new Clients(new Store(vault), vault, config['spire-server']['trust-domain']);
+}
+
+function unknownClient(named: string): HpcsError {
+  return new HpcsError('usage', 'client-unknown', `nobody is enrolled here as ${JSON.stringify(named)}`, {
+    suggestion: 'see who is: hpcs server clients',
+  });
+}
