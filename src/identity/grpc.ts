@@ -17,6 +17,8 @@ export type Messages = Readonly<Record<string, { fields: Record<string, FieldDes
 export interface MethodDescriptor {
   requestType: string;
   responseType: string;
+  /** Answers keep coming. */
+  responseStream?: boolean;
 }
 
 /** An answer with a gRPC status other than OK. Translated by the caller, who knows what was asked. */
@@ -96,6 +98,34 @@ export class GrpcClient implements Disposable {
     });
   }
 
+  /** Calls a method whose answers keep coming. @throws GrpcError; the signal's reason when aborted */
+  async *stream<Answer extends object>(
+    method: string,
+    request: object,
+    options: Omit<CallOptions, 'timeout'>,
+  ): AsyncGenerator<Answer, void> {
+    const definition = this.#method(method);
+    options.signal?.throwIfAborted();
+    const call = this.#client.makeServerStreamRequest(
+      definition.path,
+      definition.requestSerialize,
+      definition.responseDeserialize,
+      request,
+      metadataOf(options),
+    );
+    const abort = (): void => call.cancel();
+    options.signal?.addEventListener('abort', abort, { once: true });
+    try {
+      for await (const answer of call) yield answer as Answer;
+    } catch (error) {
+      options.signal?.throwIfAborted();
+      throw error instanceof Error && 'code' in error ? new GrpcError(error as ServiceError) : error;
+    } finally {
+      options.signal?.removeEventListener('abort', abort);
+      call.cancel();
+    }
+  }
+
   #method(name: string): MethodDefinition<object, object> {
     const definition = this.#service[name];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the method ${name}`);
@@ -120,7 +150,7 @@ function qualify(methods: Record<string, MethodDescriptor>): Record<string, Meth
   );
 }
 
-function metadataOf(options: CallOptions): Metadata {
+function metadataOf(options: Pick<CallOptions, 'metadata'>): Metadata {
   const metadata = new Metadata();
   for (const [name, value] of Object.entries(options.metadata ?? {})) metadata.set(name, value);
   return metadata;

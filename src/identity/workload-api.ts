@@ -7,6 +7,7 @@ import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor
 /** @see SPIFFE Workload API, Appendix A (workload.proto) */
 const methods: Record<string, MethodDescriptor> = {
   FetchJWTSVID: { requestType: 'JWTSVIDRequest', responseType: 'JWTSVIDResponse' },
+  FetchX509SVID: { requestType: 'X509SVIDRequest', responseType: 'X509SVIDResponse', responseStream: true },
 };
 const messages: Messages = {
   JWTSVIDRequest: {
@@ -14,6 +15,16 @@ const messages: Messages = {
   },
   JWTSVIDResponse: { fields: { svids: { rule: 'repeated', type: 'JWTSVID', id: 1 } } },
   JWTSVID: { fields: { spiffeId: { type: 'string', id: 1 }, svid: { type: 'string', id: 2 } } },
+  X509SVIDRequest: { fields: {} },
+  X509SVIDResponse: { fields: { svids: { rule: 'repeated', type: 'X509SVID', id: 1 } } },
+  X509SVID: {
+    fields: {
+      spiffeId: { type: 'string', id: 1 },
+      x509Svid: { type: 'bytes', id: 2 },
+      x509SvidKey: { type: 'bytes', id: 3 },
+      bundle: { type: 'bytes', id: 4 },
+    },
+  },
 };
 
 /** What every call of the Workload API needs. */
@@ -55,6 +66,36 @@ export async function fetchJwtSvids(
     token: new Secret(svid),
     expires: new Date((decodeJwt(svid).exp ?? 0) * 1000),
   }));
+}
+
+/** A certificate that proves a SPIFFE identity, as the Workload API gives it: all DER. */
+export interface X509SvidMessage {
+  spiffeId: string;
+  /** The certificate, then those between it and an authority. */
+  x509Svid: Buffer;
+  /** PKCS #8. */
+  x509SvidKey: Buffer;
+  /** Authorities of the trust domain. */
+  bundle: Buffer;
+}
+
+/**
+ * The X.509-SVIDs of the calling process, now and each time that they are renewed, for as long as the API is there.
+ *
+ * @throws HpcsError `identity` when there are none, or the API is gone
+ */
+export async function* streamX509Svids(options: Omit<WorkloadApiOptions, 'timeout'>): AsyncGenerator<X509SvidMessage[], void> {
+  using client = new GrpcClient(socketTarget(options.socket), 'SpiffeWorkloadAPI', methods, messages);
+  try {
+    for await (const answer of client.stream<{ svids: X509SvidMessage[] }>(
+      'FetchX509SVID',
+      {},
+      { metadata, signal: options.signal },
+    ))
+      yield answer.svids;
+  } catch (error) {
+    throw error instanceof GrpcError ? translate(error, options.socket) : error;
+  }
 }
 
 /**
