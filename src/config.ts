@@ -75,8 +75,13 @@ export const configSections = {
       .optional(),
   }),
   identity: z.strictObject({
-    client: z.enum(['auto', 'agent', 'key', 'register'], { error: 'auto, agent, key or register' }).default('auto'),
+    client: z
+      .enum(['auto', 'agent', 'login', 'ci', 'key', 'register'], { error: 'auto, agent, login, ci, key or register' })
+      .default('auto'),
     'key-file': text.optional(),
+    issuer: text.optional(),
+    'client-id': text.optional(),
+    'issuer-ca-file': text.optional(),
     mode: z.enum(['auto', 'job', 'connected', 'agent'], { error: 'auto, job, connected or agent' }).default('auto'),
     'connect-timeout': z.coerce
       .number({ error: 'seconds, from 60 to 604800' })

@@ -74,6 +74,18 @@ export interface JobRegistration {
   connected?: boolean;
 }
 
+/** An OpenID Connect issuer whose tokens the server takes. */
+export interface LoginIssuer {
+  /** Alias, as in names of its people. */
+  name: string;
+  kind: string;
+  /** Its URL, exactly as in its tokens. */
+  issuer: string;
+  /** Whom tokens must be for; for people also the id of the OAuth client. */
+  audience: string;
+  scope: string;
+}
+
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
 const nodeToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
 const workloads = z.object({
@@ -90,6 +102,11 @@ const enrolled = z.object({
   name: z.string(),
   spiffeID: z.string(),
   trust_domain: z.string(),
+});
+const loggedIn = enrolled.extend({ expires: z.iso.datetime() });
+const loggedOut = z.object({});
+const loginIssuers = z.object({
+  issuers: z.array(z.object({ name: z.string(), kind: z.string(), issuer: z.string(), audience: z.string(), scope: z.string() })),
 });
 const clientToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
 const permitted = z.object({
@@ -209,6 +226,33 @@ export class HpcsServer implements AsyncDisposable {
   ): Promise<{ clientId: string; name: string; spiffeId: string; trustDomain: string }> {
     const answer = await this.#post('/api/client/enrol', enrolled, { token: token.reveal() }, signal, prove);
     return { clientId: answer.client_id, name: answer.name, spiffeId: answer.spiffeID, trustDomain: answer.trust_domain };
+  }
+
+  /** The issuers whose tokens the server takes; none from one that takes none. @throws HpcsError `identity` */
+  async issuers(signal?: AbortSignal): Promise<LoginIssuer[]> {
+    return (await this.#get('/api/login', loginIssuers, signal))?.issuers ?? [];
+  }
+
+  /**
+   * Makes the key that proves this call one of the client whom a token is for, for a while.
+   *
+   * @param token ID token of one of {@link issuers}, tied to the key where its issuer can
+   * @returns with the time (RFC 3339) from which the key counts no more
+   * @throws HpcsError `identity` when refused
+   */
+  async login(
+    token: Secret,
+    prove: Prover,
+    signal?: AbortSignal,
+  ): Promise<{ clientId: string; name: string; spiffeId: string; trustDomain: string; expires: string }> {
+    const answer = await this.#post('/api/client/login', loggedIn, { id_token: token.reveal() }, signal, prove);
+    const { client_id: clientId, name, spiffeID: spiffeId, trust_domain: trustDomain, expires } = answer;
+    return { clientId, name, spiffeId, trustDomain, expires };
+  }
+
+  /** Ends what {@link login} began for the key that proves this call. @throws HpcsError `identity` when refused */
+  async logout(prove: Prover, signal?: AbortSignal): Promise<void> {
+    await this.#post('/api/client/logout', loggedOut, {}, signal, prove);
   }
 
   /** A JWT-SVID of the client that proves this call. @throws HpcsError `identity` when refused */
@@ -378,7 +422,7 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
   400: ['hpcs-bad-request', 'correct the named value'],
   401: [
     'hpcs-unauthenticated',
-    'enrol this client (hpcs enrol); check the clocks of client and server, and audience in section [hpcs-server]',
+    'log in (hpcs login) or enrol this client (hpcs enrol); check the clocks of client and server, and audience in section [hpcs-server]',
   ],
   403: [
     'hpcs-forbidden',

@@ -40,6 +40,16 @@ export interface HttpAnswer {
   body: unknown;
 }
 
+/**
+ * Connections that trust these authorities, through the proxy that the environment names where it does.
+ *
+ * @param ca PEM text of the authorities to trust instead of the system's
+ */
+export function makeDispatcher(ca: string | undefined): Agent | EnvHttpProxyAgent {
+  const tls = ca === undefined ? {} : { ca };
+  return proxied() ? new EnvHttpProxyAgent({ connect: tls, requestTls: tls }) : new Agent({ connect: tls });
+}
+
 /** A JSON client for one service: fixed authorities, no redirects, a time limit, bounded answers. */
 export class HttpClient implements AsyncDisposable {
   readonly name: string;
@@ -58,8 +68,7 @@ export class HttpClient implements AsyncDisposable {
     this.name = options.name;
     this.url = options.url;
     this.#timeout = options.timeout ?? 30_000;
-    const tls = options.ca === undefined ? {} : { ca: options.ca };
-    this.#dispatcher = proxied() ? new EnvHttpProxyAgent({ connect: tls, requestTls: tls }) : new Agent({ connect: tls });
+    this.#dispatcher = makeDispatcher(options.ca);
   }
 
   /**

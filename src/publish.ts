@@ -78,7 +78,8 @@ export async function publish(
   await using sealing = await Sealing.start(publication.content, {
     format: publication.format,
     recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
-    compress: publication.format === 'openpgp' ? 'auto' : 'none',
+    // An image is compressed within.
+    compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'auto' : 'none',
     signal,
     onProgress: (bytes) => shown?.update(bytes),
   });
@@ -164,6 +165,7 @@ export function readersOf(flags: {
   const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
   for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
     if (/^[A-Za-z0-9_][A-Za-z0-9._@-]*$/.test(name)) continue;
+    if (readers.users.includes(name) && /^oidc:[a-z0-9-]+:[\x21-\x2b\x2d-\x7e]+$/.test(name)) continue;
     throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, {
       suggestion: 'separate names with commas',
     });

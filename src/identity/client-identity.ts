@@ -6,7 +6,9 @@ import { readCa } from '../http.ts';
 import { Secret } from '../secret.ts';
 import { stateDirectory } from '../state.ts';
 import { startAgent } from './agent.ts';
+import { ciLogin, ciSource, type CiSource } from './ci.ts';
 import { enrolledFile, readEnrolled, type Enrolled } from './enrolled.ts';
+import { isOver, loginFile } from './login.ts';
 import { keyProver, type Prover } from './proof.ts';
 import { clientOf, formatSpiffeId, parseSpiffeId, spiffeIds } from './spiffe-id.ts';
 import { fetchJwtSvids } from './workload-api.ts';
@@ -33,14 +35,15 @@ export interface IdentityOptions {
 
 /**
  * Gets this client an identity, in the way that the configuration names: from the SPIRE agent at `SPIFFE_ENDPOINT_SOCKET`, with the
- * key that was enrolled, or by registering at an HPCS server that gives identities to anyone and starting an agent. By itself it
- * takes the first of these that there is. Which it is, is told.
+ * token of a CI job, with the key of a login or one that was enrolled, or by registering at an HPCS server that gives identities to
+ * anyone and starting an agent. By itself it takes the first of these that there is. Which it is, is told.
  *
  * @throws HpcsError `identity`, `local` or `usage`
  */
 export async function openIdentity(config: Config, options: IdentityOptions): Promise<ClientIdentity> {
   const wanted = config.identity.client;
-  const socket = (options.env ?? process.env)['SPIFFE_ENDPOINT_SOCKET'] || undefined;
+  const env = options.env ?? process.env;
+  const socket = env['SPIFFE_ENDPOINT_SOCKET'] || undefined;
   if (wanted === 'agent' || (wanted === 'auto' && socket !== undefined)) {
     if (socket !== undefined) return adopt(config, options, socket);
     throw new HpcsError('usage', 'no-agent', 'client = agent in section [identity], but SPIFFE_ENDPOINT_SOCKET is not set', {
@@ -48,10 +51,28 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
     });
   }
   if (wanted === 'register') return register(config, options);
+  const source = ciSource(env);
+  // A token in a variable of ours is there for us. GitHub's may be there for others: it comes last.
+  if (source !== undefined && (wanted === 'ci' || (wanted === 'auto' && source.kind !== 'github')))
+    return useCi(config, options, source);
+  if (wanted === 'ci') throw noCiToken();
+  if (wanted !== 'key') {
+    const file = await loginFile(config, options.env);
+    const session = await readEnrolled(file);
+    if (session !== undefined) return useKey(config, options, session, file);
+    if (wanted === 'login') {
+      throw new HpcsError('identity', 'not-logged-in', `nobody is logged in here: there is no ${file}`, {
+        suggestion: 'log in: hpcs login',
+      });
+    }
+  }
   const file = await keyFile(config);
   const enrolled = await readEnrolled(file);
   if (enrolled !== undefined) return useKey(config, options, enrolled, file);
-  if (wanted === 'auto') return register(config, options);
+  if (wanted === 'auto') {
+    if (source !== undefined && (await takesGithub(config, options.signal))) return useCi(config, options, source);
+    return register(config, options);
+  }
   throw new HpcsError('identity', 'not-enrolled', `this client is not enrolled: there is no ${file}`, {
     suggestion: 'ask those who run the HPCS server for a token, and enrol: hpcs enrol',
   });
@@ -60,6 +81,48 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
 /** Where this client's key lies, or will. @throws HpcsError `local` as {@link stateDirectory} */
 export async function keyFile(config: Config): Promise<string> {
   return config.identity['key-file'] ?? enrolledFile(await stateDirectory(config));
+}
+
+function noCiToken(): HpcsError {
+  return new HpcsError('usage', 'no-ci-token', 'client = ci in section [identity], but this is no CI job with a token', {
+    suggestion: 'on GitHub give the job permissions: id-token: write; on GitLab set id_tokens: HPCS_ID_TOKEN: aud: …',
+  });
+}
+
+async function takesGithub(config: Config, signal: AbortSignal): Promise<boolean> {
+  await using server = await openServer(config);
+  return (await server.issuers(signal)).some(({ kind }) => kind === 'github');
+}
+
+/** A session that is to end this soon is renewed first, where it can be; in milliseconds. */
+const renewalMargin = 60_000;
+
+async function useCi(config: Config, options: IdentityOptions, source: CiSource): Promise<ClientIdentity> {
+  const { signal, progress } = options;
+  await using cleanup = new AsyncDisposableStack();
+  const server = cleanup.use(await openServer(config));
+  const { session, renew } = await ciLogin(source, server, { config, signal, env: options.env });
+  progress(`identity: ${session.name} (client ${session.clientId}), by the token of this CI job, until ${session.expires}`);
+  let current = session;
+  let renewing: Promise<void> | undefined;
+  const prove: Prover = async (request) => {
+    if (isOver(current, renewalMargin)) {
+      renewing ??= renew()
+        .then((renewed) => void (current = renewed))
+        .finally(() => (renewing = undefined));
+      await renewing;
+    }
+    return keyProver(current.key)(request);
+  };
+  using _first = await server.clientToken(config['hpcs-server'].audience, prove, signal);
+  const owned = cleanup.move();
+  return {
+    clientId: session.clientId,
+    spiffeId: session.spiffeId,
+    prove,
+    jwt: (audience) => server.clientToken(audience, prove, signal),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
 }
 
 async function useKey(
@@ -79,7 +142,15 @@ async function useKey(
       },
     );
   }
-  progress(`identity: ${enrolled.name} (client ${enrolled.clientId}), by its enrolled key`);
+  const { name, clientId, expires } = enrolled;
+  if (isOver(enrolled)) {
+    throw new HpcsError('identity', 'session-expired', `the session of ${name} ended at ${expires}`, {
+      suggestion: 'log in again: hpcs login (or hpcs logout, to use what was there before)',
+    });
+  }
+  progress(
+    `identity: ${name} (client ${clientId}), by ${expires === undefined ? 'its enrolled key' : `a login, until ${expires}`}`,
+  );
   const prove = keyProver(enrolled.key);
   await using cleanup = new AsyncDisposableStack();
   const server = cleanup.use(await openServer(config));

@@ -16,16 +16,23 @@ const schema = z.object({
   clientId: z.string().regex(/^[0-9a-f]{9}$/),
   spiffeId: z.string(),
   name: z.string(),
+  /** RFC 3339 time after which the key counts no more: it came with a login. */
+  expires: z.iso.datetime().optional(),
   /** Private key. */
   key: z.object({ kty: z.string(), crv: z.string(), x: z.string(), y: z.string(), d: z.string() }),
 });
 
-/** What this client was enrolled as, with its key: a file of mode 0600. */
+/** What this client was enrolled or logged in as, with its key: a file of mode 0600. */
 export type Enrolled = z.output<typeof schema>;
 
 /** Where the key of an enrolled client lies, where the configuration names no other place. */
 export function enrolledFile(stateDirectory: string): string {
   return join(stateDirectory, 'client-key.json');
+}
+
+/** The record of a key, checked. @throws ZodError */
+export function parseEnrolled(value: unknown): Enrolled {
+  return schema.parse(value);
 }
 
 /**

@@ -45,6 +45,11 @@ export async function generateProofKey(): Promise<JWK> {
   return exportJWK(privateKey);
 }
 
+/** SHA-256 thumbprint of a key, base64url: the same for both its halves. @see RFC 7638 */
+export function thumbprintOf(key: JWK): Promise<string> {
+  return calculateJwkThumbprint(key);
+}
+
 /**
  * A prover that signs each request with a key: method, URL, time, a unique id, and the SHA-256 of the body.
  *
@@ -91,7 +96,7 @@ export async function verifyProof(
   if (Math.abs(late) > proofWindow) {
     throw refused(late > 0 ? `it is ${late} s old` : `it was made ${-late} s from now: check the clocks`);
   }
-  return { thumbprint: await calculateJwkThumbprint(protectedHeader.jwk as JWK), id: jti, issuedAt: iat };
+  return { thumbprint: await thumbprintOf(protectedHeader.jwk as JWK), id: jti, issuedAt: iat };
 }
 
 async function verified(proof: string): ReturnType<typeof jwtVerify> {

@@ -15,8 +15,9 @@ import type { JwtSvidVerifier } from './jwt-svid.ts';
 import { defaultLimits, limitConnections, longestHead, RateLimits, timeouts, TooManyRequests, type Limits } from './limits.ts';
 import { requestId, trackRequests } from './log.ts';
 import { Metrics } from './metrics.ts';
+import type { Logins } from './logins.ts';
+import { endBody, enrolBody, jobBody, loginBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 import { linesType, reportLines } from './lines.ts';
-import { endBody, enrolBody, jobBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 import { describeApi } from './openapi.ts';
 import type { Permissions } from './permissions.ts';
 import type { ServerTls } from './tls.ts';
@@ -26,6 +27,7 @@ export interface ApiOptions {
   grants: Grants;
   verifier: JwtSvidVerifier;
   clients: Clients;
+  logins: Logins;
   permissions: Permissions;
   access: Access;
   jobs: Jobs;
@@ -65,6 +67,7 @@ const statuses: Readonly<Record<string, number>> = {
   'vault-unavailable': 503,
   'vault-sealed': 503,
   'identity-unavailable': 503,
+  'issuer-unavailable': 503,
   unreachable: 503,
   'untrusted-server': 503,
 };
@@ -235,6 +238,36 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
+  app.get('/api/login', async () => ({
+    success: true,
+    message: 'the issuers whose tokens clients may log in with',
+    issuers: options.logins.issuers.list(),
+  }));
+
+  app.post('/api/client/login', async (request) => {
+    const { id_token } = checkBody(loginBody, request.body);
+    const proof = await authentication.proof(request);
+    using token = new Secret(id_token);
+    const { client, issuer, expires } = await options.logins.login(token, proof);
+    const { id, name, groups } = client;
+    request.log.info({ client: id, name, issuer, groups, key: proof.thumbprint, expires: expires.toISOString() }, 'logged in');
+    return {
+      success: true,
+      message: `logged in as ${name}`,
+      client_id: id,
+      name,
+      spiffeID: formatSpiffeId(spiffeIds.clientWorkload(options.trustDomain, id)),
+      trust_domain: options.trustDomain,
+      expires: expires.toISOString(),
+    };
+  });
+
+  app.post('/api/client/logout', async (request) => {
+    const client = await options.logins.logout(await authentication.proof(request));
+    request.log.info({ client }, 'logged out');
+    return { success: true, message: 'logged out' };
+  });
+
   app.post('/api/client/token', async (request) => {
     const client = await authentication.client(request);
     const { audience } = checkBody(tokenBody, request.body);
@@ -300,7 +333,14 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   app.get('/api/capabilities', async () => ({
     success: true,
     message: 'what this server can beyond the calls of the original',
-    capabilities: ['enrol', 'grants', 'jobs', 'access', ...(tls === undefined ? [] : ['x509-svid'])],
+    capabilities: [
+      'enrol',
+      'grants',
+      'jobs',
+      'access',
+      ...(options.logins.issuers.list().length > 0 ? ['login'] : []),
+      ...(tls === undefined ? [] : ['x509-svid']),
+    ],
     trust_domain: options.trustDomain,
   }));
 

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { addBody, destroyBody, listBody, revokeBody, nodeBody, endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { addBody, destroyBody, listBody, revokeBody, loginBody, nodeBody, endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
 
 /** One call of the API, as it is checked and as it is described. */
 export interface Call {
@@ -61,6 +61,32 @@ export const calls: Readonly<Record<string, Call>> = {
     caller: 'anyone',
     body: enrolBody,
     answer: success.extend({ client_id: clientId, name: z.string(), spiffeID: spiffeId, trust_domain: z.string() }),
+  },
+  'GET /api/login': {
+    operation: 'issuers',
+    summary: 'The issuers whose tokens clients may log in with.',
+    caller: 'anyone',
+    answer: success.extend({ issuers: z.array(z.unknown()) }),
+  },
+  'POST /api/client/login': {
+    operation: 'login',
+    summary:
+      'Makes the key of the proof (DPoP) that the call comes with that of whom an ID token is for, until the session ends.',
+    caller: 'anyone',
+    body: loginBody,
+    answer: success.extend({
+      client_id: clientId,
+      name: z.string(),
+      spiffeID: spiffeId,
+      trust_domain: z.string(),
+      expires: z.string(),
+    }),
+  },
+  'POST /api/client/logout': {
+    operation: 'logout',
+    summary: 'Ends the session of the key of the proof (DPoP) that the call comes with.',
+    caller: 'anyone',
+    answer: success,
   },
   'POST /api/client/token': {
     operation: 'token',

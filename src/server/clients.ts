@@ -4,13 +4,15 @@ import { HpcsError } from '../errors.ts';
 import { proofWindow, type Proof } from '../identity/proof.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
-import { eachOf, type Store, type Stored } from './store.ts';
+import type { Principal } from './issuer-rules.ts';
+import { Serial } from './serial.ts';
+import { eachOf, hourOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 const clientRecord = z.object({
   /** 9 hex characters, random. */
   id: z.string(),
-  /** Who it is, for ever: `enrolled:` and a name that an administrator gave. */
+  /** Who it is, for ever: `enrolled:` and a name that an administrator gave, or an issuer and a claim that never changes. */
   identity: z.string(),
   name: z.string(),
   /** Groups that grants may name. */
@@ -31,22 +33,36 @@ const invitation = z.object({
   /** The client that it made of that key. */
   client: z.string().nullable(),
 });
-const keyRecord = z.object({ client: z.string(), created: z.string() });
+const keyRecord = z.object({
+  client: z.string(),
+  created: z.string(),
+  /** End of the session of a key that came with a login; an enrolled one has none. */
+  expires: z.string().optional(),
+});
 const identityRecord = z.object({ client: z.string() });
 
 /**
  * Who the clients are. Each has a random id, which its identity was given once and keeps, whatever the machine and the key it
- * comes with; a key is one that was enrolled with a one-time token, or is nobody's.
+ * comes with; a key is one that was enrolled with a one-time token, or came with a login and counts for a while, or is nobody's.
  */
 export class Clients {
   readonly #store: Store;
   readonly #vault: VaultAdmin;
   readonly #trustDomain: string;
+  readonly #serial = new Serial();
+  readonly #identityOf: (name: string) => string | undefined;
 
-  constructor(store: Store, vault: VaultAdmin, trustDomain: string) {
+  /** @param identityOf the identity that a name of a trusted issuer's stands for; undefined for other names */
+  constructor(
+    store: Store,
+    vault: VaultAdmin,
+    trustDomain: string,
+    identityOf: (name: string) => string | undefined = () => undefined,
+  ) {
     this.#store = store;
     this.#vault = vault;
     this.#trustDomain = trustDomain;
+    this.#identityOf = identityOf;
   }
 
   /**
@@ -91,7 +107,7 @@ export class Clients {
       version += 1;
     }
     const client = await this.#clientOf(`enrolled:${value.name}`, value);
-    await this.#vault.writeClient(client.id, spiffeIds.clientWorkload(this.#trustDomain, client.id));
+    await this.#makeRole(client.id);
     await this.#store.write(`keys/${thumbprint}`, { client: client.id, created: new Date().toISOString() }, 0);
     await this.#enrolled(client.id, thumbprint);
     // Where this fails, the same call was answered twice at once, and the other did it.
@@ -117,8 +133,47 @@ export class Clients {
     const key = await this.#store.read(`keys/${proof.thumbprint}`, keyRecord);
     const client = key === undefined ? undefined : await this.find(key.value.client);
     if (client === undefined) throw unauthenticated('its key is not enrolled here, or no longer');
+    if (isOver(key?.value.expires)) throw unauthenticated('the session of its key has ended: log in again');
     await this.once(proof);
     return client;
+  }
+
+  /**
+   * Makes a key one of a client's until a time. The same client may come with the same key again, which then counts longer.
+   *
+   * @throws HpcsError `identity` with code `conflict` for a key that is another client's, or was enrolled
+   */
+  async admit(principal: Principal, thumbprint: string, expires: Date): Promise<ClientRecord> {
+    const client = await this.#clientOf(principal.identity, principal);
+    await this.#makeRole(client.id);
+    // First, so that no key stays that nothing would remove.
+    await this.#store.write(`sessions/${hourOf(expires)}/${thumbprint}`, {}, 0);
+    for (;;) {
+      const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+      if (found !== undefined && (found.value.client !== client.id || found.value.expires === undefined))
+        throw new HpcsError('identity', 'conflict', "this key is another client's, or was enrolled: log in with a new one");
+      const record = { client: client.id, created: new Date().toISOString(), expires: expires.toISOString() };
+      if (await this.#store.write(`keys/${thumbprint}`, record, found?.version ?? 0)) return client;
+    }
+  }
+
+  /** Ends the session of a key. An enrolled key stays. @throws HpcsError `identity` */
+  async dismiss(thumbprint: string): Promise<void> {
+    const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+    if (found?.value.expires !== undefined) await this.#store.remove(`keys/${thumbprint}`);
+  }
+
+  /** Forgets the keys whose sessions are over. @throws HpcsError `identity` */
+  async tidySessions(): Promise<void> {
+    await eachOf(await this.#store.list('sessions'), async (directory) => {
+      const hour = directory.replace('/', '');
+      if (Number(hour) >= hourOf(new Date())) return;
+      for (const thumbprint of await this.#store.list(`sessions/${hour}`)) {
+        const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+        if (isOver(found?.value.expires)) await this.#store.remove(`keys/${thumbprint}`);
+        await this.#store.remove(`sessions/${hour}/${thumbprint}`);
+      }
+    });
   }
 
   /** Remembers a proof as shown. @throws HpcsError `identity` with code `unauthenticated` where it was before */
@@ -199,10 +254,10 @@ export class Clients {
     return keys;
   }
 
-  /** A client by the name it was enrolled under, or by its id. @throws HpcsError `identity` */
+  /** A client by the name it was enrolled under, by that of its issuer, or by its id. @throws HpcsError `identity` */
   async named(name: string): Promise<ClientRecord | undefined> {
     if (/^[0-9a-f]{9}$/.test(name)) return this.find(name);
-    const identity = await this.#store.read(identityPath(`enrolled:${name}`), identityRecord);
+    const identity = await this.#store.read(identityPath(this.#identityOf(name) ?? `enrolled:${name}`), identityRecord);
     return identity === undefined ? undefined : this.find(identity.value.client);
   }
 
@@ -231,6 +286,21 @@ export class Clients {
     });
   }
 
+  /**
+   * Makes sure of a client's role in the vault, whose transactions fail where two write it at once: here one comes after the other, and
+   * one that another server has just written will do.
+   */
+  async #makeRole(id: string): Promise<void> {
+    const subject = spiffeIds.clientWorkload(this.#trustDomain, id);
+    await this.#serial.run(id, async () => {
+      try {
+        await this.#vault.writeClient(id, subject);
+      } catch (error) {
+        if (!(await this.#vault.hasRole({ name: `client_${id}`, policy: `client_${id}`, subject }))) throw error;
+      }
+    });
+  }
+
   async #clientOf(identity: string, { name, groups }: { name: string; groups: string[] }): Promise<ClientRecord> {
     const path = identityPath(identity);
     for (;;) {
@@ -254,6 +324,10 @@ export class Clients {
       if (await this.#store.write(`clients/${id}`, changed, found.version)) return changed;
     }
   }
+}
+
+function isOver(expires: string | undefined): boolean {
+  return expires !== undefined && new Date(expires) <= new Date();
 }
 
 /** 9 hex characters, as old clients and the original's names expect. Taken ones are noticed when it is stored. */

@@ -4,6 +4,7 @@ import { HpcsError, systemCode } from '../errors.ts';
 import { parseSpiffeId } from '../identity/spiffe-id.ts';
 import { parseIni } from '../ini.ts';
 import { defaultLimits, isNetwork } from './limits.ts';
+import { aliasOf, issuerSection, type Issuer } from './issuer-config.ts';
 
 const text = z.string({ error: 'a value' }).min(1, 'a value');
 const port = z.coerce.number({ error: 'a port number' }).int('a port number').min(1, 'a port number').max(65535, 'a port number');
@@ -95,7 +96,10 @@ const schema = z.strictObject({
 });
 
 /** The server's configuration, checked and with its defaults. */
-export type ServerConfig = z.output<typeof schema>;
+export type ServerConfig = z.output<typeof schema> & {
+  /** The sections `[issuer <alias>]`. */
+  readonly issuers: readonly Issuer[];
+};
 
 /** Reads the server's configuration. @throws HpcsError `usage` naming file, section, key and what was expected */
 export async function loadServerConfig(file: string): Promise<ServerConfig> {
@@ -118,7 +122,13 @@ export async function loadServerConfig(file: string): Promise<ServerConfig> {
 
 /** Parses INI text into a {@link ServerConfig}. @throws HpcsError `usage` with the first thing that is wrong */
 export function parseServerConfig(content: string, file: string): ServerConfig {
-  const config = parseIni(schema, content, file, 'hpcs-server.conf.example explains every section and key');
+  const aliases = [...content.matchAll(/^\s*\[([^\]]*)\]/gm)].map(([, name = '']) => aliasOf(name.trim()) ?? '').filter(Boolean);
+  const sections = Object.fromEntries(aliases.map((alias) => [`issuer ${alias}`, issuerSection]));
+  const suggestion = 'hpcs-server.conf.example explains every section and key';
+  // The names of those sections are their owner's; all others must be known.
+  const whole: z.ZodType<z.output<typeof schema>> = z.strictObject({ ...schema.shape, ...sections });
+  const parsed = parseIni(whole, content, file, suggestion);
+  const config = { ...parsed, issuers: issuersOf(parsed, file) };
   const loopback = /^(127\.|localhost$|::1$)/.test(config.listen.host);
   if (config.tls === undefined && !config.listen['allow-insecure-http'] && !loopback) {
     throw new HpcsError(
@@ -138,4 +148,21 @@ export function parseServerConfig(content: string, file: string): ServerConfig {
     });
   }
   return config;
+}
+
+function issuersOf(parsed: object, file: string): Issuer[] {
+  const issuers: Issuer[] = [];
+  for (const [section, content] of Object.entries(parsed)) {
+    const alias = aliasOf(section);
+    if (alias === undefined) continue;
+    const issuer = { ...(content as z.output<typeof issuerSection>), alias };
+    const other = issuers.find(({ url }) => url === issuer.url);
+    if (other !== undefined) {
+      throw new HpcsError('usage', 'config-invalid', `${file}: the issuers ${other.alias} and ${alias} have the same url`, {
+        suggestion: 'write one section for each issuer; its rules take lists',
+      });
+    }
+    issuers.push(issuer);
+  }
+  return issuers;
 }

@@ -1,8 +1,9 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { errors, jwtVerify, type JWTHeaderParameters } from 'jose';
-import { HpcsError, messageOf } from '../errors.ts';
+import { HpcsError } from '../errors.ts';
 import { clientOf, parseSpiffeId } from '../identity/spiffe-id.ts';
 import type { JwtAuthority } from './spire.ts';
+import { tokenFault } from './token-fault.ts';
 
 /** @see SPIFFE JWT-SVID, 2.1: nothing else is allowed, `none` and keyed hashes least of all */
 const algorithms = ['RS256', 'RS384', 'RS512', 'ES256', 'ES384', 'ES512', 'PS256', 'PS384', 'PS512'];
@@ -68,7 +69,7 @@ export class JwtSvidVerifier {
       });
       return payload.sub ?? '';
     } catch (error) {
-      if (error instanceof errors.JOSEError || error instanceof TypeError) throw unauthenticated(error);
+      if (error instanceof errors.JOSEError || error instanceof TypeError) throw tokenFault(error, 'this trust domain');
       throw error;
     }
   }
@@ -95,19 +96,4 @@ export class JwtSvidVerifier {
     );
     this.#read = this.#now();
   }
-}
-
-function unauthenticated(error: Error): HpcsError {
-  const what = ((): string => {
-    if (error instanceof errors.JWTExpired) return 'it has expired';
-    if (error instanceof errors.JWTClaimValidationFailed)
-      return error.claim === 'aud' ? 'it is for another audience' : `its claim ${error.claim} is missing or wrong`;
-    if (error instanceof errors.JWKSNoMatchingKey) return 'it is not signed by this trust domain';
-    if (error instanceof errors.JWSSignatureVerificationFailed) return 'its signature is wrong';
-    if (error instanceof errors.JOSEAlgNotAllowed) return 'its algorithm is not allowed';
-    return 'it is malformed';
-  })();
-  return new HpcsError('identity', 'unauthenticated', `the token is not valid: ${what}`, {
-    cause: messageOf(error),
-  });
 }

@@ -65,19 +65,34 @@ const principal = z.string().regex(/^[a-z0-9][a-z0-9._@-]{0,62}$/);
 /** A name to enrol somebody under: not one that looks like a client id. */
 export const enrolledName = principal.refine((value) => !/^[0-9a-f]{9}$/.test(value));
 
+/**
+ * Somebody known to a trusted issuer: `oidc:<alias>:<subject>`, the subject as the issuer writes it. No enrolled name holds a colon.
+ */
+const issuersName = z.string().regex(/^oidc:[a-z0-9][a-z0-9-]{0,30}:[\x21-\x2b\x2d-\x7e]{1,255}$/);
+
+/** Clients, by id, enrolled name, or name of their issuer. */
+const clientPrincipals = z.array(z.union([principal, issuersName])).max(1000).transform((value) => [...new Set(value)]); // prettier-ignore
 const principals = z.array(principal).max(1000).transform((value) => [...new Set(value)]); // prettier-ignore
 
 /** Body of `POST /api/client/enrol`. */
 export const enrolBody = z.object({ token: z.string().regex(/^[A-Za-z0-9_-]{43}$/) });
 
+/** Body of `POST /api/client/login`. */
+export const loginBody = z.object({ id_token: z.string().min(1).max(16_384) });
+
 /** Body of `POST /api/client/token`. */
 export const tokenBody = z.object({ audience: z.string().min(1).max(255) });
 
 /** Body of `POST /api/client/resolve`. */
-export const resolveBody = z.object({ clients: z.array(z.string().max(253)).max(1000) });
+export const resolveBody = z.object({ clients: z.array(z.string().max(300)).max(1000) });
 
 /** Body of `POST /api/client/grants`. */
-export const permitBody = z.object({ secret: secretName, clients: principals, groups: principals, ...conditionsShape });
+export const permitBody = z.object({
+  secret: secretName,
+  clients: clientPrincipals,
+  groups: principals,
+  ...conditionsShape,
+});
 export type PermitBody = z.output<typeof permitBody>;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -86,7 +101,7 @@ const jobId = z.string().regex(/^[0-9]{1,19}$/);
 const secretPath = z.string().regex(/^client_[0-9a-f]{9}\/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?$/).max(220); // prettier-ignore
 
 /** Body of `POST /api/access/grant`. */
-export const addBody = z.object({ secret_path: secretPath, clients: principals, groups: principals, ...conditionsShape });
+export const addBody = z.object({ secret_path: secretPath, clients: clientPrincipals, groups: principals, ...conditionsShape });
 
 export type AddBody = z.output<typeof addBody>;
 
@@ -98,7 +113,7 @@ export const revokeBody = z
   .object({
     secret_path: secretPath,
     grants: z.array(z.string().regex(/^[0-9a-f]{8}$/)).max(1000).default([]), // prettier-ignore
-    clients: principals.default([]),
+    clients: clientPrincipals.default([]),
     groups: principals.default([]),
     all: z.boolean().default(false),
   })
@@ -168,7 +183,8 @@ export const expectations: Readonly<Record<string, string>> = {
   uid: 'a user id',
   token: 'an enrolment token',
   audience: 'an audience',
-  clients: 'a list of client ids or enrolled names (lower-case letters, digits, dots, dashes)',
+  id_token: 'an ID token of a trusted issuer',
+  clients: 'a list of client ids, enrolled names (lower-case letters, digits, dots, dashes), or names oidc:ISSUER:SUBJECT',
   image: 'the SHA-512 of a sealed image, in hex',
   until: 'an RFC 3339 time',
   jobs: 'a number of jobs, from 1 to 1000',

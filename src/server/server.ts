@@ -18,6 +18,8 @@ import { JwtSvidVerifier } from './jwt-svid.ts';
 import { currentRequest } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { startMonitor } from './monitor.ts';
+import { Issuers } from './issuers.ts';
+import { Logins } from './logins.ts';
 import { Permissions } from './permissions.ts';
 import { parseSelector, Spire } from './spire.ts';
 import { Store } from './store.ts';
@@ -54,13 +56,15 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   const metrics = new Metrics();
   const vault = cleanup.use(await openVault(config, metrics));
   const store = new Store(vault);
-  const clients = new Clients(store, vault, trustDomain);
+  const issuers = await Issuers.open(config.issuers);
+  const clients = new Clients(store, vault, trustDomain, (name) => issuers.identityOf(name));
   const permissions = new Permissions(store, clients);
   const [vaultAudience = ''] = config.vault.audience;
   const audit: AuditEvent = (level, what, details) => {
     metrics.audit.inc({ level, event: what });
     app.log[level]({ ...currentRequest(), audit: 'event', ...details }, what);
   };
+  const logins = new Logins(store, clients, issuers, audit);
   const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
   const health = new Health({ spire: () => spire.bundle(), vault: () => vault.check() }, metrics);
   const tls =
@@ -90,6 +94,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
+    logins,
     permissions,
     access: new Access(clients, permissions, grants, vault),
     jobs,
@@ -133,7 +138,9 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   tls?.attach(app.server as unknown as TlsServer);
   const address = app.server.address() as AddressInfo;
   cleanup.use(
-    tidying([() => clients.tidy(), () => jobs.tidy()], (error) => app.log.warn({ reason: messageOf(error) }, 'not tidied')),
+    tidying([() => clients.tidy(), () => logins.tidy(), () => jobs.tidy()], (error) =>
+      app.log.warn({ reason: messageOf(error) }, 'not tidied'),
+    ),
   );
   // First of all: a balancer notices, and sends nobody here any more.
   cleanup.defer(async () => {

@@ -86,6 +86,11 @@ export async function eachOf(names: readonly string[], chore: (name: string) => 
     throw new AggregateError(failures, `${failures.length} records failed, first: ${messageOf(failures[0])}`);
 }
 
+/** The hour of a time, counted from 1970: records that end in it lie side by side, so that one list finds all that are over. */
+export function hourOf(time: Date): number {
+  return Math.floor(time.getTime() / 3_600_000);
+}
+
 function url(kind: 'data' | 'metadata', path: string): string {
   return `/v1/kv/${kind}/${prefix}/${path.split('/').map(encodeURIComponent).join('/')}`;
 }

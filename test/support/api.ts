@@ -6,6 +6,8 @@ import { makeApi, type ApiOptions } from '../../src/server/api.ts';
 import { Clients } from '../../src/server/clients.ts';
 import { Grants } from '../../src/server/grants.ts';
 import { Health } from '../../src/server/health.ts';
+import { Issuers } from '../../src/server/issuers.ts';
+import { Logins } from '../../src/server/logins.ts';
 import { Jobs } from '../../src/server/jobs.ts';
 import { JwtSvidVerifier } from '../../src/server/jwt-svid.ts';
 import { Permissions } from '../../src/server/permissions.ts';
@@ -16,6 +18,8 @@ import { Secret } from '../../src/secret.ts';
 import { Vault } from '../../src/vault.ts';
 
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+
+const issuers = await Issuers.open([]);
 
 /** The API of a server of `example.org`. Everything is real but that SPIRE and the vault do not run: what is refused, is before either is asked. */
 export function lonelyApi(change: Partial<ApiOptions> = {}): FastifyInstance {
@@ -32,6 +36,7 @@ export function lonelyApi(change: Partial<ApiOptions> = {}): FastifyInstance {
   const grants = new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
   return makeApi({
     clients,
+    logins: new Logins(store, clients, issuers, () => undefined),
     permissions,
     access: new Access(clients, permissions, grants, vault),
     nodes: [],

@@ -44,11 +44,15 @@ describe('server configuration', () => {
     const text = await readFile(file, 'utf8');
     parseServerConfig(text, 'hpcs-server.conf.example');
     // Every key that is only shown must be right as well.
-    const shown = text.replaceAll(/^; ([a-z-]+ = )/gm, '$1');
+    const shown = text.replaceAll(/^; ([a-z-]+ = |\[issuer )/gm, '$1');
     assert.notEqual(shown, text);
     const config = parseServerConfig(shown, 'hpcs-server.conf.example');
     assert.equal(config['spire-server']['join-token-ttl'], 300);
     assert.deepEqual(config.client.selectors, ['unix:uid:1000']);
+    assert.deepEqual(
+      config.issuers.map(({ alias }) => alias),
+      ['idp', 'github', 'gitlab'],
+    );
   });
 
   it('has lists', () => {

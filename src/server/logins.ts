@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { HpcsError } from '../errors.ts';
+import type { Proof } from '../identity/proof.ts';
+import type { Secret } from '../secret.ts';
+import type { ClientRecord, Clients } from './clients.ts';
+import type { Issuers } from './issuers.ts';
+import type { AuditEvent } from './jobs.ts';
+import { eachOf, hourOf, type Store } from './store.ts';
+
+const loginRecord = z.object({
+  /** Thumbprint of the key that the token came with. */
+  key: z.string(),
+  /** It came with a second key. */
+  revoked: z.boolean(),
+});
+
+/** A client that logged in. */
+export interface LoggedIn {
+  client: ClientRecord;
+  /** Alias of the issuer. */
+  issuer: string;
+  /** When its key counts no more. */
+  expires: Date;
+}
+
+/**
+ * Logins with tokens of OpenID Connect issuers. A token is shown once, together with a proof of possession of a key, and makes that
+ * key one of its client's for a while: what is shown from then on are proofs, never the token again.
+ */
+export class Logins {
+  readonly #store: Store;
+  readonly #clients: Clients;
+  readonly #issuers: Issuers;
+  readonly #audit: AuditEvent;
+
+  constructor(store: Store, clients: Clients, issuers: Issuers, audit: AuditEvent) {
+    this.#store = store;
+    this.#clients = clients;
+    this.#issuers = issuers;
+    this.#audit = audit;
+  }
+
+  /** The trusted issuers. */
+  get issuers(): Issuers {
+    return this.#issuers;
+  }
+
+  /**
+   * Makes the key of a proof one of the client whom a token is for. The same token and key may come again while the token lives,
+   * since an answer can be lost; a second key ends what the first began, since the token is in two hands.
+   *
+   * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key, `conflict` for a key of
+   * another client
+   */
+  async login(token: Secret, proof: Proof): Promise<LoggedIn> {
+    const { thumbprint } = proof;
+    const admitted = await this.#issuers.verify(token.reveal(), thumbprint);
+    await this.#clients.once(proof);
+    await this.#use(admitted.digest, admitted.expires, thumbprint);
+    const expires = new Date(Date.now() + admitted.session * 1000);
+    const client = await this.#clients.admit(admitted.principal, thumbprint, expires);
+    return { client, issuer: admitted.issuer, expires };
+  }
+
+  /** Ends the session of the key of a proof. @returns the client @throws HpcsError `identity`, as {@link Clients.authenticate} */
+  async logout(proof: Proof): Promise<string> {
+    const client = await this.#clients.authenticate(proof);
+    await this.#clients.dismiss(proof.thumbprint);
+    return client.id;
+  }
+
+  /** Forgets tokens and keys whose time is over. @throws HpcsError `identity` */
+  async tidy(): Promise<void> {
+    // Tokens are taken for a while after their end.
+    const oldest = hourOf(new Date()) - 1;
+    await eachOf(await this.#store.list('logins'), async (directory) => {
+      const hour = directory.replace('/', '');
+      if (Number(hour) >= oldest) return;
+      for (const name of await this.#store.list(`logins/${hour}`)) await this.#store.remove(`logins/${hour}/${name}`);
+    });
+    await this.#clients.tidySessions();
+  }
+
+  async #use(digest: string, expires: Date, thumbprint: string): Promise<void> {
+    const path = `logins/${hourOf(expires)}/${digest}`;
+    if (await this.#store.write(path, { key: thumbprint, revoked: false }, 0)) return;
+    const found = await this.#store.read(path, loginRecord);
+    if (found?.value.key === thumbprint && !found.value.revoked) return;
+    if (found !== undefined) {
+      await this.#clients.dismiss(found.value.key);
+      await this.#store.write(path, { ...found.value, revoked: true }, found.version);
+      this.#audit('error', 'login token came with a second key', { first: found.value.key, second: thumbprint });
+    }
+    throw new HpcsError(
+      'identity',
+      'forbidden',
+      'the token was used with another key already, and what that key could do has ended: somebody else may have had it',
+    );
+  }
+}
