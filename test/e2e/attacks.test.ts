@@ -115,18 +115,21 @@ describe('attacks on the HPCS server', function () {
         return bad.map((name) => ({ path, place, body: withValue(sample, place, name) }));
       });
     });
-    assert.ok(tries.length > 200);
+    // Below what one client may ask in a minute.
+    assert.ok(tries.length > 200 && tries.length < 600, `${tries.length}`);
     await inTurns(tries, 8, async ({ path, place, body }) => {
       const answer = await api.json('POST', path, { body, prove: anna.identity.prove });
       const what = `${path} ${place.join('.')}: ${answer.status} ${JSON.stringify(answer.body)}`;
       // Whom a name stands for may be asked of any name: nobody.
-      if (path === '/api/client/resolve')
+      if (path === '/api/client/resolve' && answer.status === 200)
         assert.deepEqual(Object.values((answer.body as { clients: object }).clients), [null], what);
       else assert.ok([400, 401, 403, 404].includes(answer.status), what);
     });
     for (const name of names) {
-      for (const path of ['/api/agents/token?hostname=', '/api/client/', '/api/jobs/', '/'])
-        assert.ok([403, 404].includes((await api.json('POST', path + encodeURIComponent(name))).status));
+      for (const path of ['/api/agents/token?hostname=', '/api/client/', '/api/jobs/', '/']) {
+        const { status, body } = await api.json('POST', path + encodeURIComponent(name));
+        assert.ok([400, 401, 403, 404].includes(status), `${path}${name}: ${status} ${JSON.stringify(body)}`);
+      }
     }
     assert.deepEqual(await made(), before);
     const refusals = (await log(since)).filter((line) => line['audit'] === 'refused');
