@@ -20,8 +20,6 @@ import { Vault } from '../../src/vault.ts';
 const issuers = await Issuers.open([]);
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 
-const issuers = await Issuers.open([]);
-
 /** The API of a server of `example.org`. Everything is real but that SPIRE and the vault do not run: what is refused, is before either is asked. */
 export function lonelyApi(change: Partial<ApiOptions> = {}): FastifyInstance {
   const spire = new Spire('/nonexistent/api.sock');
