@@ -437,7 +437,7 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
   429: ['hpcs-busy', 'try again later'],
   500: ['hpcs-unavailable', 'try again; the reason stands in the log of the server'],
   502: ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'],
-  503: ['hpcs-unavailable', 'try again; its administrators see in /healthz which part is down'],
+  503: ['hpcs-unavailable', 'try again; its administrators see in /readyz which part is down'],
 };
 
 function printable(text: string): string {

@@ -18,8 +18,8 @@ export type Messages = Readonly<Record<string, { fields: Record<string, FieldDes
 export interface MethodDescriptor {
   requestType: string;
   responseType: string;
-  /** The server answers with a stream. */
-  responseStream?: true;
+  /** Answers keep coming. */
+  responseStream?: boolean;
 }
 
 /** An answer with a gRPC status other than OK. Translated by the caller, who knows what was asked. */
@@ -112,31 +112,32 @@ export class GrpcClient implements Disposable {
     });
   }
 
-  /** Calls a method that answers with a stream, and takes the first of its answers. @throws GrpcError; the signal's reason */
-  first<Answer extends object>(method: string, request: object, options: CallOptions): Promise<Answer> {
-    const { path, requestSerialize, responseDeserialize } = this.#method(method);
-    return new Promise<Answer>((resolve, reject) => {
+  /** Calls a method whose answers keep coming. @throws GrpcError; the signal's reason when aborted */
+  async *stream<Answer extends object>(
+    method: string,
+    request: object,
+    options: Omit<CallOptions, 'timeout'>,
+  ): AsyncGenerator<Answer, void> {
+    const definition = this.#method(method);
+    options.signal?.throwIfAborted();
+    const call = this.#client.makeServerStreamRequest(
+      definition.path,
+      definition.requestSerialize,
+      definition.responseDeserialize,
+      request,
+      metadataOf(options),
+    );
+    const abort = (): void => call.cancel();
+    options.signal?.addEventListener('abort', abort, { once: true });
+    try {
+      for await (const answer of call) yield answer as Answer;
+    } catch (error) {
       options.signal?.throwIfAborted();
-      const deadline = { deadline: Date.now() + options.timeout };
-      const stream = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadataOf(options), deadline); // prettier-ignore
-      const abort = (): void => stream.cancel();
-      options.signal?.addEventListener('abort', abort, { once: true });
-      const done = (): void => options.signal?.removeEventListener('abort', abort);
-      stream.once('data', (answer: Answer) => {
-        done();
-        resolve(answer);
-        stream.cancel();
-      });
-      // After the first answer this is our own cancelling, which nobody waits for.
-      stream.on('error', (error: ServiceError) => {
-        done();
-        reject(options.signal?.aborted === true ? (options.signal.reason as Error) : new GrpcError(error));
-      });
-      stream.once('end', () => {
-        done();
-        reject(new GrpcError({ code: status.INTERNAL, details: 'no answer' }));
-      });
-    });
+      throw error instanceof Error && 'code' in error ? new GrpcError(error as ServiceError) : error;
+    } finally {
+      options.signal?.removeEventListener('abort', abort);
+      call.cancel();
+    }
   }
 
   #method(name: string): MethodDefinition<object, object> {
@@ -171,7 +172,7 @@ function qualify(methods: Record<string, MethodDescriptor>): Record<string, Meth
   );
 }
 
-function metadataOf(options: CallOptions): Metadata {
+function metadataOf(options: Pick<CallOptions, 'metadata'>): Metadata {
   const metadata = new Metadata();
   for (const [name, value] of Object.entries(options.metadata ?? {})) metadata.set(name, value);
   return metadata;

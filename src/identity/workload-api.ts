@@ -1,4 +1,3 @@
-import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { HpcsError } from '../errors.ts';
@@ -69,53 +68,34 @@ export async function fetchJwtSvids(
   }));
 }
 
-/** A certificate that proves a SPIFFE identity, with its key. */
-export interface X509Svid {
+/** A certificate that proves a SPIFFE identity, as the Workload API gives it: all DER. */
+export interface X509SvidMessage {
   spiffeId: string;
-  /** PEM of the certificate and of those between it and the authority. */
-  certificate: string;
-  /** PEM, PKCS #8. */
-  key: Secret;
-  /** PEM of the trust domain's authorities. */
-  authorities: string;
-  issued: Date;
-  expires: Date;
+  /** The certificate, then those between it and an authority. */
+  x509Svid: Buffer;
+  /** PKCS #8. */
+  x509SvidKey: Buffer;
+  /** Authorities of the trust domain. */
+  bundle: Buffer;
 }
 
 /**
- * Fetches X.509-SVIDs of the calling process from a SPIFFE Workload API, as they are now: they live an hour or less.
+ * The X.509-SVIDs of the calling process, now and each time that they are renewed, for as long as the API is there.
  *
- * @returns at least one
- * @throws HpcsError `identity`: no identity within the time, or the API cannot be reached
+ * @throws HpcsError `identity` when there are none, or the API is gone
  */
-export async function fetchX509Svids(options: WorkloadApiOptions): Promise<X509Svid[]> {
-  const answer = await ask(options, (client, timeout) =>
-    client.first<{ svids: { spiffeId: string; x509Svid: Buffer; x509SvidKey: Buffer; bundle: Buffer }[] }>(
+export async function* streamX509Svids(options: Omit<WorkloadApiOptions, 'timeout'>): AsyncGenerator<X509SvidMessage[], void> {
+  using client = new GrpcClient(socketTarget(options.socket), 'SpiffeWorkloadAPI', methods, messages);
+  try {
+    for await (const answer of client.stream<{ svids: X509SvidMessage[] }>(
       'FetchX509SVID',
       {},
-      { timeout, metadata, signal: options.signal },
-    ),
-  );
-  return answer.svids.map(({ spiffeId, x509Svid, x509SvidKey, bundle }) => {
-    const chain = certificatesOf(x509Svid);
-    const [leaf] = chain;
-    if (leaf === undefined) throw noIdentity(options.socket);
-    return {
-      spiffeId,
-      certificate: chain.map(String).join(''),
-      key: new Secret(createPrivateKey({ key: x509SvidKey, format: 'der', type: 'pkcs8' }).export({ type: 'pkcs8', format: 'pem' })), // prettier-ignore
-      authorities: certificatesOf(bundle).map(String).join(''),
-      issued: leaf.validFromDate,
-      expires: leaf.validToDate,
-    };
-  });
-}
-
-/** Certificates that stand one after the other, DER. */
-function certificatesOf(bytes: Buffer): X509Certificate[] {
-  const found: X509Certificate[] = [];
-  for (let rest = bytes; rest.length > 0; rest = rest.subarray(found.at(-1)?.raw.length)) found.push(new X509Certificate(rest));
-  return found;
+      { metadata, signal: options.signal },
+    ))
+      yield answer.svids;
+  } catch (error) {
+    throw error instanceof GrpcError ? translate(error, options.socket) : error;
+  }
 }
 
 /**

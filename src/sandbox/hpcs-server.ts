@@ -25,6 +25,8 @@ selectors = unix:uid:0
 export const tokenNode = 'token-node';
 
 const configuration = '/etc/hpcs/hpcs-server.conf';
+/** Where the server tells how it is, within its container. */
+const monitoringPort = 10_090;
 
 /**
  * An HPCS server: for enrolled clients, confined by SPIRE; or as `legacyServer` open to anyone and on
@@ -88,6 +90,9 @@ port = ${ports.hpcsServer}
 [tls]
 cert-file = /etc/hpcs/tls.crt
 key-file = /etc/hpcs/tls.key
+
+[monitoring]
+port = ${monitoringPort}
 `;
 }
 
@@ -113,7 +118,7 @@ export async function enrolClient(
 
 /** Whether the HPCS server answers and reaches SPIRE and the vault. */
 export async function checkHpcsServer(server: HttpClient): Promise<void> {
-  const { status, body } = await server.json('GET', '/healthz');
+  const { status, body } = await server.json('GET', '/readyz');
   if (status !== 200)
     throw new HpcsError('local', 'sandbox-failed', `the HPCS server answers ${status}: ${JSON.stringify(body)}`);
 }

@@ -9,18 +9,26 @@ import { Authentication } from './authentication.ts';
 import { checkBody } from './check-body.ts';
 import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
+import type { Health } from './health.ts';
 import type { Jobs } from './jobs.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
+import { defaultLimits, limitConnections, longestHead, RateLimits, timeouts, TooManyRequests, type Limits } from './limits.ts';
+import { requestId, trackRequests } from './log.ts';
 import type { Logins } from './logins.ts';
-import { endBody, enrolBody, jobBody, loginBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { Metrics } from './metrics.ts';
 import { linesType, reportLines } from './lines.ts';
+import { endBody, enrolBody, jobBody, loginBody, nodeBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { describeApi } from './openapi.ts';
 import type { Permissions } from './permissions.ts';
+import type { ServerTls } from './tls.ts';
 
 /** What the API serves. */
 export interface ApiOptions {
   grants: Grants;
   verifier: JwtSvidVerifier;
   clients: Clients;
+  /** Whether a client was removed. Where nobody tells, none was. */
+  isRemoved?: (client: string) => Promise<boolean>;
   logins: Logins;
   permissions: Permissions;
   access: Access;
@@ -34,14 +42,15 @@ export interface ApiOptions {
   isOwn: (url: URL) => boolean;
   /** PEM text of SPIRE's authorities. */
   trustBundle: () => Promise<string>;
-  /** Each part that this server needs, and a check that rejects when it is down. */
-  health: Record<'spire' | 'vault', () => Promise<unknown>>;
+  health: Health;
+  metrics?: Metrics | undefined;
+  limits?: Limits | undefined;
   /** Give identities to anyone who asks, as the original does. */
   allowLegacyRegistration: boolean;
   /** Hosts for whose agents authenticated clients get join tokens. */
   nodes: readonly string[];
-  /** Certificate chain and key, PEM. Without them the server speaks plain HTTP. */
-  tls?: { cert: string; key: string } | undefined;
+  /** Without it the server speaks plain HTTP. */
+  tls?: ServerTls | undefined;
   /** Where log lines (JSON) go, or false for none. */
   log: { write(line: string): void } | false;
 }
@@ -53,7 +62,9 @@ const statuses: Readonly<Record<string, number>> = {
   forbidden: 403,
   'secret-missing': 404,
   conflict: 409,
+  'too-large': 413,
   'record-mismatch': 422,
+  'too-many-requests': 429,
   'spire-unavailable': 503,
   'vault-unavailable': 503,
   'vault-sealed': 503,
@@ -63,8 +74,11 @@ const statuses: Readonly<Record<string, number>> = {
   'untrusted-server': 503,
 };
 
-/** Bytes. The largest grant allowed fits. */
-const longestBody = 1024 * 1024;
+/** Bytes of a body. The largest grant allowed fits into the last. */
+const longestBody = { usual: 64 * 1024, names: 512 * 1024, readers: 1024 * 1024 };
+
+/** Calls that cost next to nothing, and that must be answered to whoever watches over this server. */
+const unlimited = new Set(['/healthz', '/readyz']);
 
 /**
  * The HTTP API: the three calls of the original, with its fields and with proper status codes too, and ours.
@@ -72,43 +86,96 @@ const longestBody = 1024 * 1024;
  * Every answer is JSON with `success` and, unless all is well, `message`.
  */
 export function makeApi(options: ApiOptions): FastifyInstance {
+  const { metrics = new Metrics(), limits = defaultLimits, tls } = options;
+  const patience = {
+    headersTimeout: timeouts.head,
+    connectionsCheckingInterval: timeouts.check,
+    maxHeaderSize: longestHead,
+  };
   const app = fastify({
     // `https: null` is Fastify's word for plain HTTP.
-    https: options.tls === undefined ? null : { ...options.tls, minVersion: 'TLSv1.2' },
-    bodyLimit: longestBody,
-    requestTimeout: 30_000,
+    ...(tls === undefined ? { https: null, http: patience } : { https: { ...patience, ...tls.serverOptions } }),
+    bodyLimit: longestBody.usual,
+    requestTimeout: timeouts.request,
+    keepAliveTimeout: timeouts.keepAlive,
+    connectionTimeout: timeouts.idle,
+    trustProxy: limits.trustedProxies.length > 0 ? [...limits.trustedProxies] : false,
+    genReqId: requestId,
     // Its own lines hold the whole URL.
     logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle',
     logger: options.log === false ? false : { stream: options.log, base: null },
+    clientErrorHandler(error, socket) {
+      metrics.dropped.inc({ reason: error.code ?? 'unknown' });
+      app.log.warn({ code: error.code, from: socket.remoteAddress }, 'connection ended: no request as it should be');
+      if (socket.writable) socket.write('HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n');
+      socket.destroy(error);
+    },
   });
 
-  const authentication = new Authentication(app, options);
+  limitConnections(app.server, limits, metrics, (details) => app.log.warn(details, 'too many connections'));
+  trackRequests(app);
+  const rates = new RateLimits(app, limits, unlimited);
+  const authentication = new Authentication(app, {
+    clients: options.clients,
+    verifier: options.verifier,
+    isOwn: options.isOwn,
+    certified: tls === undefined ? undefined : (socket) => tls.client(socket),
+    isRemoved: options.isRemoved,
+    admit: (request, client) => rates.admit(request, client),
+  });
+  const codes = new WeakMap<FastifyRequest, string>();
   app.setErrorHandler((error, request, reply) => {
+    const known = asHpcsError(error);
+    codes.set(request, known.code);
+    metrics.refusals.inc({ code: known.code });
+    if (known instanceof TooManyRequests) void reply.header('retry-after', known.retryAfter);
     const { status, message } = failure(error, request);
     return fail(reply, status, message);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
-  // The path alone: a query may hold anything.
+  // What is refused unread is not read for its own sake, where it is large.
+  app.addHook('onSend', async (request, reply) => {
+    const { 'content-length': length, 'transfer-encoding': coding } = request.headers;
+    if (reply.statusCode < 400 || request.raw.complete) return;
+    if (coding !== undefined || Number(length) > longestBody.usual) void reply.header('connection', 'close');
+  });
+  // One line for each call, whatever became of it: the audit log. The path alone: a query may hold anything.
   app.addHook('onResponse', async (request, reply) => {
-    const [path] = request.url.split('?');
+    const route = request.routeOptions.url;
+    const call = route === undefined ? 'unknown' : `${request.method} ${route}`;
+    metrics.requests.inc({ call, status: reply.statusCode });
+    metrics.seconds.observe({ call }, reply.elapsedTime / 1000);
+    if (unlimited.has(route ?? '')) return;
+    const { statusCode: status } = reply;
+    const [path = ''] = request.url.split('?');
     request.log.info(
-      { method: request.method, path, status: reply.statusCode, from: request.ip, ms: Math.round(reply.elapsedTime) },
+      {
+        audit: status < 400 ? 'done' : status < 500 ? 'refused' : 'failed',
+        method: request.method,
+        path: path.slice(0, 200),
+        status,
+        code: codes.get(request),
+        caller: authentication.callerOf(request)?.client,
+        by: authentication.callerOf(request)?.by,
+        from: request.ip,
+        ms: Math.round(reply.elapsedTime),
+      },
       'answered',
     );
   });
 
-  const legacyOnly = async (_request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  const legacyOnly = async (): Promise<void> => {
     if (options.allowLegacyRegistration) return;
-    await fail(
-      reply,
-      403,
+    throw new HpcsError(
+      'identity',
+      'forbidden',
       'this server gives no identities to callers it cannot authenticate (it was started without --allow-legacy-registration)',
     );
   };
 
-  const nodesOnly = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-    if (options.nodes.length === 0) await legacyOnly(request, reply);
+  const nodesOnly = async (): Promise<void> => {
+    if (options.nodes.length === 0) await legacyOnly();
   };
 
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
@@ -142,9 +209,9 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/client/create-workloads', async (request, reply) => {
+  app.post('/api/client/create-workloads', { bodyLimit: longestBody.readers }, async (request, reply) => {
     const { jwt, ...body } = checkBody(workloadsBody, request.body);
-    const client = await options.verifier.client(jwt);
+    const client = await authentication.holder(request, jwt);
     const run = async (report?: (done: number, total: number) => void): Promise<object> => {
       const grant = await options.grants.grant(client, body, report);
       request.log.info(
@@ -218,13 +285,13 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     };
   });
 
-  app.post('/api/client/resolve', async (request) => {
+  app.post('/api/client/resolve', { bodyLimit: longestBody.names }, async (request) => {
     await authentication.client(request);
     const { clients } = checkBody(resolveBody, request.body);
     return { success: true, message: 'who is enrolled', clients: await options.clients.resolve(clients) };
   });
 
-  app.post('/api/client/grants', async (request) => {
+  app.post('/api/client/grants', { bodyLimit: longestBody.names }, async (request) => {
     const client = await authentication.client(request);
     const body = checkBody(permitBody, request.body);
     const granted = await options.permissions.permit(client, body);
@@ -269,7 +336,14 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   app.get('/api/capabilities', async () => ({
     success: true,
     message: 'what this server can beyond the calls of the original',
-    capabilities: ['enrol', 'grants', 'jobs', 'access', ...(options.logins.issuers.list().length > 0 ? ['login'] : [])],
+    capabilities: [
+      'enrol',
+      'grants',
+      'jobs',
+      'access',
+      ...(options.logins.issuers.list().length > 0 ? ['login'] : []),
+      ...(tls === undefined ? [] : ['x509-svid']),
+    ],
     trust_domain: options.trustDomain,
   }));
 
@@ -279,21 +353,14 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     trust_bundle: await options.trustBundle(),
   }));
 
-  app.get('/healthz', { logLevel: 'error' }, async (_request, reply) => {
-    const parts = await Promise.all(
-      Object.entries(options.health).map(async ([name, probe]): Promise<[string, string]> => {
-        try {
-          await probe();
-          return [name, 'ok'];
-        } catch (error) {
-          return [name, error instanceof HpcsError ? error.code : 'failed'];
-        }
-      }),
-    );
-    const success = parts.every(([, state]) => state === 'ok');
-    return reply.code(success ? 200 : 503).send({ success, ...Object.fromEntries(parts) });
+  app.get('/healthz', async () => ({ success: true }));
+
+  app.get('/readyz', async (_request, reply) => {
+    const { ready, parts } = await options.health.readiness();
+    return reply.code(ready ? 200 : 503).send({ success: ready, ...parts });
   });
 
+  describeApi(app);
   return app;
 }
 
@@ -315,9 +382,12 @@ function fail(reply: FastifyReply, status: number, message: string): FastifyRepl
 // Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.
 function asHpcsError(error: unknown): HpcsError {
   if (error instanceof HpcsError) return error;
+  // What failed first is why; that its traces could not be removed either, mostly has the same reason.
+  if (error instanceof SuppressedError) return asHpcsError(error.suppressed);
   const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined;
   const refused = typeof status === 'number' && status >= 400 && status < 500;
-  return new HpcsError(refused ? 'usage' : 'bug', refused ? 'bad-request' : 'bug', messageOf(error), { cause: error });
+  const code = status === 413 ? 'too-large' : 'bad-request';
+  return new HpcsError(refused ? 'usage' : 'bug', refused ? code : 'bug', messageOf(error), { cause: error });
 }
 
 function causes(error: HpcsError): string[] {

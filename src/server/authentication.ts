@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { HpcsError } from '../errors.ts';
 import { verifyProof, type Proof } from '../identity/proof.ts';
@@ -9,16 +10,29 @@ export interface AuthenticationOptions {
   clients: Clients;
   verifier: JwtSvidVerifier;
   isOwn: (url: URL) => boolean;
+  /** The client whose X.509-SVID the connection was made with. @throws HpcsError as {@link Authentication.client} */
+  certified?: ((socket: Duplex) => string | undefined) | undefined;
+  /** Whether a client was removed, which its X.509-SVID, made by SPIRE before, does not know. */
+  isRemoved?: ((client: string) => Promise<boolean>) | undefined;
+  /** Asked before a client is served. @throws HpcsError where it may not be, for now */
+  admit?: ((request: FastifyRequest, client: string) => Promise<void>) | undefined;
+}
+
+/** Who called, and what showed it. */
+export interface Caller {
+  client: string;
+  by: 'key' | 'jwt-svid' | 'x509-svid';
 }
 
 /**
- * Finds out who calls: by a proof of possession in the header `DPoP`, or by a JWT-SVID in `Authorization: Bearer`, which clients
- * with a SPIRE agent have. Nothing else that a caller sends counts.
+ * Finds out who calls: by a proof of possession in the header `DPoP`; by a JWT-SVID in `Authorization: Bearer`, or else the X.509-SVID
+ * of the connection, which clients with a SPIRE agent have. Nothing else that a caller sends counts.
  */
 export class Authentication {
   readonly #options: AuthenticationOptions;
   /** Bodies as they came: a proof covers their bytes. */
   readonly #bodies = new WeakMap<FastifyRequest, Buffer>();
+  readonly #callers = new WeakMap<FastifyRequest, Caller>();
 
   constructor(app: FastifyInstance, options: AuthenticationOptions) {
     this.#options = options;
@@ -30,15 +44,46 @@ export class Authentication {
     });
   }
 
-  /** The id of the client that calls. @throws HpcsError `identity` with code `unauthenticated` or `forbidden` */
+  /**
+   * The id of the client that calls.
+   *
+   * @throws HpcsError `identity` with code `unauthenticated`, `forbidden` or `too-many-requests`
+   */
   async client(request: FastifyRequest): Promise<string> {
-    if (request.headers['dpop'] !== undefined) return (await this.#options.clients.authenticate(await this.#verify(request))).id;
+    return this.#admitted(request, await this.#caller(request));
+  }
+
+  /** The id of the client whose JWT-SVID stands in the body, as in the original. @throws HpcsError as {@link Authentication.client} */
+  async holder(request: FastifyRequest, jwt: string): Promise<string> {
+    return this.#admitted(request, { client: await this.#options.verifier.client(jwt), by: 'jwt-svid' });
+  }
+
+  /** Who a request was found to come from, if that was asked. */
+  callerOf(request: FastifyRequest): Caller | undefined {
+    return this.#callers.get(request);
+  }
+
+  async #admitted(request: FastifyRequest, caller: Caller): Promise<string> {
+    this.#callers.set(request, caller);
+    await this.#options.admit?.(request, caller.client);
+    return caller.client;
+  }
+
+  async #caller(request: FastifyRequest): Promise<Caller> {
+    const { clients, verifier, certified, isRemoved } = this.#options;
+    if (request.headers['dpop'] !== undefined)
+      return { client: (await clients.authenticate(await this.#verify(request))).id, by: 'key' };
     const [, token] = /^Bearer ([A-Za-z0-9._-]+)$/.exec(request.headers.authorization ?? '') ?? [];
-    if (token !== undefined) return this.#options.verifier.client(token);
+    if (token !== undefined) return { client: await verifier.client(token), by: 'jwt-svid' };
+    const client = request.headers.authorization === undefined ? certified?.(request.raw.socket) : undefined;
+    if (client !== undefined) {
+      if ((await isRemoved?.(client)) === true) throw new HpcsError('identity', 'unauthenticated', 'this client was removed');
+      return { client, by: 'x509-svid' };
+    }
     throw new HpcsError(
       'identity',
       'unauthenticated',
-      'this call needs a proof of possession (DPoP) or a JWT-SVID (Authorization: Bearer)',
+      'this call needs a proof of possession (DPoP), a JWT-SVID (Authorization: Bearer) or an X.509-SVID (TLS)',
     );
   }
 

@@ -4,6 +4,7 @@ import { HpcsError, systemCode } from '../errors.ts';
 import { parseSpiffeId } from '../identity/spiffe-id.ts';
 import { iniValues, parseIni } from '../ini.ts';
 import { aliasOf, issuerSection, type Issuer } from './issuer-config.ts';
+import { defaultLimits, isNetwork } from './limits.ts';
 
 const text = z.string({ error: 'a value' }).min(1, 'a value');
 const port = z.coerce.number({ error: 'a port number' }).int('a port number').min(1, 'a port number').max(65535, 'a port number');
@@ -20,6 +21,7 @@ const spiffeId = text.refine((value) => {
     return false;
   }
 }, 'a SPIFFE ID');
+const count = z.coerce.number({ error: 'a number, 1 or more' }).int('a number, 1 or more').min(1, 'a number, 1 or more');
 const isOrigin = (value: string): boolean => URL.canParse(value) && new URL(value).origin === value;
 const nodeName = /^[a-z0-9][a-z0-9._-]{0,252}$/;
 const selector = /^[a-z0-9_]+:[\x21-\x7e]+$/;
@@ -80,9 +82,22 @@ const schema = z.strictObject({
       port: port.default(10080),
       url: list.refine((value) => value.every(isOrigin), 'origins such as https://hpcs.example.org:10080').optional(),
       'allow-insecure-http': boolean.default(false),
+      'trusted-proxies': list.refine((value) => value.every(isNetwork), 'addresses or networks such as 10.0.0.0/8').prefault(''),
+      drain: z.coerce.number({ error: 'seconds' }).min(0, 'seconds').max(300, 'seconds, 300 at most').default(0),
     })
     .prefault({}),
-  tls: z.strictObject({ 'cert-file': text, 'key-file': text }).optional(),
+  tls: z
+    .strictObject({ 'cert-file': text.optional(), 'key-file': text.optional(), 'x509-svid': boolean.default(false) })
+    .optional(),
+  limits: z
+    .strictObject({
+      'requests-per-address': count.default(defaultLimits.perAddress),
+      'requests-per-client': count.default(defaultLimits.perClient),
+      connections: count.default(defaultLimits.maxConnections),
+      'connections-per-address': count.default(defaultLimits.maxConnectionsPerAddress),
+    })
+    .prefault({}),
+  monitoring: z.strictObject({ host: text.default('127.0.0.1'), port }).optional(),
   bootstrap: z
     .strictObject({
       'oidc-url': z.url({ protocol: /^https$/, error: 'a URL such as https://oidc.example.org' }).optional(),
@@ -150,6 +165,12 @@ export function parseServerConfig(content: string, file: string): ServerConfig {
           'set cert-file and key-file in section [tls], or allow-insecure-http in section [listen] behind a proxy that has TLS',
       },
     );
+  }
+  const { 'cert-file': cert, 'key-file': key, 'x509-svid': svid } = config.tls ?? { 'x509-svid': true };
+  if (svid ? cert !== undefined || key !== undefined : cert === undefined || key === undefined) {
+    throw new HpcsError('usage', 'config-invalid', `${file}: section [tls] names not exactly one certificate`, {
+      suggestion: 'set cert-file and key-file, or x509-svid = true for that of the SPIRE agent',
+    });
   }
   return config;
 }

@@ -1,5 +1,6 @@
 import { HpcsError } from '../errors.ts';
-import { fetchJwtSvids, fetchX509Svids, type X509Svid } from '../identity/workload-api.ts';
+import { fetchJwtSvids } from '../identity/workload-api.ts';
+import { fetchX509Svid, type TrustingSvid } from '../identity/x509-svid.ts';
 import type { Secret } from '../secret.ts';
 import { ownIdentity, type ServerConfig } from './config.ts';
 import type { SpireReach } from './spire-connection.ts';
@@ -19,20 +20,13 @@ export function spireReach(config: ServerConfig): SpireReach {
 }
 
 /** The X.509-SVID of this server. @throws HpcsError `identity` */
-export async function ownCertificate(config: ServerConfig): Promise<X509Svid> {
-  const own = ownIdentity(config);
+export async function ownCertificate(config: ServerConfig): Promise<TrustingSvid> {
   const socket = config['spire-agent']['spire-agent-socket'];
   try {
-    const svid = (await fetchX509Svids({ socket, timeout: identityPatience })).find(({ spiffeId }) => spiffeId === own);
-    if (svid !== undefined) return svid;
-  } catch (error) {
-    throw noIdentity(error);
+    return await fetchX509Svid({ socket, spiffeId: ownIdentity(config), timeout: identityPatience });
+  } catch (cause) {
+    throw new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', { cause });
   }
-  throw noIdentity(new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${own}`));
-}
-
-function noIdentity(cause: unknown): HpcsError {
-  return new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', { cause });
 }
 
 /** A JWT-SVID of this server for the vault. @throws HpcsError `identity` */

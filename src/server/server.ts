@@ -1,6 +1,6 @@
-import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { isIP, type AddressInfo } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Server as TlsServer } from 'node:tls';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { readCa } from '../http.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
@@ -8,16 +8,22 @@ import { Vault } from '../vault.ts';
 import { Access } from './access.ts';
 import { makeApi } from './api.ts';
 import { Clients } from './clients.ts';
-import type { ServerConfig } from './config.ts';
+import { ownIdentity, type ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
+import { Health } from './health.ts';
 import { Issuers } from './issuers.ts';
 import { Jobs, type AuditEvent } from './jobs.ts';
 import { JwtSvidVerifier } from './jwt-svid.ts';
+import { currentRequest } from './log.ts';
 import { Logins } from './logins.ts';
+import { Metrics } from './metrics.ts';
+import { startMonitor } from './monitor.ts';
 import { Permissions } from './permissions.ts';
 import { ownToken, spireReach } from './reach.ts';
 import { parseSelector, Spire } from './spire.ts';
 import { Store } from './store.ts';
+import { openTls, type ServerTls } from './tls.ts';
+import { UnderWay } from './under-way.ts';
 import { VaultAdmin } from './vault-admin.ts';
 
 /** A server that accepts requests. Disposing of it lets those under way end, then revokes its vault token. */
@@ -32,6 +38,9 @@ export interface ServerOptions {
   log: { write(line: string): void } | false;
 }
 
+/** A vault whose disk is busy takes seconds for a write, and a caller who is refused comes again and makes it busier; in milliseconds. */
+const vaultPatience = 25_000;
+
 /**
  * Starts the HPCS server. SPIRE and the vault need not run yet: until they do, calls that need them are answered with 503.
  *
@@ -41,16 +50,32 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   await using cleanup = new AsyncDisposableStack();
   const trustDomain = config['spire-server']['trust-domain'];
   const spire = cleanup.use(new Spire(spireReach(config)));
-  const vault = cleanup.use(await openVault(config));
+  const metrics = new Metrics();
+  const vault = cleanup.use(await openVault(config, metrics));
   const store = new Store(vault);
   const issuers = await Issuers.open(config.issuers);
   const clients = new Clients(store, vault, trustDomain, (name) => issuers.identityOf(name));
   const permissions = new Permissions(store, clients);
   const [vaultAudience = ''] = config.vault.audience;
-  const audit: AuditEvent = (level, what, details) => app.log[level](details, what);
+  const audit: AuditEvent = (level, what, details) => {
+    metrics.audit.inc({ level, event: what });
+    app.log[level]({ ...currentRequest(), audit: 'event', ...details }, what);
+  };
   const logins = new Logins(store, clients, issuers, audit);
   const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
-  const tls = config.tls && { cert: await readPem(config.tls['cert-file']), key: await readPem(config.tls['key-file']) };
+  const health = new Health({ spire: () => spire.bundle(), vault: () => vault.check() }, metrics);
+  const tls =
+    config.tls &&
+    cleanup.use(
+      await openTls(config.tls, {
+        trustDomain,
+        socket: config['spire-agent']['spire-agent-socket'],
+        spiffeId: ownIdentity(config),
+        authorities: async () => (await spire.bundle()).x509,
+        log: (level, message, details) => app.log[level](details ?? {}, message),
+        expires: (time) => metrics.certificateExpires.set(time.getTime() / 1000),
+      }),
+    );
   const grants = new Grants(spire, vault, {
     trustDomain,
     selectors: config.client.selectors.map(parseSelector),
@@ -66,6 +91,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       isRemoved: (client) => clients.isRemoved(client),
     }),
     clients,
+    isRemoved: (client) => clients.isRemoved(client),
     logins,
     permissions,
     access: new Access(clients, permissions, grants, vault),
@@ -74,15 +100,25 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     audiences: [...config.client.audience, ...config.vault.audience],
     mint: (client, audience) =>
       spire.mintJwtSvid(spiffeIds.clientWorkload(trustDomain, client), [audience], config['spire-server']['jwt-svid-ttl']),
-    isOwn: ownUrls(config.listen.url, tls?.cert),
+    isOwn: ownUrls(config.listen.url, tls),
     trustBundle: async () => (await spire.bundle()).x509,
-    health: { spire: () => spire.bundle(), vault: () => vault.check() },
+    health,
+    metrics,
+    limits: {
+      perAddress: config.limits['requests-per-address'],
+      perClient: config.limits['requests-per-client'],
+      maxConnections: config.limits.connections,
+      maxConnectionsPerAddress: config.limits['connections-per-address'],
+      trustedProxies: config.listen['trusted-proxies'],
+    },
     allowLegacyRegistration: options.allowLegacyRegistration,
     nodes: config.nodes.allow,
     tls,
     log: options.log,
   });
-  cleanup.defer(() => app.close());
+  const underWay = new UnderWay(app);
+  if (config.monitoring !== undefined) cleanup.use(await startMonitor(config.monitoring, health, metrics));
+  cleanup.defer(() => underWay.close());
   if (options.allowLegacyRegistration)
     app.log.warn('--allow-legacy-registration: anyone who reaches this server gets identities; only for trying it out');
   if (config['spire-server']['socket-path'] !== undefined)
@@ -98,12 +134,19 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
       suggestion: 'change host and port in section [listen], or end what listens there',
     });
   }
+  // With TLS it is a server of TLS, which Fastify's type does not say.
+  tls?.attach(app.server as unknown as TlsServer);
   const address = app.server.address() as AddressInfo;
   cleanup.use(
     tidying([() => clients.tidy(), () => logins.tidy(), () => jobs.tidy()], (error) =>
       app.log.warn({ reason: messageOf(error) }, 'not tidied'),
     ),
   );
+  // First of all: a balancer notices, and sends nobody here any more.
+  cleanup.defer(async () => {
+    health.end();
+    await sleep(config.listen.drain * 1000);
+  });
   const owned = cleanup.move();
   return {
     url: `${config.tls === undefined ? 'http' : 'https'}://${host}:${address.port}`,
@@ -112,24 +155,29 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
 }
 
 /** The vault as this server administers it. Nothing is sent yet. @throws HpcsError `usage` */
-export async function openVault(config: ServerConfig): Promise<VaultAdmin> {
-  const { url, audience, namespace, 'server-role': role, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault; // prettier-ignore
-  const vault = new Vault({ url, ca: await readCa(caFile), namespace, allowInsecureHttp, timeout: 10_000 });
-  return new VaultAdmin(vault, { url, role, audience, jwt: () => ownToken(config) });
+export async function openVault(config: ServerConfig, metrics?: Metrics): Promise<VaultAdmin> {
+  const {
+    url,
+    audience,
+    namespace,
+    'server-role': role,
+    'ca-file': caFile,
+    'allow-insecure-http': allowInsecureHttp,
+  } = config.vault;
+  const vault = new Vault({ url, ca: await readCa(caFile), namespace, allowInsecureHttp, timeout: vaultPatience });
+  return new VaultAdmin(vault, { url, role, audience, jwt: () => ownToken(config), metrics });
 }
 
 /**
  * Which URLs of calls are this server's: those of the configured origins, else those of hosts that its certificate is for. Behind
  * a proxy that has the certificate, none without configuration.
  */
-export function ownUrls(origins: readonly string[] | undefined, certificate: string | undefined): (url: URL) => boolean {
+export function ownUrls(
+  origins: readonly string[] | undefined,
+  tls: Pick<ServerTls, 'isOwn'> | undefined,
+): (url: URL) => boolean {
   if (origins !== undefined) return (url) => origins.includes(url.origin);
-  if (certificate === undefined) return () => false;
-  const own = new X509Certificate(certificate);
-  return ({ protocol, hostname }) => {
-    const host = hostname.replace(/^\[(.*)\]$/, '$1');
-    return protocol === 'https:' && (isIP(host) === 0 ? own.checkHost(host) : own.checkIP(host)) !== undefined;
-  };
+  return (url) => tls?.isOwn(url) ?? false;
 }
 
 /** How often what is over is looked for, in milliseconds. */
@@ -148,15 +196,4 @@ function tidying(chores: (() => Promise<void>)[], failed: (error: unknown) => vo
       await running;
     },
   };
-}
-
-async function readPem(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    throw new HpcsError('usage', 'tls-file-unreadable', `cannot read ${file}: ${systemCode(error) ?? 'unknown error'}`, {
-      cause: error,
-      suggestion: 'correct section [tls]',
-    });
-  }
 }

@@ -1,13 +1,14 @@
 import { GrpcClient, GrpcError, grpcStatus, type CallOptions, type Messages, type MethodDescriptor, type SpiffeTls } from '../identity/grpc.ts'; // prettier-ignore
 import { formatSpiffeId } from '../identity/spiffe-id.ts';
-import type { X509Svid } from '../identity/workload-api.ts';
+import type { TrustingSvid } from '../identity/x509-svid.ts';
+import { Secret } from '../secret.ts';
 
 /**
  * How the SPIRE server is reached: over its private socket, where every caller is its administrator; or over the network with an
  * identity, to which SPIRE's authorization policy allows what it allows.
  */
 export type SpireReach =
-  { socket: string } | { address: string; port: number; trustDomain: string; svid: () => Promise<X509Svid> };
+  { socket: string } | { address: string; port: number; trustDomain: string; svid: () => Promise<TrustingSvid> };
 
 /** A way to a SPIRE server, with an identity that is renewed when half of its time is over. */
 export class SpireConnection {
@@ -38,10 +39,10 @@ export class SpireConnection {
   async #dial(): Promise<Dialled> {
     if ('socket' in this.#reach) return { target: `unix:${this.#reach.socket}` };
     const { address, port, trustDomain, svid } = this.#reach;
-    const { certificate, key, authorities, expires } = await svid();
+    const { cert: certificate, key, authorities, expires } = await svid();
     this.#renewAt = Date.now() + Math.max(1000, (expires.getTime() - Date.now()) / 2);
     const server = formatSpiffeId({ trustDomain, path: '/spire/server' });
-    return { target: `dns:${address}:${port}`, tls: { authorities, certificate, key, server } };
+    return { target: `dns:${address}:${port}`, tls: { authorities, certificate, key: new Secret(key), server } };
   }
 }
 

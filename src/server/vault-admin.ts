@@ -3,6 +3,7 @@ import { HpcsError } from '../errors.ts';
 import type { HttpAnswer } from '../http.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
+import type { Metrics } from './metrics.ts';
 import { vaultRefused, type Vault, type VaultSession } from '../vault.ts';
 
 /** A role of the JWT method, as far as we decide about it. */
@@ -31,24 +32,37 @@ const mountAnswer = z.object({ data: z.object({ accessor: z.string().min(1) }) }
 /** Lets every token end itself; we leave the default policy out, which would allow much more. */
 const revokeSelf = 'path "auth/token/revoke-self" {\n  capabilities = ["update"]\n}\n';
 
+/** What a {@link VaultAdmin} goes by. */
+export interface VaultAdminOptions {
+  /** The vault's URL, for messages. */
+  url: string;
+  /** This server's role. */
+  role: string;
+  /** Audiences that the roles made here accept. */
+  audience: string[];
+  /** Fetches this server's own JWT-SVID for the vault. */
+  jwt: () => Promise<Secret>;
+  metrics?: Pick<Metrics, 'logins' | 'vaultTokenExpires'> | undefined;
+}
+
+/** A login that failed is tried again after this long, while the token in use still lives, in milliseconds. */
+const again = 2000;
+/** A token is not used in its last moments: a request takes time, in milliseconds. */
+const margin = 5000;
+
 /** The part of the vault's administration that grants need, done with this server's own identity. */
 export class VaultAdmin implements AsyncDisposable {
   readonly #vault: Vault;
-  readonly #options: { url: string; role: string; audience: string[]; jwt: () => Promise<Secret> };
+  readonly #options: VaultAdminOptions;
   #session: VaultSession | undefined;
   #renewAt = 0;
+  #endsAt = 0;
   #login: Promise<VaultSession> | undefined;
   /** What the vault calls its JWT method. */
   #accessor: string | undefined;
 
-  /**
-   * @param vault owned from now on
-   * @param options.url the vault's URL, for messages
-   * @param options.role this server's role
-   * @param options.audience audiences that the roles made here accept
-   * @param options.jwt fetches this server's own JWT-SVID for the vault
-   */
-  constructor(vault: Vault, options: { url: string; role: string; audience: string[]; jwt: () => Promise<Secret> }) {
+  /** @param vault owned from now on */
+  constructor(vault: Vault, options: VaultAdminOptions) {
     this.#vault = vault;
     this.#options = options;
   }
@@ -226,8 +240,24 @@ export class VaultAdmin implements AsyncDisposable {
 
   async #current(): Promise<VaultSession> {
     if (this.#session !== undefined && Date.now() < this.#renewAt) return this.#session;
-    this.#login ??= this.#logIn().finally(() => (this.#login = undefined));
+    this.#login ??= this.#renew().finally(() => (this.#login = undefined));
     return this.#login;
+  }
+
+  /** Logs in; where that fails for now, the token that still lives does. */
+  async #renew(): Promise<VaultSession> {
+    try {
+      const session = await this.#logIn();
+      this.#options.metrics?.logins.inc({ outcome: 'ok' });
+      this.#options.metrics?.vaultTokenExpires.set(Math.min(this.#endsAt, 8.64e15) / 1000);
+      return session;
+    } catch (error) {
+      this.#options.metrics?.logins.inc({ outcome: 'failed' });
+      const session = this.#session;
+      if (session === undefined || Date.now() > this.#endsAt - margin) throw error;
+      this.#renewAt = Date.now() + again;
+      return session;
+    }
   }
 
   async #logIn(): Promise<VaultSession> {
@@ -244,7 +274,9 @@ export class VaultAdmin implements AsyncDisposable {
       throw error;
     }
     this.#session = session;
-    this.#renewAt = session.lifetime === 0 ? Number.POSITIVE_INFINITY : Date.now() + (session.lifetime * 1000 * 2) / 3;
+    const lifetime = session.lifetime === 0 ? Number.POSITIVE_INFINITY : session.lifetime * 1000;
+    this.#endsAt = Date.now() + lifetime;
+    this.#renewAt = Date.now() + (lifetime * 2) / 3;
     // An older token is not revoked: calls under way may still use it, and it ends by itself soon.
     return session;
   }

@@ -139,9 +139,9 @@ describe('an HPCS server that was taken over', function () {
 
     it('calls no other method', async () => {
       const prelude = `
-        const { certificate, key, authorities } = await ownCertificate(config);
+        const { cert: certificate, key, authorities } = await ownCertificate(config);
         const { address, port } = spireReach(config);
-        const tls = { certificate, key, authorities, server: 'spiffe://sandbox.hpcs/spire/server' };
+        const tls = { certificate, key: new Secret(key), authorities, server: 'spiffe://sandbox.hpcs/spire/server' };
         const call = async (service, method) => {
           using client = new GrpcClient('dns:' + address + ':' + port, 'spire.api.server.' + service,
             { [method]: { requestType: 'Empty', responseType: 'Empty' } }, { Empty: { fields: {} } }, tls);

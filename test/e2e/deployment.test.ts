@@ -196,7 +196,7 @@ describe('the deployment with compose', function () {
       url: `https://127.0.0.1:${ports.server}`,
       ca: await readFile(join(directory, 'tls', 'ca.pem'), 'utf8'),
     });
-    assert.equal((await api.json('GET', '/healthz')).status, 200);
+    assert.equal((await api.json('GET', '/readyz')).status, 200);
     // The client is still enrolled, and may go on.
     const place = ['-u', 'alice', '-c', 'nid000001', '--data-path-at-rest', site.scratch];
     await client(['data-prep', '-i', 'examples/jp2a_input', ...place, '--data-path', 'again.tgz']);

@@ -52,6 +52,12 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
 
   after(() => resources.disposeAsync());
 
+  const until = async (holds: () => Promise<boolean>): Promise<void> => {
+    for (let attempt = 0; !(await holds()); attempt += 1) {
+      assert.ok(attempt < 100, 'it did not come back');
+      await sleep(200);
+    }
+  };
   const identity = (): Promise<ClientIdentity> => openIdentity(config, { signal, progress: () => undefined, env: {} });
   const asRoot = async (method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<unknown> => {
     const answer = await root.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': owner.administratorToken } });
@@ -357,11 +363,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
         await task();
       } finally {
         await asRoot('PUT', 'sys/unseal', { key: owner.unsealKey });
-        for (let attempt = 0; ; attempt += 1) {
-          if ((await root.json('GET', '/v1/sys/health')).status === 200) break;
-          assert.ok(attempt < 100, 'the vault did not come back');
-          await sleep(200);
-        }
+        await until(async () => (await root.json('GET', '/v1/sys/health')).status === 200);
       }
     };
 
@@ -371,13 +373,13 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
         await assert.rejects(grant(alice, { secret }), refused('hpcs-unavailable', /sealed/));
         await assert.rejects(server.register({ uid: 1000 }), refused('hpcs-unavailable', /sealed/));
         await assert.rejects(vault.login(`client_${alice.clientId}`, await alice.jwt('vault')), refused('vault-sealed'));
-        const health = await api.json('GET', '/healthz');
+        const health = await api.json('GET', '/readyz');
         assert.equal(health.status, 503);
         assert.deepEqual(health.body, { success: false, spire: 'ok', vault: 'vault-sealed' });
         assert.equal(await entriesOf(alice.clientId, secret), 0);
       });
       await grant(alice, { secret });
-      assert.equal((await api.json('GET', '/healthz')).status, 200);
+      await until(async () => (await api.json('GET', '/readyz')).status === 200);
     });
 
     it('may forget the token of the HPCS server, which logs in again', async () => {

@@ -1,37 +1,55 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
 import { readCa, type HttpAnswer, type HttpClient } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
 import { vaultClient } from '../../src/vault.ts';
 import type { Site } from './site.ts';
 
+interface Kept {
+  administratorToken: string;
+  unsealKey: string;
+}
+
+async function keptOf({ directory }: Pick<Site, 'directory'>): Promise<Kept> {
+  return JSON.parse(await readFile(join(directory, 'openbao.json'), 'utf8')) as Kept;
+}
+
 /** The token of the administrator of the sandbox's vault. */
-export async function administratorToken({ directory }: Pick<Site, 'directory'>): Promise<Secret> {
-  const kept = JSON.parse(await readFile(join(directory, 'openbao.json'), 'utf8')) as { administratorToken: string };
-  return new Secret(kept.administratorToken);
+export async function administratorToken(site: Pick<Site, 'directory'>): Promise<Secret> {
+  return new Secret((await keptOf(site)).administratorToken);
 }
 
 /** The sandbox's vault as its administrator sees it, in the namespace of the site's configuration. */
 export class VaultOwner implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #token: Secret;
+  readonly #unsealKey: Secret;
 
-  private constructor(http: HttpClient, token: Secret) {
+  private constructor(http: HttpClient, token: Secret, unsealKey: Secret) {
     this.#http = http;
     this.#token = token;
+    this.#unsealKey = unsealKey;
   }
 
   static async open(site: Site): Promise<VaultOwner> {
     const config = await loadConfig(site.configuration);
+    const { administratorToken: token, unsealKey } = await keptOf(site);
     const ca = await readCa(config.vault['ca-file']);
     const { url, namespace } = config.vault;
-    return new VaultOwner(vaultClient({ url, ca, namespace }), await administratorToken(site));
+    return new VaultOwner(vaultClient({ url, ca, namespace }), new Secret(token), new Secret(unsealKey));
   }
 
   /** One request, whatever its answer. */
-  ask(method: 'GET' | 'POST' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<HttpAnswer> {
+  ask(method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'LIST', path: string, body?: unknown): Promise<HttpAnswer> {
     return this.#http.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': this.#token } });
+  }
+
+  /** Unseals the vault and waits until it answers. */
+  async unseal(): Promise<void> {
+    await this.ask('PUT', 'sys/unseal', { key: this.#unsealKey.reveal() });
+    while ((await this.ask('GET', 'sys/health')).status !== 200) await sleep(200);
   }
 
   /** Names below a path; none where there is nothing. */

@@ -1,72 +1,11 @@
 import assert from 'node:assert/strict';
-import { generateKeyPairSync } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
-import { SignJWT } from 'jose';
-import { Access } from '../../../src/server/access.ts';
-import { makeApi } from '../../../src/server/api.ts';
-import { Clients } from '../../../src/server/clients.ts';
-import { Grants } from '../../../src/server/grants.ts';
-import { JwtSvidVerifier } from '../../../src/server/jwt-svid.ts';
-import { Issuers } from '../../../src/server/issuers.ts';
-import { Jobs } from '../../../src/server/jobs.ts';
-import { Logins } from '../../../src/server/logins.ts';
-import { Permissions } from '../../../src/server/permissions.ts';
-import { Spire } from '../../../src/server/spire.ts';
-import { Store } from '../../../src/server/store.ts';
-import { VaultAdmin } from '../../../src/server/vault-admin.ts';
-import { Secret } from '../../../src/secret.ts';
-import { Vault } from '../../../src/vault.ts';
+import { HpcsError } from '../../../src/errors.ts';
+import { clientToken as token, lonelyApi } from '../../support/api.ts';
 
-// Everything is real but that SPIRE and the vault do not run: what is refused here is refused before either is asked.
-const key = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const lines: string[] = [];
-
-const issuers = await Issuers.open([]);
-
-function api(allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance {
-  const spire = new Spire('/nonexistent/api.sock');
-  const vault = new VaultAdmin(new Vault({ url: 'https://127.0.0.1:1' }), {
-    url: 'https://127.0.0.1:1',
-    role: 'hpcs-server',
-    audience: ['vault'],
-    jwt: async () => new Secret('x'),
-  });
-  const store = new Store(vault);
-  const clients = new Clients(store, vault, 'example.org');
-  const permissions = new Permissions(store, clients);
-  const grants = new Grants(spire, vault, { trustDomain: 'example.org', selectors: [], joinTokenTtl: 300, jwtSvidTtl: 300 });
-  return makeApi({
-    clients,
-    logins: new Logins(store, clients, issuers, () => undefined),
-    permissions,
-    access: new Access(clients, permissions, grants, vault),
-    jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
-    trustDomain: 'example.org',
-    audiences: ['hpcs-server', 'vault'],
-    mint: async () => new Secret('x'),
-    isOwn: ({ origin }) => origin === 'https://hpcs.example.org',
-    grants,
-    verifier: new JwtSvidVerifier({
-      trustDomain: 'example.org',
-      audience: ['hpcs-server'],
-      authorities: async () => [{ keyId: 'k', publicKey: key.publicKey.export({ format: 'der', type: 'spki' }) }],
-    }),
-    trustBundle: async () => (await spire.bundle()).x509,
-    health: { spire: () => spire.bundle(), vault: () => vault.check() },
-    allowLegacyRegistration,
-    nodes,
-    log: { write: (line) => void lines.push(line) },
-  });
-}
-
-async function token(aud: string): Promise<string> {
-  return new SignJWT({})
-    .setProtectedHeader({ alg: 'ES256', kid: 'k' })
-    .setSubject('spiffe://example.org/c/0123456af/workload')
-    .setAudience(aud)
-    .setExpirationTime('1m')
-    .sign(key.privateKey);
-}
+const api = (allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance =>
+  lonelyApi({ allowLegacyRegistration, nodes, log: { write: (line) => void lines.push(line) } });
 
 const body = (jwt: string): object => ({ jwt, secret: 'x', users: ['u'], groups: null, compute_nodes: ['n'] });
 
@@ -128,7 +67,7 @@ describe('API of the server', () => {
     for (const text of ['', '{', '[]', '"x"', 'null'])
       assert.equal((await post('/api/client/create-workloads', text, json))[0], 400, text);
     assert.equal((await post('/api/client/create-workloads', 'x', { 'content-type': 'text/plain' }))[0], 400);
-    assert.equal((await post('/api/client/create-workloads', `"${'x'.repeat(1024 * 1024)}"`, json))[0], 400);
+    assert.equal((await post('/api/client/create-workloads', `"${'x'.repeat(1024 * 1024)}"`, json))[0], 413);
   });
 
   it('asks for the user id where no selectors are configured', async () => {
@@ -152,9 +91,26 @@ describe('API of the server', () => {
     assert.match(String(answer['message']), /vault/);
     assert.equal((await post('/api/client/register', { uid: 1000 }))[0], 503);
     assert.equal((await app.inject('/api/trust-bundle')).statusCode, 503);
-    const health = await app.inject('/healthz');
-    assert.equal(health.statusCode, 503);
-    assert.deepEqual(health.json(), { success: false, spire: 'spire-unavailable', vault: 'unreachable' });
+    const ready = await app.inject('/readyz');
+    assert.equal(ready.statusCode, 503);
+    assert.deepEqual(ready.json(), { success: false, spire: 'spire-unavailable', vault: 'unreachable' });
+    // Alive nevertheless: to start it anew would help nobody.
+    assert.equal((await app.inject('/healthz')).statusCode, 200);
+  });
+
+  it('says why a call failed, not that what it left could not be removed either', async () => {
+    await app.close();
+    const down = new HpcsError('identity', 'vault-sealed', 'the vault is sealed');
+    app = lonelyApi({
+      trustBundle: async () => {
+        await using undo = new AsyncDisposableStack();
+        undo.defer(() => Promise.reject(new Error('not removed')));
+        throw down;
+      },
+    });
+    const answer = await app.inject('/api/trust-bundle');
+    assert.equal(answer.statusCode, 503);
+    assert.match(answer.body, /the vault is sealed/);
   });
 
   it('answers unknown calls with JSON', async () => {
@@ -170,5 +126,27 @@ describe('API of the server', () => {
     assert.match(log, /"path":"\/api\/agents\/token","status":400/);
     assert.ok(!log.includes(jwt));
     assert.ok(!log.includes('s3cr3t'));
+  });
+
+  it('writes one audit line for each call: who, by what, from where, and what became of it', async () => {
+    await post('/api/client/create-workloads', body(await token('hpcs-server')));
+    await post('/api/client/token', { audience: 'vault' });
+    await app.inject('/healthz');
+    const audits = lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter((line) => line['audit'] !== undefined);
+    assert.equal(audits.length, 2);
+    const [failed, refused] = audits;
+    assert.deepEqual(
+      [failed?.['audit'], failed?.['caller'], failed?.['by'], failed?.['from'], failed?.['code']],
+      ['failed', '0123456af', 'jwt-svid', '127.0.0.1', 'unreachable'],
+    );
+    assert.deepEqual([refused?.['audit'], refused?.['status'], refused?.['code']], ['refused', 401, 'unauthenticated']);
+    for (const line of audits) assert.match(String(line['reqId']), /^[0-9a-f]{16}$/);
+  });
+
+  it('tells each caller the id that its request has in the log', async () => {
+    const answer = await app.inject({ method: 'POST', path: '/api/client/token', headers: { 'x-request-id': 'mine' } });
+    const id = String(answer.headers['x-request-id']);
+    assert.notEqual(id, 'mine');
+    assert.ok(lines.some((line) => (JSON.parse(line) as { reqId: string }).reqId === id));
   });
 });

@@ -95,6 +95,18 @@ describe('server configuration', () => {
     refused(original.replace('spiffe://hpcs/hpcs-server/workload', 'hpcs') + tls, /hpcs-server-spiffeid: expected a SPIFFE ID/);
   });
 
+  it('takes one certificate, limits and proxies', () => {
+    const svid = parseServerConfig(`${original}[tls]\nx509-svid = true\n[monitoring]\nport = 10090\n`, 'x.conf');
+    assert.deepEqual(svid.tls, { 'x509-svid': true });
+    assert.deepEqual(svid.monitoring, { host: '127.0.0.1', port: 10090 });
+    assert.equal(svid.limits['requests-per-address'], 6000);
+    refused(`${original}[tls]\n`, /section \[tls\] (names not exactly one certificate|is missing)/);
+    refused(`${original}[tls]\ncert-file = x\n`, /names not exactly one certificate/);
+    refused(`${original}${tls}\nx509-svid = true\n`, /names not exactly one certificate/);
+    refused(`${original}${tls}\n[limits]\nconnections = 0\n`, /\[limits\] connections: expected a number, 1 or more/);
+    refused(`${original}${tls}\n[listen]\ntrusted-proxies = everybody\n`, /trusted-proxies: expected addresses or networks/);
+  });
+
   it('does not listen without TLS unless told so, or on loopback', () => {
     refused(original, /section \[tls\] is missing/);
     refused(`${original}[listen]\nhost = 10.0.0.1\n`, /section \[tls\] is missing/);
