@@ -165,21 +165,28 @@ describe('sealing on threads', () => {
 
   it('says so when a thread dies, and leaves none behind', async () => {
     const { publicKey } = keyOf('openpgp');
-    const endless = async function* (): AsyncGenerator<Uint8Array> {
-      for (;;) yield randomBytes(mib);
+    const endless = async function* (compress: string): AsyncGenerator<Uint8Array> {
+      for (;;) yield compress === 'none' ? randomBytes(mib) : Buffer.alloc(mib, randomBytes(1000));
     };
     const threads: Worker[] = [];
     const onWorker = (worker: Worker): void => void threads.push(worker);
     process.on('worker', onWorker);
     try {
-      for (const victim of [0, 1]) {
+      // Sealing and digesting start at once, compression with the first frame.
+      for (const [victim, compress] of [
+        [0, 'none'],
+        [1, 'none'],
+        [0, 'zstd'],
+        [2, 'zstd'],
+      ] as const) {
+        // prettier-ignore
         threads.length = 0;
         await assert.rejects(
           async () => {
-            await using sealing = await Sealing.start(endless(), {
+            await using sealing = await Sealing.start(endless(compress), {
               format: 'openpgp',
               recipients: [publicKey],
-              compress: 'none',
+              compress,
             });
             let blocks = 0;
             for await (const _block of sealing) {
@@ -189,9 +196,9 @@ describe('sealing on threads', () => {
           },
           failsWith('local', 'thread-died'),
         );
-        assert.equal(threads.length, 2);
+        assert.ok(compress === 'none' ? threads.length === 2 : threads.length > 2);
         // A thread that has ended has no id any more.
-        assert.deepEqual(threads.map((thread) => thread.threadId), [-1, -1]); // prettier-ignore
+        assert.ok(threads.every((thread) => thread.threadId === -1));
       }
     } finally {
       process.off('worker', onWorker);
