@@ -31,7 +31,8 @@ const pause = 5000;
 
 /** Whether a job waits, or will, for its client to bring its keys. */
 export function isAwaited(job: JobRecord): job is SubmittedRecord {
-  return job.jobId !== undefined && job.connection !== undefined && job.connection.answered === undefined;
+  if (job.jobId === undefined || job.connection === undefined || job.ticket?.ended !== undefined) return false;
+  return job.connection.answered === undefined;
 }
 
 /**
