@@ -53,7 +53,7 @@ describe('the Helm chart', function () {
   after(() => rm(directory, { recursive: true, force: true }));
 
   const run = async (program: string, args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
-    const mounts = ['-v', `${chart}:/chart:ro`, '-v', `${directory}:/work:ro`];
+    const mounts = ['-v', `${chart}:/chart:ro`, '-v', `${directory}:/values:ro`];
     const all = [
       'run',
       '--rm',
@@ -75,7 +75,7 @@ describe('the Helm chart', function () {
   };
   const helm = async (values: object, ...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
     await writeFile(join(directory, 'values.json'), JSON.stringify(values));
-    return run('helm', [...args, '/chart', '-f', '/work/values.json']);
+    return run('helm', [...args, '/chart', '-f', '/values/values.json']);
   };
   const render = async (values: object): Promise<Resource[]> => {
     const { code, stdout, stderr } = await helm(values, 'template', 'site');
@@ -102,7 +102,7 @@ describe('the Helm chart', function () {
       // The Prometheus operator's resource is none of Kubernetes's own.
       const own = found.filter(({ kind }) => kind !== 'ServiceMonitor').map((each) => stringify(each));
       await writeFile(join(directory, 'own.yaml'), own.join('---\n'));
-      const validated = await run('kubernetes-validate', ['--strict', '/work/own.yaml']);
+      const validated = await run('kubernetes-validate', ['--strict', '/values/own.yaml']);
       assert.equal(validated.code, 0, validated.stdout + validated.stderr);
       assert.deepEqual(
         found.map(({ kind }) => kind).toSorted(),
@@ -121,7 +121,7 @@ describe('the Helm chart', function () {
 
   it('is found out by the same check when it makes what Kubernetes does not take', async () => {
     await writeFile(join(directory, 'own.yaml'), 'apiVersion: v1\nkind: Service\nmetadata: { name: x }\nspec: { portz: [] }\n');
-    assert.notEqual((await run('kubernetes-validate', ['--strict', '/work/own.yaml'])).code, 0);
+    assert.notEqual((await run('kubernetes-validate', ['--strict', '/values/own.yaml'])).code, 0);
   });
 
   it('gives the server a configuration that it takes: confined at SPIRE, in its namespace', async () => {
