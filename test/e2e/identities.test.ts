@@ -430,7 +430,7 @@ describe('identities that nobody can steal', function () {
       // None of them bound the ticket to a key.
       await server.redeem({ ...request, key: await newKey(), prove: anna.identity.prove });
       await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
-      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: false });
+      assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { redeemed: true, stolen: false });
     });
 
     it('are ended by their submitter alone, and registered once', async () => {
