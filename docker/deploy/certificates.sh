@@ -8,6 +8,8 @@ directory=${1:?name a directory for the certificates}
 shift
 mkdir -p "$directory"
 cd "$directory"
+# What was there before may be open to all.
+chmod 700 .
 if [ -e ca.pem ]; then echo "$directory has certificates already" >&2; exit 0; fi
 new=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc)
 more=''

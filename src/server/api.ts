@@ -273,6 +273,9 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/token', async (request) => {
     const client = await authentication.client(request);
+    // Else a token of minutes would prolong itself for ever, past the end of a session and of a key.
+    if (authentication.callerOf(request)?.by === 'jwt-svid')
+      throw new HpcsError('identity', 'forbidden', 'a JWT-SVID gives no further ones: this call needs a proof of possession');
     const { audience } = checkBody(tokenBody, request.body);
     if (!options.audiences.includes(audience)) throw new HpcsError('identity', 'forbidden', `no tokens for ${audience} here`);
     using token = await options.mint(client, audience);

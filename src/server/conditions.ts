@@ -32,8 +32,8 @@ export type GrantRecord = z.output<typeof grantRecord>;
 
 /** A job that asks to be let in. */
 export interface Asking {
-  /** Hash of its ticket, by which it is counted once however often it asks. */
-  ticket: string;
+  /** Its own name, given by the server, by which it is counted once however often it asks. */
+  handle: string;
   /** SHA-512 of the sealed image that it runs. */
   image: string | undefined;
 }
@@ -42,7 +42,7 @@ export interface Asking {
 export function hindrance(grant: GrantRecord, job: Asking): string | undefined {
   if (grant.until !== undefined && new Date(grant.until) <= new Date()) return `ended at ${grant.until}`;
   if (grant.image !== undefined && grant.image !== job.image) return 'is for jobs with another image';
-  if (grant.jobs !== undefined && !grant.used.includes(job.ticket) && grant.used.length >= grant.jobs)
+  if (grant.jobs !== undefined && !grant.used.includes(job.handle) && grant.used.length >= grant.jobs)
     return grant.jobs === 1 ? 'was for one job, which there is' : `was for ${grant.jobs} jobs, which there are`;
   return undefined;
 }
@@ -53,7 +53,7 @@ export function hindrance(grant: GrantRecord, job: Asking): string | undefined {
  */
 export function choose(grants: readonly GrantRecord[], job: Asking): GrantRecord | undefined {
   const open = grants.filter((grant) => hindrance(grant, job) === undefined);
-  return open.find(({ used }) => used.includes(job.ticket)) ?? open.find(({ jobs }) => jobs === undefined) ?? open[0];
+  return open.find(({ used }) => used.includes(job.handle)) ?? open.find(({ jobs }) => jobs === undefined) ?? open[0];
 }
 
 /** What of a grant must be the same for it to be the same one asked for again. */

@@ -126,6 +126,10 @@ async function verified(token: string, issuer: Issuer & { keys: IssuerKeys }, th
       requiredClaims: ['exp', 'iat', 'sub', 'aud'],
     });
     if ([payload.aud].flat().length !== 1) throw invalidToken('it is for more than one audience');
+    // Some issuers say only in the claims that it is an access token, or for which program it was made (OpenID Connect Core, 3.1.3.7).
+    if (payload['typ'] !== undefined && payload['typ'] !== 'ID') throw invalidToken('it is no ID token');
+    if (issuer.kind === 'people' && payload['azp'] !== undefined && payload['azp'] !== audience)
+      throw invalidToken('it was made for another program');
     // Not every issuer hands the nonce of a device flow on; one of another flow is another program's.
     const { nonce } = payload;
     if ((binding === 'nonce' || (issuer.kind === 'people' && nonce !== undefined)) && nonce !== thumbprint)

@@ -100,14 +100,14 @@ export class Jobs {
     const { job, ticket, artefacts, connected } = body;
     const unused = { state: 'waiting', key: null, bound: null } as const;
     const record: JobRecord = { client, job, handle, artefacts, ...unused, readings: [], expires, connected };
-    const asking = askingOf(ticket, record);
+    const asking = askingOf(record);
     for (const artefact of artefacts) await this.#permissions.check(client, pathFor(client, artefact), asking);
     if (!(await this.#store.write(recordOf(ticket), record, 0)))
       throw new HpcsError('identity', 'conflict', 'a job with this ticket is registered already');
     // Counted once there is a record that gives it back when the job gets nothing. What a server that dies here did not count,
     // is counted when the job comes for its keys.
     try {
-      await this.#take(ticket, record);
+      await this.#take(record);
     } catch (error) {
       await this.#close(ticket, client).catch(() => undefined);
       throw error;
@@ -126,9 +126,9 @@ export class Jobs {
   async redeem(redemption: Redemption, caller?: string): Promise<Uint8Array> {
     const hash = ticketHash(redemption);
     const { record, reading } = await this.#bind(hash, redemption, caller);
-    const records = await this.#read(hash, record, reading);
+    const records = await this.#read(record, reading);
     // While they were read, a grant may have been taken back, the job ended, or a second key come.
-    await this.#take(hash, record);
+    await this.#take(record);
     const now = (await this.#store.read(recordOf(hash), jobRecord))?.value;
     if (now?.state === 'revoked') throw this.#revoked(record);
     if (now?.state !== 'bound' || now.key !== redemption.key) throw unauthenticated('its job has ended');
@@ -184,7 +184,8 @@ export class Jobs {
       }
       await this.#takeBack(record);
       if (record.state === 'ended') {
-        for (const { secret_path } of record.artefacts) await this.#permissions.giveBack(parseSecretPath(secret_path), hash);
+        for (const { secret_path } of record.artefacts)
+          await this.#permissions.giveBack(parseSecretPath(secret_path), record.handle);
       }
       await this.#store.remove(recordOf(hash));
       return record;
@@ -228,8 +229,8 @@ export class Jobs {
   }
 
   /** Reads the records as the job: with an identity, a role and a policy that are gone when this returns. */
-  async #read(hash: string, record: JobRecord, reading: string): Promise<Record<string, unknown>> {
-    const { imageBound } = await this.#take(hash, record);
+  async #read(record: JobRecord, reading: string): Promise<Record<string, unknown>> {
+    const { imageBound } = await this.#take(record);
     const { trustDomain, audience } = this.#options;
     const subject = spiffeIds.jobReading(trustDomain, record.client, record.handle, reading);
     const paths = record.artefacts.map((artefact) => artefact.secret_path);
@@ -247,8 +248,8 @@ export class Jobs {
   }
 
   /** Makes sure that the submitter may use each artefact now, and counts the job where an owner counts. */
-  async #take(hash: string, record: JobRecord): Promise<{ imageBound: boolean }> {
-    const asking = askingOf(hash, record);
+  async #take(record: JobRecord): Promise<{ imageBound: boolean }> {
+    const asking = askingOf(record);
     let imageBound = false;
     for (const artefact of record.artefacts) {
       const taken = await this.#permissions.take(record.client, pathFor(record.client, artefact), asking);
@@ -297,8 +298,9 @@ function recordOf(hash: string): string {
   return `jobs/${hash.slice(0, 2)}/${hash}`;
 }
 
-function askingOf(ticket: string, { artefacts }: JobRecord): Asking {
-  return { ticket, image: artefacts.find(({ role }) => role === 'image')?.sha512 };
+// The submitter chooses the ticket, and may choose one again; the handle is ours.
+function askingOf({ handle, artefacts }: JobRecord): Asking {
+  return { handle, image: artefacts.find(({ role }) => role === 'image')?.sha512 };
 }
 
 /** @throws HpcsError code `forbidden` for somebody else's secret in place of the job's own */

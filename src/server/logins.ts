@@ -56,9 +56,15 @@ export class Logins {
     const { thumbprint } = proof;
     const admitted = await this.#issuers.verify(token.reveal(), thumbprint);
     await this.#clients.once(proof);
-    await this.#use(admitted.digest, admitted.expires, thumbprint);
+    await this.#use(pathOf(admitted), thumbprint);
     const expires = new Date(Date.now() + admitted.session * 1000);
     const client = await this.#clients.admit(admitted.principal, thumbprint, expires);
+    // A second key may have come while this one was admitted, and found nothing to end.
+    const used = await this.#store.read(pathOf(admitted), loginRecord);
+    if (used === undefined || used.value.revoked) {
+      await this.#clients.dismiss(thumbprint);
+      throw usedTwice();
+    }
     return { client, issuer: admitted.issuer, expires };
   }
 
@@ -81,20 +87,30 @@ export class Logins {
     await this.#clients.tidySessions();
   }
 
-  async #use(digest: string, expires: Date, thumbprint: string): Promise<void> {
-    const path = `logins/${hourOf(expires)}/${digest}`;
+  async #use(path: string, thumbprint: string): Promise<void> {
     if (await this.#store.write(path, { key: thumbprint, revoked: false }, 0)) return;
-    const found = await this.#store.read(path, loginRecord);
-    if (found?.value.key === thumbprint && !found.value.revoked) return;
-    if (found !== undefined) {
-      await this.#clients.dismiss(found.value.key);
-      await this.#store.write(path, { ...found.value, revoked: true }, found.version);
-      this.#audit('error', 'login token came with a second key', { first: found.value.key, second: thumbprint });
+    for (;;) {
+      const found = await this.#store.read(path, loginRecord);
+      if (found === undefined) throw usedTwice();
+      const { value, version } = found;
+      if (value.key === thumbprint && !value.revoked) return;
+      // First of all, so that the first key cannot log in again in between.
+      if (!value.revoked && !(await this.#store.write(path, { ...value, revoked: true }, version))) continue;
+      await this.#clients.dismiss(value.key);
+      this.#audit('error', 'login token came with a second key', { first: value.key, second: thumbprint });
+      throw usedTwice();
     }
-    throw new HpcsError(
-      'identity',
-      'forbidden',
-      'the token was used with another key already, and what that key could do has ended: somebody else may have had it',
-    );
   }
+}
+
+function pathOf({ digest, expires }: { digest: string; expires: Date }): string {
+  return `logins/${hourOf(expires)}/${digest}`;
+}
+
+function usedTwice(): HpcsError {
+  return new HpcsError(
+    'identity',
+    'forbidden',
+    'the token was used with another key already, and what that key could do has ended: somebody else may have had it',
+  );
 }

@@ -147,18 +147,18 @@ export class Permissions {
       const found = await this.#read(path);
       const grant = await this.#chosen(submitter, path, job, found);
       const imageBound = grant.image !== undefined;
-      if (found === undefined || grant.jobs === undefined || grant.used.includes(job.ticket)) return { imageBound };
-      const grants = found.value.grants.map((one) => one.id === grant.id ? { ...one, used: [...one.used, job.ticket] } : one); // prettier-ignore
+      if (found === undefined || grant.jobs === undefined || grant.used.includes(job.handle)) return { imageBound };
+      const grants = found.value.grants.map((one) => one.id === grant.id ? { ...one, used: [...one.used, job.handle] } : one); // prettier-ignore
       if (await this.#store.write(pathOf(path), { ...found.value, grants }, found.version)) return { imageBound };
     }
   }
 
   /** Gives back what a job counted that got nothing. @throws HpcsError `identity` */
-  async giveBack(path: SecretPath, ticket: string): Promise<void> {
+  async giveBack(path: SecretPath, handle: string): Promise<void> {
     for (;;) {
       const found = await this.#read(path);
-      if (found?.value.grants.some(({ used }) => used.includes(ticket)) !== true) return;
-      const grants = found.value.grants.map((one) => ({ ...one, used: one.used.filter((hash) => hash !== ticket) }));
+      if (found?.value.grants.some(({ used }) => used.includes(handle)) !== true) return;
+      const grants = found.value.grants.map((one) => ({ ...one, used: one.used.filter((one) => one !== handle) }));
       if (await this.#store.write(pathOf(path), { ...found.value, grants }, found.version)) return;
     }
   }

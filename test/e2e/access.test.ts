@@ -126,6 +126,8 @@ describe('what was granted, under conditions, and taken back', function () {
       await here.redeem(one, key);
       await server.endJob(one.hash, bert.identity.prove);
       await assert.rejects(here.register(bert, { data }), enough);
+      // Nor does its ticket stand for two jobs.
+      await assert.rejects(server.registerJob(one.registration, bert.identity.prove), enough);
       assert.deepEqual(await server.endJob(two.hash, bert.identity.prove), { stolen: false, redeemed: false });
       assert.equal(await used(data), 1);
       await redeemed(await here.register(bert, { data }));

@@ -207,6 +207,11 @@ describe('identities that nobody can steal', function () {
         headers: { authorization: `Bearer ${forVault.reveal()}` },
       });
       assert.equal(shown.status, 401);
+      // A token of minutes makes no other: it would never end.
+      for (const audience of ['vault', 'hpcs-server']) {
+        const headers = { authorization: `Bearer ${forServer.reveal()}` };
+        assert.equal((await api.json('POST', '/api/client/token', { body: { audience }, headers })).status, 403);
+      }
     });
 
     it('are not taken for others in the vault', async () => {

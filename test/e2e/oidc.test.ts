@@ -378,6 +378,10 @@ describe('logins with tokens of OpenID Connect issuers', function () {
         async () => ci.sign('gitlab', gitlabClaims({ aud: 'hpcs' }), { header: { typ: 'at+jwt' } }),
         /no ID token/,
       ],
+      'that say in a claim that they are access tokens': [
+        async () => ci.sign('gitlab', { ...gitlabClaims({ aud: 'hpcs' }), typ: 'Bearer' }),
+        /no ID token/,
+      ],
       'without a signature': [
         async () => `${(await gitlab()).split('.').slice(0, 2).join('.')}.`,
         /signature is wrong|malformed/,

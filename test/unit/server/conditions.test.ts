@@ -9,7 +9,7 @@ const grant = (changes: Partial<GrantRecord> = {}): GrantRecord => ({
   created: '2026-01-01T00:00:00Z',
   ...changes,
 });
-const job = { ticket: 't', image: 'i' };
+const job = { handle: 't', image: 'i' };
 
 describe('conditions of a grant', () => {
   it('let in what they are for, and say what hinders the rest', () => {
@@ -18,7 +18,7 @@ describe('conditions of a grant', () => {
     assert.equal(hindrance(grant({ until: later, image: 'i', jobs: 1 }), job), undefined);
     assert.match(hindrance(grant({ until: '2026-01-01T00:00:00Z' }), job) ?? '', /ended at 2026/);
     assert.match(hindrance(grant({ image: 'other' }), job) ?? '', /another image/);
-    assert.match(hindrance(grant({ image: 'i' }), { ticket: 't', image: undefined }) ?? '', /another image/);
+    assert.match(hindrance(grant({ image: 'i' }), { handle: 't', image: undefined }) ?? '', /another image/);
     assert.match(hindrance(grant({ jobs: 2, used: ['a', 'b'] }), job) ?? '', /was for 2 jobs/);
     // One that is counted already stays in.
     assert.equal(hindrance(grant({ jobs: 2, used: ['a', 't'] }), job), undefined);
