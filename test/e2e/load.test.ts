@@ -35,12 +35,12 @@ describe('the HPCS server under load, with a vault token and SVIDs that live a m
   /** Starts a second server in the same container, with its X.509-SVID as its certificate, and looks at that for some seconds. */
   const ownCertificates = async (seconds: number): Promise<{ serials: string[]; names: string; kept: number }> => {
     const program = `import { loadServerConfig } from '/app/src/server/config.ts'; import { startServer } from '/app/src/server/server.ts';
-import { Spire } from '/app/src/server/spire.ts'; import { connect } from 'node:tls'; import { once } from 'node:events';
+import { Spire } from '/app/src/server/spire.ts'; import { spireReach } from '/app/src/server/reach.ts'; import { connect } from 'node:tls'; import { once } from 'node:events';
 import { Agent, request } from 'node:https';
 const config = await loadServerConfig('/etc/hpcs/hpcs-server.conf');
 await using server = await startServer({ ...config, listen: { ...config.listen, host: '127.0.0.1', port: 10999 }, tls: { 'x509-svid': true },
   monitoring: undefined }, { allowLegacyRegistration: false, log: false });
-using spire = new Spire(config['spire-server']['socket-path']);
+using spire = new Spire(spireReach(config));
 const tls = { host: '127.0.0.1', port: 10999, ca: (await spire.bundle()).x509, checkServerIdentity: () => undefined };
 const agent = new Agent({ keepAlive: true, maxSockets: 1, ...tls });
 const call = async () => { const sent = request({ ...tls, path: '/healthz', agent }); sent.end();
