@@ -17,6 +17,7 @@ import { quote } from '../../src/shell.ts';
 import { tokenNode } from '../../src/sandbox/hpcs-server.ts';
 import { Vault } from '../../src/vault.ts';
 import type { CliExit } from '../support/cli.ts';
+import { logged, logOf } from '../support/container-log.ts';
 import { jobArguments, prepareData, prepareImage, probe, type Prepared } from '../support/jobs.ts';
 import { VaultOwner } from '../support/owner.ts';
 import { enrolmentToken, enrolPerson, serverOf, type Person } from '../support/people.ts';
@@ -67,8 +68,8 @@ describe('identities that nobody can steal', function () {
   const store = (...args: Parameters<Submissions['store']>) => submissions.store(...args);
   const register = (...args: Parameters<Submissions['register']>) => submissions.register(...args);
   const redeem = (...args: Parameters<Submissions['redeem']>) => submissions.redeem(...args);
-  const serverLog = async (): Promise<string> =>
-    (await site.docker.getContainer(containerOf('hpcsServer')).logs({ stdout: true, stderr: true, tail: 500 })).toString();
+  const serverLog = (): Promise<string> => logOf(site.docker.getContainer(containerOf('hpcsServer')));
+  const serverLogged = (what: RegExp): Promise<string> => logged(site.docker.getContainer(containerOf('hpcsServer')), what);
 
   describe('clients', () => {
     it('keep their key to themselves, in a file of mode 0600', async () => {
@@ -375,7 +376,7 @@ describe('identities that nobody can steal', function () {
       const one = await register(anna, { data: await store(anna, record()) });
       const two = await register(anna);
       await assert.rejects(redeem({ ...one, job: two.job }, await newKey()), refused('hpcs-forbidden', /that of another job/));
-      assert.match(await serverLog(), new RegExp(`"job":"${one.job}".*"shown":"${two.job}".*"msg":"ticket of another job"`));
+      await serverLogged(new RegExp(`"job":"${one.job}".*"shown":"${two.job}".*"msg":"ticket of another job"`));
     });
 
     it('may ask again with their key, since an answer can be lost', async () => {
@@ -394,7 +395,7 @@ describe('identities that nobody can steal', function () {
       await assert.rejects(redeem(job, thief), refused('hpcs-forbidden', /two different keys/));
       await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /two different keys/));
       await assert.rejects(redeem(job, thief), refused('hpcs-forbidden', /two different keys/));
-      assert.match(await serverLog(), new RegExp(`"level":50.*"job":"${job.job}".*"second":"${thief}".*second key: revoked`));
+      await serverLogged(new RegExp(`"level":50.*"job":"${job.job}".*"second":"${thief}".*second key: revoked`));
       // Its secret is destroyed, with all versions.
       assert.equal((await owner.ask('GET', `kv/metadata/${job.jobSecret}`)).status, 404);
       assert.deepEqual(await server.endJob(job.hash, anna.identity.prove), { stolen: true, redeemed: true });
@@ -431,7 +432,7 @@ describe('identities that nobody can steal', function () {
       );
       const stranger = keyProver(await generateProofKey());
       await assert.rejects(server.redeem({ ...request, prove: stranger }), refused('hpcs-unauthenticated'));
-      assert.match(await serverLog(), new RegExp(`"level":50.*"job":"${job.job}".*connected job without its client`));
+      await serverLogged(new RegExp(`"level":50.*"job":"${job.job}".*connected job without its client`));
       // None of them bound the ticket to a key.
       await server.redeem({ ...request, key: await newKey(), prove: anna.identity.prove });
       await assert.rejects(redeem(job, key), refused('hpcs-forbidden', /without a proof of its submitter/));
@@ -619,16 +620,13 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
     it('are for hosts of the allow list alone, and for clients that prove who they are', async () => {
       const { spiffeId } = await server.nodeToken(tokenNode, undefined, anna.identity.prove);
       assert.equal(spiffeId, `spiffe://${config['spire-server']['trust-domain']}/h/${tokenNode}`);
-      assert.match(
-        await serverLog(),
-        new RegExp(`"client":"${anna.identity.clientId}","node":"${tokenNode}".*"node token made"`),
-      );
+      await serverLogged(new RegExp(`"client":"${anna.identity.clientId}","node":"${tokenNode}".*"node token made"`));
       for (const host of ['nid000001', 'other', tokenNode.toUpperCase(), `${tokenNode}.`, `${tokenNode}2`]) {
         await assert.rejects(
           server.nodeToken(host, undefined, anna.identity.prove),
           refused('hpcs-forbidden', /\[nodes\] does not allow it/),
         );
-        assert.match(await serverLog(), new RegExp(`"node":"${host}".*asked for a host that is not allowed`));
+        await serverLogged(new RegExp(`"node":"${host}".*asked for a host that is not allowed`));
       }
       for (const host of ['../h/x', '..', '%2e%2e', `${tokenNode}/../nid000001`, `${tokenNode}\n`, '*', ''])
         await assert.rejects(server.nodeToken(host, undefined, anna.identity.prove), refused('hpcs-bad-request', /hostname/));

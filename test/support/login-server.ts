@@ -9,6 +9,7 @@ import { Secret } from '../../src/secret.ts';
 import { lastLog, publishedPort, removeContainer, startPart } from '../../src/sandbox/engine.ts';
 import { checkHpcsServer, hpcsServerPlan } from '../../src/sandbox/hpcs-server.ts';
 import { defaultName, engineName, ports, sandboxLabel } from '../../src/sandbox/names.ts';
+import { logged, logOf } from './container-log.ts';
 import { makeCertificate } from './certificate.ts';
 import type { Site } from './site.ts';
 
@@ -87,18 +88,13 @@ export class LoginServer implements AsyncDisposable {
   }
 
   /** What it logged. */
-  async log(): Promise<string> {
-    return (await this.container.logs({ stdout: true, stderr: true, tail: 1000 })).toString();
+  log(): Promise<string> {
+    return logOf(this.container);
   }
 
-  /** What it logged, as soon as something like this is in it: the engine keeps it a moment later. */
-  async logged(what: RegExp): Promise<string> {
-    for (let attempt = 0; ; attempt += 1) {
-      const log = await this.log();
-      if (what.test(log)) return log;
-      if (attempt === 50) throw new Error(`nothing like ${what} in the log, which ends ${log.slice(-2000)}`);
-      await sleep(100);
-    }
+  /** What it logged, as soon as something like this is in it. */
+  logged(what: RegExp): Promise<string> {
+    return logged(this.container, what);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
