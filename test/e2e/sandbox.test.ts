@@ -113,7 +113,7 @@ describe('a sandbox of its own', function () {
         ca: await readCa(config['hpcs-server']['ca-file']),
       });
       assert.equal((await server.json('POST', '/api/client/register', { body: { uid: 1000 } })).status, 403);
-      assert.equal((await server.json('POST', '/api/agents/token?hostname=nid000001')).status, 403);
+      assert.equal((await server.json('POST', '/api/agents/token?hostname=nid000001')).status, 401);
     });
 
     it('record every call on the vault', async () => {
