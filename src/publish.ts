@@ -79,7 +79,7 @@ export async function publish(
     format: publication.format,
     recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
     // An image is compressed within.
-    compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'auto' : 'none',
+    compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
     signal,
     onProgress: (bytes) => shown?.update(bytes),
   });

@@ -23,7 +23,7 @@ if (mode === 'send') {
   await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
   await using sealing = await Sealing.start(
     { path: source },
-    { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'auto' },
+    { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'paced' },
   );
   await using transport = await connect(config);
   await using upload = await startUpload(transport, target, sealing, {

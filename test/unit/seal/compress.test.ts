@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:zlib';
 import { compressed, decompressed } from '../../../src/seal/compress.ts';
+import { Pace } from '../../../src/seal/pace.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
 
 const mib = 1024 * 1024;
@@ -36,6 +37,25 @@ describe('compression', () => {
     const stored = await collect(compressed(inPieces(random), 'auto'));
     assert.ok(stored.length > random.length && stored.length < random.length * 1.001);
     assert.ok((await collect(compressed(inPieces(mixed), 'auto'))).length < random.length + text.length / 2);
+  });
+
+  it('stores, with paced, what gets only somewhat smaller while bytes leave fast, and compresses it when they leave slowly', async () => {
+    const part = 50_000;
+    const halves = Array.from({ length: 200 }, (_, index) =>
+      (index % 2 === 0 ? text : random).subarray((index * part) / 2, (index * part) / 2 + part),
+    );
+    const prose = Buffer.concat(Array.from({ length: 6 }, () => halves).flat());
+    // A clock by which each block takes its share of a second.
+    const leaving = (megabytes: number): Pace => {
+      let time = 0;
+      return new Pace(() => (time += (mib * 1e-3) / megabytes));
+    };
+    const size = async (input: Buffer, pace: Pace): Promise<number> =>
+      (await collect(compressed(inPieces(input), 'paced', { pace }))).length / input.length;
+    assert.ok((await size(prose, leaving(500))) > 0.95);
+    const slowly = await size(prose, leaving(20));
+    assert.ok(slowly < 0.85, `${slowly}`);
+    assert.ok((await size(Buffer.concat([text, text, text]), leaving(500))) < 0.5);
   });
 
   it('leaves the stream as it is with none', async () => {
