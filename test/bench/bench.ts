@@ -1,4 +1,4 @@
-// Benchmark of sealing and shipping, and of opening, against other ways: `npm run bench -- [--json] [--quick] [--runs N] [--only A,B]`.
+// Benchmark of sealing and shipping, and of opening, against other ways: `npm run bench -- [--json] [--quick | --mib N] [--runs N] [--only A,B]`.
 // All contenders run in turn on a loopback sshd; what counts are ratios within one run.
 import { execFileSync } from 'node:child_process';
 import { spawn } from 'node:child_process';
@@ -16,6 +16,7 @@ const { values: flags } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
+    mib: { type: 'string' },
     runs: { type: 'string', default: '3' },
     only: { type: 'string', default: 'A,B,C' },
     contenders: { type: 'string' },
@@ -38,7 +39,7 @@ interface Run {
 
 const here = dirname(fileURLToPath(import.meta.url));
 const mib = 1024 * 1024;
-const size = flags.quick ? 128 * mib : 1024 * mib;
+const size = Number(flags.mib ?? (flags.quick ? 128 : 1024)) * mib;
 const place = join(tmpdir(), 'hpcs-bench-data');
 const user = 'dave';
 
@@ -172,6 +173,8 @@ async function once1(contender: Contender, source: string, name: DatasetName): P
   try {
     const { command, env, prepare } = contender(run);
     prepare?.();
+    // What an earlier one left for the system to write is not to slow this one.
+    execFileSync('sync');
     return await measure(command, env);
   } finally {
     rmSync(run.work, { recursive: true, force: true });
