@@ -52,8 +52,8 @@ export interface CompressorMemory {
   compressed: RingMemory;
 }
 
-/** Frames that wait for a thread, and as many that it has done: one, while it is at another. */
-const slots = 2;
+/** Frames that wait for a thread, and as many that it has done: with fewer, threads stand still while the oldest frame is waited for. */
+const slots = 8;
 
 /** Makes the memory of a compressing thread. */
 export function makeCompressorMemory(): CompressorMemory {
