@@ -2,7 +2,7 @@ import { HpcsError } from '../errors.ts';
 import type { Clients } from './clients.ts';
 import type { GrantRecord } from './conditions.ts';
 import type { Grants } from './grants.ts';
-import { parseSecretPath, type AddBody, type RevokeBody } from './names.ts';
+import { isSecretPath, parseSecretPath, type AddBody, type RevokeBody } from './names.ts';
 import type { Permissions, Permitted, SecretPath } from './permissions.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
@@ -25,6 +25,12 @@ export interface SecretAccess {
   secret_path: string;
   grants: ShownGrant[];
   readers: { node: string; selector: string }[];
+}
+
+/** A secret, or a directory of some, that could not be destroyed. */
+export interface Undestroyed {
+  path: string;
+  error: unknown;
 }
 
 /** What an owner does with what is granted of his: shows, adds, takes back, destroys. Nobody else does it to that. */
@@ -97,6 +103,32 @@ export class Access {
     await this.#permissions.forget(path);
     // A client that wrote it again meanwhile.
     await this.#vault.destroy(secretPath);
+  }
+
+  /**
+   * Destroys all secrets of an owner, also those that have no proper name. One that cannot be destroyed keeps no other from it.
+   *
+   * @returns how many there are no more, and what is left, with the reason
+   */
+  async destroyAll(owner: string): Promise<{ destroyed: number; left: Undestroyed[] }> {
+    const left: Undestroyed[] = [];
+    const failed = (path: string, error: unknown): void => void left.push({ path, error });
+    const paths = new Set<string>();
+    for await (const path of this.#vault.secretsOf(owner, failed)) {
+      paths.add(path);
+      try {
+        // Only what has a proper name can have been granted.
+        if (isSecretPath(path)) await this.destroy(owner, path);
+        else await this.#vault.destroy(path);
+      } catch (error) {
+        failed(path, error);
+        paths.delete(path);
+      }
+    }
+    // The vault answers that it destroyed what it does not find: a name that is not text is listed as another.
+    for await (const path of this.#vault.secretsOf(owner, () => undefined))
+      if (paths.delete(path)) failed(path, new Error('the vault lists it still: its name may not be text'));
+    return { destroyed: paths.size, left };
   }
 
   async #owned(owner: string, secretPath: string): Promise<SecretPath> {

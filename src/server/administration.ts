@@ -1,6 +1,6 @@
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
-import { Access } from './access.ts';
+import { Access, type Undestroyed } from './access.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
@@ -49,7 +49,8 @@ export async function listClients(config: ServerConfig): Promise<ShownClient[]> 
  *
  * @param named id, or the name that it was enrolled under
  * @param options.destroy its secrets, too
- * @throws HpcsError `identity`; `usage` for a name that is nobody's
+ * @throws HpcsError `identity`, with code `half-done` naming what of its secrets could not be destroyed; `usage` for a name that is
+ * nobody's
  */
 export async function removeClient(config: ServerConfig, named: string, options: { destroy: boolean }): Promise<RemovedClient> {
   await using vault = await openVault(config);
@@ -76,14 +77,19 @@ export async function removeClient(config: ServerConfig, named: string, options:
   // A join token makes its agent an alias of the client's: the entry hangs below that agent.
   for (const { parentId } of aliases) await spire.deleteAgent(parentId);
   await vault.forget(workload);
-  const secrets = await vault.secretsOf(id);
-  if (options.destroy) {
-    const grants = new Grants(spire, vault, { trustDomain, selectors: [], joinTokenTtl: 60, jwtSvidTtl: 60 });
-    const access = new Access(clients, new Permissions(store, clients), grants, vault);
-    for (const secret of secrets) await access.destroy(id, `client_${id}/${secret}`);
-  }
-  const destroyed = options.destroy ? secrets.length : 0;
-  return { id, name: found?.name ?? id, destroyed, left: secrets.length - destroyed };
+  const name = found?.name ?? id;
+  if (!options.destroy) return { id, name, destroyed: 0, left: await secretsOf(vault, id) };
+  const grants = new Grants(spire, vault, { trustDomain, selectors: [], joinTokenTtl: 60, jwtSvidTtl: 60 });
+  const access = new Access(clients, new Permissions(store, clients), grants, vault);
+  const { destroyed, left } = await access.destroyAll(id);
+  if (left.length > 0) throw undestroyed(id, destroyed, left);
+  return { id, name, destroyed, left: 0 };
+}
+
+async function secretsOf(vault: VaultAdmin, id: string): Promise<number> {
+  let count = 0;
+  for await (const _path of vault.secretsOf(id, () => (count += 1))) count += 1;
+  return count;
 }
 
 /**
@@ -103,6 +109,24 @@ export async function revokeKey(config: ServerConfig, thumbprint: string): Promi
 
 function clientsOf(config: ServerConfig, vault: VaultAdmin): Clients {
   return new Clients(new Store(vault), vault, config['spire-server']['trust-domain']);
+}
+
+/** So many paths are named. */
+const named = 20;
+
+/** What is said of a client whose secrets could not all be destroyed. The names are the client's: anything may stand in them. */
+export function undestroyed(id: string, destroyed: number, left: readonly Undestroyed[]): HpcsError {
+  const names = left.slice(0, named).map(({ path, error }) => `${JSON.stringify(path)} (${messageOf(error)})`);
+  const more = left.length > named ? ` and ${left.length - named} more` : '';
+  return new HpcsError(
+    'identity',
+    'half-done',
+    `client ${id} is removed, and of its keys ${destroyed} are destroyed, but these are not: ${names.join(', ')}${more}`,
+    {
+      cause: new AggregateError(left.map(({ error }) => error)),
+      suggestion: `repeat it (server remove ${id} --destroy-artefacts); what the vault refuses or lists still, its administrator has to destroy`,
+    },
+  );
 }
 
 function unknownClient(named: string): HpcsError {

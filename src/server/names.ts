@@ -131,6 +131,11 @@ export function parseSecretPath(path: string): { owner: string; secret: string }
   throw new HpcsError('usage', 'bad-request', 'secret_path: expected client_<id>/<secret>');
 }
 
+/** Whether a path is one that {@link parseSecretPath} takes. */
+export function isSecretPath(path: string): boolean {
+  return secretPath.safeParse(path).success;
+}
+
 /** Days that a job may wait before its ticket expires. */
 const longestWait = 30;
 

@@ -133,27 +133,49 @@ export class VaultAdmin implements AsyncDisposable {
   /**
    * Destroys a secret with all its versions: deleting just the newest could be undone.
    *
-   * @param path `client_<id>/<secret>`
+   * @param path `client_<id>/<secret>`, or whatever else the vault listed
    * @throws HpcsError `identity`
    */
   async destroy(path: string): Promise<void> {
-    await this.#delete(`/v1/kv/metadata/${path}`);
+    await this.#delete(metadataPath(path));
   }
 
   /** Whether there is a secret, deleted or not, as long as it is not destroyed. @throws HpcsError `identity` */
   async hasSecret(path: string): Promise<boolean> {
-    const answer = await this.request('GET', `/v1/kv/metadata/${path}`);
+    const answer = await this.request('GET', metadataPath(path));
     if (answer.status === 404) return false;
     if (answer.status !== 200) throw this.refused(`looking for ${path}`, answer);
     return true;
   }
 
-  /** Names of a client's secrets. @throws HpcsError `identity` */
-  async secretsOf(clientId: string): Promise<string[]> {
-    const answer = await this.request('LIST', `/v1/kv/metadata/client_${clientId}`);
+  /**
+   * All secrets of a client, which may write what it likes below its own path: in directories too, and under names of any form.
+   *
+   * @param failed told of a directory that cannot be listed, which is passed over
+   * @returns paths such as `client_<id>/<secret>`, as they read, not as they are escaped
+   */
+  async *secretsOf(clientId: string, failed: (path: string, error: unknown) => void): AsyncGenerator<string> {
+    const directories = [`client_${clientId}/`];
+    for (let directory = directories.pop(); directory !== undefined; directory = directories.pop()) {
+      let names: string[];
+      try {
+        names = await this.#list(directory);
+      } catch (error) {
+        failed(directory, error);
+        continue;
+      }
+      for (const name of names) {
+        if (name.endsWith('/')) directories.push(directory + name);
+        else yield directory + name;
+      }
+    }
+  }
+
+  async #list(directory: string): Promise<string[]> {
+    const answer = await this.request('LIST', metadataPath(directory));
     if (answer.status === 404) return [];
     const parsed = listAnswer.safeParse(answer.body);
-    if (answer.status !== 200 || !parsed.success) throw this.refused(`listing the secrets of client_${clientId}`, answer);
+    if (answer.status !== 200 || !parsed.success) throw this.refused(`listing the secrets below ${directory}`, answer);
     return parsed.data.data.keys;
   }
 
@@ -288,7 +310,15 @@ export class VaultAdmin implements AsyncDisposable {
 }
 
 function policyPath(name: string): string {
-  return `/v1/sys/policies/acl/${name.split('/').map(encodeURIComponent).join('/')}`;
+  return `/v1/sys/policies/acl/${escaped(name)}`;
+}
+
+function metadataPath(path: string): string {
+  return `/v1/kv/metadata/${escaped(path)}`;
+}
+
+function escaped(path: string): string {
+  return path.split('/').map(encodeURIComponent).join('/');
 }
 
 function readPath(path: string): string {

@@ -290,6 +290,18 @@ describe('what was granted, under conditions, and taken back', function () {
         (await session.request('POST', `/v1/kv/data/client_${clientId}/y-${randomBytes(4).toString('hex')}`, { data: {} }))
           .status;
       assert.equal(await write(), 200);
+      // Whatever a client calls what is its own.
+      for (const path of [
+        '!/x',
+        'a b/c',
+        'per%25cent',
+        'per%252fcent',
+        '%C3%BC/%C3%A9',
+        'what%3Fis%23this',
+        'd/'.repeat(60) + 'e',
+        '{{identity}}',
+      ])
+        assert.equal((await session.request('POST', `/v1/kv/data/client_${clientId}/${path}`, { data: {} })).status, 200, path);
       const entry = (spiffe: string): string =>
         `console.log((await spire.listEntries({ trustDomain: td, path: '/c/${clientId}${spiffe}' })).length)`;
       // As SPIRE would know him, were he a client with an agent.
