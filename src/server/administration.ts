@@ -93,7 +93,7 @@ async function secretsOf(vault: VaultAdmin, id: string): Promise<number> {
 }
 
 /**
- * Revokes one enrolled key; the client's other keys stay.
+ * Revokes one key for good; the client's other keys stay.
  *
  * @returns whose it was
  * @throws HpcsError `identity`; `usage` for a key that is nobody's
@@ -102,7 +102,7 @@ export async function revokeKey(config: ServerConfig, thumbprint: string): Promi
   await using vault = await openVault(config);
   const client = /^[A-Za-z0-9_-]{43}$/.test(thumbprint) ? await clientsOf(config, vault).revokeKey(thumbprint) : undefined;
   if (client !== undefined) return { client };
-  throw new HpcsError('usage', 'key-unknown', `no enrolled key has the thumbprint ${JSON.stringify(thumbprint)}`, {
+  throw new HpcsError('usage', 'key-unknown', `no key that counts has the thumbprint ${JSON.stringify(thumbprint)}`, {
     suggestion: 'see who has which: hpcs server clients',
   });
 }

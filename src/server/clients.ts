@@ -5,8 +5,9 @@ import { proofWindow, type Proof } from '../identity/proof.ts';
 import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Secret } from '../secret.ts';
 import type { Principal } from './issuer-rules.ts';
+import { Keys, type Key } from './keys.ts';
 import { Serial } from './serial.ts';
-import { eachOf, hourOf, type Store, type Stored } from './store.ts';
+import { eachOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 const clientRecord = z.object({
@@ -33,12 +34,6 @@ const invitation = z.object({
   /** The client that it made of that key. */
   client: z.string().nullable(),
 });
-const keyRecord = z.object({
-  client: z.string(),
-  created: z.string(),
-  /** End of the session of a key that came with a login; an enrolled one has none. */
-  expires: z.string().optional(),
-});
 const identityRecord = z.object({ client: z.string() });
 
 /**
@@ -49,6 +44,7 @@ export class Clients {
   readonly #store: Store;
   readonly #vault: VaultAdmin;
   readonly #trustDomain: string;
+  readonly #keys: Keys;
   readonly #serial = new Serial();
   readonly #identityOf: (name: string) => string | undefined;
 
@@ -60,6 +56,7 @@ export class Clients {
     identityOf: (name: string) => string | undefined = () => undefined,
   ) {
     this.#store = store;
+    this.#keys = new Keys(store);
     this.#vault = vault;
     this.#trustDomain = trustDomain;
     this.#identityOf = identityOf;
@@ -88,8 +85,8 @@ export class Clients {
    * Enrols the key of a proof. The same key may come again with its token, since an answer can be lost; nothing that was changed or
    * taken away since comes back by that.
    *
-   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key; `conflict`
-   * for a key that is another client's
+   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key, and for a key
+   * that was revoked; `conflict` for a key that is another client's, or came with a login
    */
   async enrol(token: Secret, proof: Proof): Promise<ClientRecord> {
     const { thumbprint } = proof;
@@ -97,6 +94,7 @@ export class Clients {
     const found = await this.#store.read(path, invitation);
     if (found === undefined || new Date(found.value.expires) < new Date()) throw notInvited('is not known, or too old');
     await this.once(proof);
+    await this.#keys.assertEnrollable(thumbprint);
     const { value } = found;
     let { version } = found;
     if (value.key !== null && value.key !== thumbprint) throw notInvited('was used already');
@@ -108,20 +106,20 @@ export class Clients {
     }
     const client = await this.#clientOf(`enrolled:${value.name}`, value);
     await this.#makeRole(client.id);
-    await this.#store.write(`keys/${thumbprint}`, { client: client.id, created: new Date().toISOString() }, 0);
+    await this.#keys.enrol(client.id, thumbprint);
     await this.#enrolled(client.id, thumbprint);
     // Where this fails, the same call was answered twice at once, and the other did it.
     await this.#store.write(path, { ...used, client: client.id }, version);
     return client;
   }
 
-  /** The client that a key belongs to. @throws HpcsError `forbidden` where either was removed, `conflict` for another client's */
+  /** The client that a key was enrolled for. @throws HpcsError `forbidden` where either was removed, `conflict` for another's */
   async #enrolled(id: string, thumbprint: string): Promise<ClientRecord> {
-    const key = await this.#store.read(`keys/${thumbprint}`, keyRecord);
+    const key = await this.#keys.find(thumbprint);
     const client = await this.find(id);
     if (key === undefined || client === undefined) throw notInvited('was used already');
-    if (key.value.client !== id) throw new HpcsError('identity', 'conflict', 'this key is enrolled as another client already');
-    return client;
+    if (key.client === id && key.expires === undefined) return client;
+    throw new HpcsError('identity', 'conflict', 'this key is enrolled as another client already');
   }
 
   /**
@@ -130,50 +128,35 @@ export class Clients {
    * @throws HpcsError `identity` with code `unauthenticated` for an unknown key and a proof that was shown before
    */
   async authenticate(proof: Proof): Promise<ClientRecord> {
-    const key = await this.#store.read(`keys/${proof.thumbprint}`, keyRecord);
-    const client = key === undefined ? undefined : await this.find(key.value.client);
+    const key = await this.#keys.find(proof.thumbprint);
+    const client = key === undefined ? undefined : await this.find(key.client);
     if (client === undefined) throw unauthenticated('its key is not enrolled here, or no longer');
-    if (isOver(key?.value.expires)) throw unauthenticated('the session of its key has ended: log in again');
+    if (isOver(key)) throw unauthenticated('the session of its key has ended: log in again');
     await this.once(proof);
     return client;
   }
 
   /**
-   * Makes a key one of a client's until a time. The same client may come with the same key again, which then counts longer.
+   * Makes a key one of a client's until a time.
    *
-   * @throws HpcsError `identity` with code `conflict` for a key that is another client's, or was enrolled
+   * @param times when the session ends, and the token that the key came with
+   * @throws HpcsError `identity`, as {@link Keys.admit}
    */
-  async admit(principal: Principal, thumbprint: string, expires: Date): Promise<ClientRecord> {
+  async admit(principal: Principal, thumbprint: string, times: { expires: Date; token: Date }): Promise<ClientRecord> {
     const client = await this.#clientOf(principal.identity, principal);
     await this.#makeRole(client.id);
-    // First, so that no key stays that nothing would remove.
-    await this.#store.write(`sessions/${hourOf(expires)}/${thumbprint}`, {}, 0);
-    for (;;) {
-      const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
-      if (found !== undefined && (found.value.client !== client.id || found.value.expires === undefined))
-        throw new HpcsError('identity', 'conflict', "this key is another client's, or was enrolled: log in with a new one");
-      const record = { client: client.id, created: new Date().toISOString(), expires: expires.toISOString() };
-      if (await this.#store.write(`keys/${thumbprint}`, record, found?.version ?? 0)) return client;
-    }
+    await this.#keys.admit(thumbprint, { client: client.id, ...times });
+    return client;
   }
 
-  /** Ends the session of a key. An enrolled key stays. @throws HpcsError `identity` */
-  async dismiss(thumbprint: string): Promise<void> {
-    const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
-    if (found?.value.expires !== undefined) await this.#store.remove(`keys/${thumbprint}`);
+  /** Ends the session of a key, as {@link Keys.dismiss}. @throws HpcsError `identity` */
+  dismiss(thumbprint: string): Promise<void> {
+    return this.#keys.dismiss(thumbprint);
   }
 
-  /** Forgets the keys whose sessions are over. @throws HpcsError `identity` */
-  async tidySessions(): Promise<void> {
-    await eachOf(await this.#store.list('sessions'), async (directory) => {
-      const hour = directory.replace('/', '');
-      if (Number(hour) >= hourOf(new Date())) return;
-      for (const thumbprint of await this.#store.list(`sessions/${hour}`)) {
-        const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
-        if (isOver(found?.value.expires)) await this.#store.remove(`keys/${thumbprint}`);
-        await this.#store.remove(`sessions/${hour}/${thumbprint}`);
-      }
-    });
+  /** Forgets keys, as {@link Keys.tidy}. @throws HpcsError `identity`; AggregateError */
+  tidySessions(): Promise<void> {
+    return this.#keys.tidy();
   }
 
   /** Remembers a proof as shown. @throws HpcsError `identity` with code `unauthenticated` where it was before */
@@ -202,7 +185,7 @@ export class Clients {
   /** All clients, those aside that SPIRE alone knows; with the thumbprints of their keys. @throws HpcsError `identity` */
   async all(): Promise<(ClientRecord & { keys: string[] })[]> {
     const keys = new Map<string, string[]>();
-    for (const { thumbprint, client } of await this.#keys()) keys.set(client, [...(keys.get(client) ?? []), thumbprint]);
+    for (const { thumbprint, client } of await this.#keys.all()) keys.set(client, [...(keys.get(client) ?? []), thumbprint]);
     const all: (ClientRecord & { keys: string[] })[] = [];
     for (const id of await this.#store.list('clients')) {
       const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
@@ -230,7 +213,7 @@ export class Clients {
     // A name may be enrolled anew, which an administrator does. Whom others vouch for would be back by himself: he stays removed.
     const known = await this.#store.read(identityPath(identity), identityRecord);
     if (known?.value.client === id && identity.startsWith('enrolled:')) await this.#store.remove(identityPath(identity));
-    for (const key of await this.#keys()) if (key.client === id) await this.revokeKey(key.thumbprint);
+    await this.#keys.removeOf(id);
     await eachOf(await this.#store.list('enrolments'), async (name) => {
       const found = (await this.#store.read(`enrolments/${name}`, invitation))?.value;
       if (found?.client === id || (found?.client === null && `enrolled:${found.name}` === identity))
@@ -238,20 +221,9 @@ export class Clients {
     });
   }
 
-  /** Forgets a key: what it signs counts no more. @returns whose it was; undefined for nobody's @throws HpcsError `identity` */
-  async revokeKey(thumbprint: string): Promise<string | undefined> {
-    const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
-    await this.#store.remove(`keys/${thumbprint}`);
-    return found?.value.client;
-  }
-
-  async #keys(): Promise<{ thumbprint: string; client: string }[]> {
-    const keys: { thumbprint: string; client: string }[] = [];
-    for (const thumbprint of await this.#store.list('keys')) {
-      const found = await this.#store.read(`keys/${thumbprint}`, keyRecord);
-      if (found !== undefined) keys.push({ thumbprint, client: found.value.client });
-    }
-    return keys;
+  /** Revokes a key for good, as {@link Keys.revoke}. @throws HpcsError `identity` */
+  revokeKey(thumbprint: string): Promise<string | undefined> {
+    return this.#keys.revoke(thumbprint);
   }
 
   /** A client by the name it was enrolled under, by that of its issuer, or by its id. @throws HpcsError `identity` */
@@ -326,8 +298,8 @@ export class Clients {
   }
 }
 
-function isOver(expires: string | undefined): boolean {
-  return expires !== undefined && new Date(expires) <= new Date();
+function isOver(key: Key | undefined): boolean {
+  return key?.expires !== undefined && key.expires <= new Date();
 }
 
 /** 9 hex characters, as old clients and the original's names expect. Taken ones are noticed when it is stored. */

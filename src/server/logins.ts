@@ -49,8 +49,8 @@ export class Logins {
    * Makes the key of a proof one of the client whom a token is for. The same token and key may come again while the token lives,
    * since an answer can be lost; a second key ends what the first began, since the token is in two hands.
    *
-   * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key, `conflict` for a key of
-   * another client
+   * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key, and for a key that was
+   * logged out or revoked, `conflict` for a key of another client
    */
   async login(token: Secret, proof: Proof): Promise<LoggedIn> {
     const { thumbprint } = proof;
@@ -58,7 +58,7 @@ export class Logins {
     await this.#clients.once(proof);
     await this.#use(pathOf(admitted), thumbprint);
     const expires = new Date(Date.now() + admitted.session * 1000);
-    const client = await this.#clients.admit(admitted.principal, thumbprint, expires);
+    const client = await this.#clients.admit(admitted.principal, thumbprint, { expires, token: admitted.expires });
     // A second key may have come while this one was admitted, and found nothing to end.
     const used = await this.#store.read(pathOf(admitted), loginRecord);
     if (used === undefined || used.value.revoked) {

@@ -20,7 +20,7 @@ import { hostAddress, LoginServer } from '../support/login-server.ts';
 import { VaultOwner } from '../support/owner.ts';
 import { enrolmentToken, serverOf } from '../support/people.ts';
 import { refused } from '../support/refused.ts';
-import { Site } from '../support/site.ts';
+import { containerOf, Site } from '../support/site.ts';
 
 describe('logins with tokens of OpenID Connect issuers', function () {
   this.timeout(120_000);
@@ -425,6 +425,22 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       assert.equal((await http.json('POST', '/api/client/login', { body, headers: mine })).status, 200);
       assert.equal((await http.json('POST', '/api/client/login', { body, headers: mine })).status, 401, 'a proof counts once');
       assert.equal((await http.json('POST', '/api/client/token', { body: { audience: 'vault' }, headers: { authorization: `Bearer ${token}` } })).status, 401); // prettier-ignore
+    });
+
+    it('of a session that was logged out, or whose key was revoked, begin no other', async () => {
+      const ended = refused('hpcs-forbidden', /was logged out, or revoked/);
+      const revoke = (key: Key): Promise<{ code: number; stderr: string }> =>
+        site.run(`node /app/bin/dev.js server revoke-key --config /etc/hpcs/hpcs-server.conf -- ${key.thumbprint}`, '', containerOf('hpcsServer')); // prettier-ignore
+      for (const end of [(key: Key) => server.logout(key.prove), revoke]) {
+        const key = await newKey();
+        const token = await gitlab();
+        await show(token, key);
+        await end(key);
+        await assert.rejects(show(token, key), ended);
+        const other = await newKey();
+        await assert.rejects(show(token, other), refused('hpcs-forbidden', /used with another key already/));
+        assert.deepEqual([await works(key), await works(other)], [false, false]);
+      }
     });
 
     it('of an issuer that does not answer are met with 503 and the reason, until it does', async () => {
