@@ -229,7 +229,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     const { token } = checkBody(enrolBody, request.body);
     const proof = await authentication.proof(request);
     using secret = new Secret(token);
-    const client = await options.clients.enrol(secret, proof);
+    const client = await options.clients.enrol(secret, proof, (who) => rates.admit(request, who));
     request.log.info({ client: client.id, name: client.name, key: proof.thumbprint }, 'key enrolled');
     return {
       success: true,
@@ -251,7 +251,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     const { id_token } = checkBody(loginBody, request.body);
     const proof = await authentication.proof(request);
     using token = new Secret(id_token);
-    const { client, issuer, expires } = await options.logins.login(token, proof);
+    const { client, issuer, expires } = await options.logins.login(token, proof, (who) => rates.admit(request, who));
     const { id, name, groups } = client;
     request.log.info({ client: id, name, issuer, groups, key: proof.thumbprint, expires: expires.toISOString() }, 'logged in');
     return {
@@ -266,7 +266,9 @@ export function makeApi(options: ApiOptions): FastifyInstance {
   });
 
   app.post('/api/client/logout', async (request) => {
-    const client = await options.logins.logout(await authentication.proof(request));
+    const { thumbprint } = await authentication.proof(request);
+    const client = await authentication.client(request);
+    await options.clients.dismiss(thumbprint);
     request.log.info({ client }, 'logged out');
     return { success: true, message: 'logged out' };
   });

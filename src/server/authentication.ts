@@ -14,7 +14,7 @@ export interface AuthenticationOptions {
   certified?: ((socket: Duplex) => string | undefined) | undefined;
   /** Whether a client was removed, which its X.509-SVID, made by SPIRE before, does not know. */
   isRemoved?: ((client: string) => Promise<boolean>) | undefined;
-  /** Asked before a client is served. @throws HpcsError where it may not be, for now */
+  /** Asked before a client is served, and before anything is written down for it. @throws HpcsError where it may not be, for now */
   admit?: ((request: FastifyRequest, client: string) => Promise<void>) | undefined;
 }
 
@@ -50,7 +50,10 @@ export class Authentication {
    * @throws HpcsError `identity` with code `unauthenticated`, `forbidden` or `too-many-requests`
    */
   async client(request: FastifyRequest): Promise<string> {
-    return this.#admitted(request, await this.#caller(request));
+    if (request.headers['dpop'] === undefined) return this.#admitted(request, await this.#caller(request));
+    const proof = await this.#verify(request);
+    const { id } = await this.#options.clients.authenticate(proof, (client) => this.#admit(request, { client, by: 'key' }));
+    return id;
   }
 
   /** The id of the client whose JWT-SVID stands in the body, as in the original. @throws HpcsError as {@link Authentication.client} */
@@ -64,15 +67,17 @@ export class Authentication {
   }
 
   async #admitted(request: FastifyRequest, caller: Caller): Promise<string> {
-    this.#callers.set(request, caller);
-    await this.#options.admit?.(request, caller.client);
+    await this.#admit(request, caller);
     return caller.client;
   }
 
+  async #admit(request: FastifyRequest, caller: Caller): Promise<void> {
+    this.#callers.set(request, caller);
+    await this.#options.admit?.(request, caller.client);
+  }
+
   async #caller(request: FastifyRequest): Promise<Caller> {
-    const { clients, verifier, certified, isRemoved } = this.#options;
-    if (request.headers['dpop'] !== undefined)
-      return { client: (await clients.authenticate(await this.#verify(request))).id, by: 'key' };
+    const { verifier, certified, isRemoved } = this.#options;
     const [, token] = /^Bearer ([A-Za-z0-9._-]+)$/.exec(request.headers.authorization ?? '') ?? [];
     if (token !== undefined) return { client: await verifier.client(token), by: 'jwt-svid' };
     const client = request.headers.authorization === undefined ? certified?.(request.raw.socket) : undefined;

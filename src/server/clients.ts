@@ -36,6 +36,10 @@ const invitation = z.object({
 });
 const identityRecord = z.object({ client: z.string() });
 
+/** Says whether somebody is served now, by a name that is his alone. @throws HpcsError where not */
+export type Admit = (who: string) => Promise<void>;
+const everybody: Admit = async () => undefined;
+
 /**
  * Who the clients are. Each has a random id, which its identity was given once and keeps, whatever the machine and the key it
  * comes with; a key is one that was enrolled with a one-time token, or came with a login and counts for a while, or is nobody's.
@@ -85,14 +89,16 @@ export class Clients {
    * Enrols the key of a proof. The same key may come again with its token, since an answer can be lost; nothing that was changed or
    * taken away since comes back by that.
    *
+   * @param admit asked whether who has this token is served, before anything is written down
    * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key, and for a key
    * that was revoked; `conflict` for a key that is another client's, or came with a login
    */
-  async enrol(token: Secret, proof: Proof): Promise<ClientRecord> {
+  async enrol(token: Secret, proof: Proof, admit: Admit = everybody): Promise<ClientRecord> {
     const { thumbprint } = proof;
     const path = `enrolments/${hash(token.bytes())}`;
     const found = await this.#store.read(path, invitation);
     if (found === undefined || new Date(found.value.expires) < new Date()) throw notInvited('is not known, or too old');
+    await admit(path);
     await this.once(proof);
     await this.#keys.assertEnrollable(thumbprint);
     const { value } = found;
@@ -125,13 +131,15 @@ export class Clients {
   /**
    * The client whose key made a proof. A proof counts once, at all servers on this vault together.
    *
+   * @param admit asked whether the client is served, before anything is written down for it
    * @throws HpcsError `identity` with code `unauthenticated` for an unknown key and a proof that was shown before
    */
-  async authenticate(proof: Proof): Promise<ClientRecord> {
+  async authenticate(proof: Proof, admit: Admit = everybody): Promise<ClientRecord> {
     const key = await this.#keys.find(proof.thumbprint);
     const client = key === undefined ? undefined : await this.find(key.client);
     if (client === undefined) throw unauthenticated('its key is not enrolled here, or no longer');
     if (isOver(key)) throw unauthenticated('the session of its key has ended: log in again');
+    await admit(client.id);
     await this.once(proof);
     return client;
   }

@@ -65,7 +65,7 @@ export class RateLimits {
     });
   }
 
-  /** Counts a request of a client. @throws HpcsError `identity` with code `too-many-requests` */
+  /** Counts a request of a client, or of whoever else a name stands for. @throws HpcsError `identity` with code `too-many-requests` */
   async admit(request: FastifyRequest, client: string): Promise<void> {
     this.#clients.set(request, client);
     refuse(await this.#client?.(request), 'this client');

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import type { Proof } from '../identity/proof.ts';
 import type { Secret } from '../secret.ts';
-import type { ClientRecord, Clients } from './clients.ts';
+import type { Admit, ClientRecord, Clients } from './clients.ts';
 import type { Issuers } from './issuers.ts';
 import type { AuditEvent } from './jobs.ts';
 import { eachOf, hourOf, type Store } from './store.ts';
@@ -49,12 +49,14 @@ export class Logins {
    * Makes the key of a proof one of the client whom a token is for. The same token and key may come again while the token lives,
    * since an answer can be lost; a second key ends what the first began, since the token is in two hands.
    *
+   * @param admit asked whether whom the token is for is served, before anything is written down
    * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key, and for a key that was
    * logged out or revoked, `conflict` for a key of another client
    */
-  async login(token: Secret, proof: Proof): Promise<LoggedIn> {
+  async login(token: Secret, proof: Proof, admit: Admit = async () => undefined): Promise<LoggedIn> {
     const { thumbprint } = proof;
     const admitted = await this.#issuers.verify(token.reveal(), thumbprint);
+    await admit(admitted.principal.identity);
     await this.#clients.once(proof);
     await this.#use(pathOf(admitted), thumbprint);
     const expires = new Date(Date.now() + admitted.session * 1000);
@@ -66,13 +68,6 @@ export class Logins {
       throw usedTwice();
     }
     return { client, issuer: admitted.issuer, expires };
-  }
-
-  /** Ends the session of the key of a proof. @returns the client @throws HpcsError `identity`, as {@link Clients.authenticate} */
-  async logout(proof: Proof): Promise<string> {
-    const client = await this.#clients.authenticate(proof);
-    await this.#clients.dismiss(proof.thumbprint);
-    return client.id;
   }
 
   /** Forgets tokens and keys whose time is over. @throws HpcsError `identity` */

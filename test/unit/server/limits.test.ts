@@ -3,12 +3,16 @@ import { once } from 'node:events';
 import { connect, type AddressInfo, type Socket } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { HpcsError } from '../../../src/errors.ts';
+import { generateProofKey, keyProver, thumbprintOf } from '../../../src/identity/proof.ts';
+import { Clients } from '../../../src/server/clients.ts';
 import { Health } from '../../../src/server/health.ts';
 import { defaultLimits, isNetwork, type Limits } from '../../../src/server/limits.ts';
 import { Metrics } from '../../../src/server/metrics.ts';
 import { startMonitor } from '../../../src/server/monitor.ts';
 import { UnderWay } from '../../../src/server/under-way.ts';
+import { Store } from '../../../src/server/store.ts';
 import { clientToken, lonelyApi } from '../../support/api.ts';
+import { SmallVault } from '../../support/small-vault.ts';
 
 const lines: string[] = [];
 const limited = (limits: Partial<Limits>, metrics = new Metrics()): FastifyInstance =>
@@ -49,6 +53,27 @@ describe('limits of the server', () => {
       [503, 503, 429],
     );
     assert.equal(await ask('000000002', '192.0.2.1'), 503);
+  });
+
+  it('are asked before a proof is written down: what is refused leaves nothing in the vault', async () => {
+    const vault = new SmallVault();
+    const clients = new Clients(new Store(vault.admin), vault.admin, 'example.org');
+    const key = await generateProofKey();
+    const { token } = await clients.invite({ name: 'alice', groups: [], lifetime: 60 });
+    await clients.enrol(token, { thumbprint: await thumbprintOf(key), id: 'x', issuedAt: Date.now() / 1000 });
+    await using app = lonelyApi({ clients, limits: { ...defaultLimits, perClient: 3 } });
+    const payload = JSON.stringify({ audience: 'vault' });
+    const post = async (url: string): Promise<number> => {
+      const proof = await keyProver(key)({ method: 'POST', url: `https://hpcs.example.org${url}`, body: payload });
+      const headers = { 'content-type': 'application/json', dpop: String(proof['dpop']) };
+      return (await app.inject({ method: 'POST', url, payload, headers })).statusCode;
+    };
+    const statuses = [await post('/api/client/token'), await post('/api/client/token'), await post('/api/client/logout')];
+    assert.deepEqual(statuses, [200, 200, 200]);
+    const proofs = vault.below('hpcs-server/proofs/').length;
+    assert.equal(proofs, 4);
+    assert.deepEqual([await post('/api/client/token'), await post('/api/client/logout')], [429, 429]);
+    assert.equal(vault.below('hpcs-server/proofs/').length, proofs);
   });
 
   it('go by what trusted proxies say of where a request comes from, and by nobody else', async () => {

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { mock } from 'node:test';
+import { HpcsError } from '../../../src/errors.ts';
 import { generateProofKey, thumbprintOf, type Proof } from '../../../src/identity/proof.ts';
 import { Secret } from '../../../src/secret.ts';
 import { Clients } from '../../../src/server/clients.ts';
@@ -62,7 +63,7 @@ describe('a key that came with a login', () => {
     const shown = await token();
     await logins.login(shown, proof());
     await logins.login(shown, proof());
-    await logins.logout(proof());
+    await clients.dismiss(key);
     await assert.rejects(clients.authenticate(proof()), unknown);
     await assert.rejects(logins.login(shown, proof()), ended);
     await assert.rejects(clients.authenticate(proof()), unknown);
@@ -79,7 +80,7 @@ describe('a key that came with a login', () => {
     const shown = await token(6 * 3600);
     const { expires } = await logins.login(shown, proof());
     assert.ok(expires.getTime() < start + 61 * minute);
-    await logins.logout(proof());
+    await clients.dismiss(key);
     const known = (): string[] => vault.below(`hpcs-server/keys/${key}`);
     // The session is over, its token is not.
     at(start + 5 * 60 * minute);
@@ -131,8 +132,32 @@ describe('a key that came with a login', () => {
     await assert.rejects(clients.enrol(invited, proof()), refused('conflict', /came with a login/));
     const other = await thumbprintOf(await generateProofKey());
     await clients.enrol((await clients.invite({ name: 'bert', groups: [], lifetime: 3600 })).token, proof(other));
-    await logins.logout(proof(other));
+    await clients.dismiss(other);
     await clients.authenticate(proof(other));
+  });
+
+  it('leaves nothing in the vault when it is refused for coming too often', async () => {
+    const { token: invited } = await clients.invite({ name: 'alice', groups: [], lifetime: 3600 });
+    const shown = await token();
+    const asked: string[] = [];
+    const busy = async (who: string): Promise<void> => {
+      asked.push(who);
+      throw new HpcsError('identity', 'too-many-requests', 'too many');
+    };
+    const before = [...vault.secrets.keys()];
+    const often = refused('too-many-requests');
+    await assert.rejects(logins.login(shown, proof(), busy), often);
+    await assert.rejects(clients.enrol(invited, proof(), busy), often);
+    assert.deepEqual([...vault.secrets.keys()], before);
+    await logins.login(shown, proof());
+    const { id } = await clients.authenticate(proof());
+    const admitted = [...vault.secrets.keys()];
+    await assert.rejects(clients.authenticate(proof(), busy), often);
+    assert.deepEqual([...vault.secrets.keys()], admitted);
+    // Whoever is not known is not asked about, and leaves nothing either.
+    await assert.rejects(clients.authenticate(proof('x'.repeat(43)), busy), unknown);
+    assert.deepEqual([asked.length, asked[2], [...vault.secrets.keys()]], [3, id, admitted]);
+    assert.match(asked[0] ?? '', /gitlab .* 42$/);
   });
 
   it('is not made to count by a login that is answered while it is revoked', async () => {
