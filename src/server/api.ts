@@ -36,8 +36,8 @@ export interface ApiOptions {
   trustDomain: string;
   /** Audiences that a client may have tokens for. */
   audiences: readonly string[];
-  /** Mints a token of a client's workload. */
-  mint: (clientId: string, audience: string) => Promise<Secret>;
+  /** Mints a token of a client's workload, which lives no longer than until a time. */
+  mint: (clientId: string, audience: string, until: Date | undefined) => Promise<Secret>;
   /** Whether a URL (without query) is one under which clients reach this server. */
   isOwn: (url: URL) => boolean;
   /** PEM text of SPIRE's authorities. */
@@ -275,12 +275,13 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/token', async (request) => {
     const client = await authentication.client(request);
+    const { by, until } = authentication.callerOf(request) ?? {};
     // Else a token of minutes would prolong itself for ever, past the end of a session and of a key.
-    if (authentication.callerOf(request)?.by === 'jwt-svid')
+    if (by === 'jwt-svid')
       throw new HpcsError('identity', 'forbidden', 'a JWT-SVID gives no further ones: this call needs a proof of possession');
     const { audience } = checkBody(tokenBody, request.body);
     if (!options.audiences.includes(audience)) throw new HpcsError('identity', 'forbidden', `no tokens for ${audience} here`);
-    using token = await options.mint(client, audience);
+    using token = await options.mint(client, audience, until);
     request.log.info({ client, audience }, 'token made');
     return {
       success: true,

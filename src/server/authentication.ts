@@ -22,6 +22,8 @@ export interface AuthenticationOptions {
 export interface Caller {
   client: string;
   by: 'key' | 'jwt-svid' | 'x509-svid';
+  /** End of the session of a key that came with a login. */
+  until?: Date | undefined;
 }
 
 /**
@@ -52,7 +54,9 @@ export class Authentication {
   async client(request: FastifyRequest): Promise<string> {
     if (request.headers['dpop'] === undefined) return this.#admitted(request, await this.#caller(request));
     const proof = await this.#verify(request);
-    const { id } = await this.#options.clients.authenticate(proof, (client) => this.#admit(request, { client, by: 'key' }));
+    const { clients } = this.#options;
+    const { id, until } = await clients.authenticate(proof, (client) => this.#admit(request, { client, by: 'key' }));
+    this.#callers.set(request, { client: id, by: 'key', until });
     return id;
   }
 

@@ -132,16 +132,17 @@ export class Clients {
    * The client whose key made a proof. A proof counts once, at all servers on this vault together.
    *
    * @param admit asked whether the client is served, before anything is written down for it
+   * @returns also until when the key counts, where that ends
    * @throws HpcsError `identity` with code `unauthenticated` for an unknown key and a proof that was shown before
    */
-  async authenticate(proof: Proof, admit: Admit = everybody): Promise<ClientRecord> {
+  async authenticate(proof: Proof, admit: Admit = everybody): Promise<ClientRecord & { until: Date | undefined }> {
     const key = await this.#keys.find(proof.thumbprint);
     const client = key === undefined ? undefined : await this.find(key.client);
     if (client === undefined) throw unauthenticated('its key is not enrolled here, or no longer');
     if (isOver(key)) throw unauthenticated('the session of its key has ended: log in again');
     await admit(client.id);
     await this.once(proof);
-    return client;
+    return { ...client, until: key?.expires };
   }
 
   /**

@@ -15,6 +15,24 @@ const longestTrust = 30_000;
 /** A token with an unknown key makes us look for new authorities, but not more often than this, in milliseconds. */
 const shortestTrust = 2000;
 
+/** A token that lives shorter than this is of no use: a call takes its time. In seconds. */
+const shortestLife = 5;
+
+/**
+ * The lifetime of a token for a caller whose session ends at a time: the token does not outlive it.
+ *
+ * @param until undefined for a caller whose key does not end
+ * @param longest seconds
+ * @returns seconds
+ * @throws HpcsError `identity` with code `unauthenticated` where next to nothing is left
+ */
+export function lifetimeUntil(until: Date | undefined, longest: number): number {
+  if (until === undefined) return longest;
+  const left = Math.floor((until.getTime() - Date.now()) / 1000);
+  if (left >= shortestLife) return Math.min(longest, left);
+  throw new HpcsError('identity', 'unauthenticated', 'the session of this key is about to end: log in again');
+}
+
 /** What a {@link JwtSvidVerifier} goes by. */
 export interface JwtSvidVerifierOptions {
   trustDomain: string;

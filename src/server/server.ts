@@ -13,7 +13,7 @@ import { Grants } from './grants.ts';
 import { Health } from './health.ts';
 import { Issuers } from './issuers.ts';
 import { Jobs, type AuditEvent } from './jobs.ts';
-import { JwtSvidVerifier } from './jwt-svid.ts';
+import { JwtSvidVerifier, lifetimeUntil } from './jwt-svid.ts';
 import { currentRequest } from './log.ts';
 import { Logins } from './logins.ts';
 import { Metrics } from './metrics.ts';
@@ -98,8 +98,10 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     jobs,
     trustDomain,
     audiences: [...config.client.audience, ...config.vault.audience],
-    mint: (client, audience) =>
-      spire.mintJwtSvid(spiffeIds.clientWorkload(trustDomain, client), [audience], config['spire-server']['jwt-svid-ttl']),
+    mint: (client, audience, until) => {
+      const lifetime = lifetimeUntil(until, config['spire-server']['jwt-svid-ttl']);
+      return spire.mintJwtSvid(spiffeIds.clientWorkload(trustDomain, client), [audience], lifetime);
+    },
     isOwn: ownUrls(config.listen.url, tls),
     trustBundle: async () => (await spire.bundle()).x509,
     health,

@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
 import type { FastifyInstance } from 'fastify';
 import { HpcsError } from '../../../src/errors.ts';
+import { generateProofKey, keyProver, thumbprintOf } from '../../../src/identity/proof.ts';
+import { Secret } from '../../../src/secret.ts';
+import { Clients } from '../../../src/server/clients.ts';
+import { Store } from '../../../src/server/store.ts';
 import { clientToken as token, lonelyApi } from '../../support/api.ts';
+import { SmallVault } from '../../support/small-vault.ts';
 
 const lines: string[] = [];
 const api = (allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance =>
@@ -141,6 +146,28 @@ describe('API of the server', () => {
     );
     assert.deepEqual([refused?.['audit'], refused?.['status'], refused?.['code']], ['refused', 401, 'unauthenticated']);
     for (const line of audits) assert.match(String(line['reqId']), /^[0-9a-f]{16}$/);
+  });
+
+  it('mints no token that outlives the session of its key', async () => {
+    await app.close();
+    const vault = new SmallVault();
+    const clients = new Clients(new Store(vault.admin), vault.admin, 'example.org');
+    const [enrolled, session] = [await generateProofKey(), await generateProofKey()];
+    const { token: invited } = await clients.invite({ name: 'alice', groups: [], lifetime: 60 });
+    await clients.enrol(invited, { thumbprint: await thumbprintOf(enrolled), id: 'x', issuedAt: Date.now() / 1000 });
+    const expires = new Date(Date.now() + 60_000);
+    const principal = { identity: 'oidc-people https://x bert', name: 'oidc:people:bert', groups: [] };
+    await clients.admit(principal, await thumbprintOf(session), { expires, token: expires });
+    const ends: (Date | undefined)[] = [];
+    app = lonelyApi({ clients, mint: async (_client, _audience, until) => (ends.push(until), new Secret('x')) });
+    for (const key of [enrolled, session]) {
+      const payload = JSON.stringify({ audience: 'vault' });
+      const url = 'https://hpcs.example.org/api/client/token';
+      const { dpop } = await keyProver(key)({ method: 'POST', url, body: payload });
+      const headers = { 'content-type': 'application/json', dpop: String(dpop) };
+      assert.equal((await post('/api/client/token', payload, headers))[0], 200);
+    }
+    assert.deepEqual(ends, [undefined, expires]);
   });
 
   it('tells each caller the id that its request has in the log', async () => {

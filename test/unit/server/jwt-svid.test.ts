@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createHmac, generateKeyPairSync, type KeyObject } from 'node:crypto';
 import { SignJWT } from 'jose';
 import type { HpcsError } from '../../../src/errors.ts';
-import { JwtSvidVerifier } from '../../../src/server/jwt-svid.ts';
+import { JwtSvidVerifier, lifetimeUntil } from '../../../src/server/jwt-svid.ts';
 
 const trusted = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const other = generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -133,5 +133,17 @@ describe('JwtSvidVerifier', () => {
       authorities: () => Promise.reject(new Error('down')),
     });
     await assert.rejects(down.client(await token({})), /down/);
+  });
+});
+
+describe('the lifetime of a JWT-SVID', () => {
+  it('ends with the session of the key that it is for, and a session that is about to end gets none', () => {
+    const at = (seconds: number): Date => new Date(Date.now() + seconds * 1000);
+    assert.equal(lifetimeUntil(undefined, 300), 300);
+    assert.equal(lifetimeUntil(at(3600), 300), 300);
+    const short = lifetimeUntil(at(60), 300);
+    assert.ok(short >= 58 && short <= 60, `${short} s`);
+    for (const seconds of [4.9, 0, -1, -3600])
+      assert.throws(() => lifetimeUntil(at(seconds), 300), refusedAs('unauthenticated', /about to end/));
   });
 });
