@@ -65,6 +65,7 @@ const statuses: Readonly<Record<string, number>> = {
   'too-large': 413,
   'record-mismatch': 422,
   'too-many-requests': 429,
+  'too-many-jobs': 429,
   'spire-unavailable': 503,
   'vault-unavailable': 503,
   'vault-sealed': 503,

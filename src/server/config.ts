@@ -95,6 +95,7 @@ const schema = z.strictObject({
       'requests-per-client': count.default(defaultLimits.perClient),
       connections: count.default(defaultLimits.maxConnections),
       'connections-per-address': count.default(defaultLimits.maxConnectionsPerAddress),
+      'waiting-jobs-per-client': count.default(1000),
     })
     .prefault({}),
   monitoring: z.strictObject({ host: text.default('127.0.0.1'), port }).optional(),

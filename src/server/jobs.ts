@@ -10,6 +10,7 @@ import type { Permissions, SecretPath } from './permissions.ts';
 import type { Spire } from './spire.ts';
 import { eachOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
+import { Waiting } from './waiting.ts';
 
 const role = z.enum(['image', 'data', 'job']);
 const jobRecord = z.object({
@@ -59,6 +60,8 @@ export interface JobsOptions {
   /** Audience of the vault. */
   audience: string;
   audit: AuditEvent;
+  /** So many jobs of one client may wait for their keys. */
+  mostWaiting: number;
 }
 
 /** The job's own key may come again for this long after it came first, since an answer can be lost; in milliseconds. */
@@ -79,6 +82,7 @@ export class Jobs {
   readonly #vault: VaultAdmin;
   readonly #permissions: Permissions;
   readonly #options: JobsOptions;
+  readonly #waiting: Waiting;
 
   constructor(store: Store, spire: Spire, vault: VaultAdmin, permissions: Permissions, options: JobsOptions) {
     this.#store = store;
@@ -86,13 +90,15 @@ export class Jobs {
     this.#vault = vault;
     this.#permissions = permissions;
     this.#options = options;
+    this.#waiting = new Waiting(store, options.mostWaiting);
   }
 
   /**
    * Registers a submitted job of a client.
    *
    * @returns its SPIFFE ID
-   * @throws HpcsError `identity`; code `forbidden` naming an artefact that the client may not use, `conflict` for a known ticket
+   * @throws HpcsError `identity`; code `forbidden` naming an artefact that the client may not use, `conflict` for a known ticket,
+   * `too-many-jobs` for one more than may wait
    */
   async register(client: string, body: JobBody): Promise<{ spiffeId: string; expires: string }> {
     const handle = `${body.job}-${randomBytes(8).toString('hex')}`;
@@ -102,8 +108,11 @@ export class Jobs {
     const record: JobRecord = { client, job, handle, artefacts, ...unused, readings: [], expires, connected };
     const asking = askingOf(record);
     for (const artefact of artefacts) await this.#permissions.check(client, pathFor(client, artefact), asking);
-    if (!(await this.#store.write(recordOf(ticket), record, 0)))
+    const uncount = await this.#waiting.add({ client, hash: ticket, expires });
+    if (!(await this.#store.write(recordOf(ticket), record, 0))) {
+      await uncount();
       throw new HpcsError('identity', 'conflict', 'a job with this ticket is registered already');
+    }
     // Counted once there is a record that gives it back when the job gets nothing. What a server that dies here did not count,
     // is counted when the job comes for its keys.
     try {
@@ -155,6 +164,7 @@ export class Jobs {
       const shard = `jobs/${directory.replace('/', '')}`;
       await eachOf(await this.#store.list(shard), (hash) => this.#tidyOne(hash));
     });
+    await this.#waiting.tidy();
   }
 
   async #tidyOne(hash: string): Promise<void> {
@@ -184,6 +194,7 @@ export class Jobs {
       }
       await this.#takeBack(record);
       if (record.state === 'ended') {
+        await this.#waiting.remove({ ...record, hash });
         for (const { secret_path } of record.artefacts)
           await this.#permissions.giveBack(parseSecretPath(secret_path), record.handle);
       }
@@ -220,7 +231,10 @@ export class Jobs {
         const reading = randomBytes(8).toString('hex');
         const bound = value.bound ?? new Date().toISOString();
         const record: JobRecord = { ...value, state: 'bound', key, bound, readings: [...value.readings, reading] };
-        if (await this.#store.write(recordOf(hash), record, version)) return { record, reading };
+        if (!(await this.#store.write(recordOf(hash), record, version))) continue;
+        // What is not counted down now is when it expires: the job's keys matter more.
+        if (value.state === 'waiting') await this.#waiting.remove({ ...record, hash }).catch(() => undefined);
+        return { record, reading };
       } else if (await this.#store.write(recordOf(hash), { ...value, state: 'revoked' }, version)) {
         await this.#takeBack(value);
         throw this.#revoked(value, key);

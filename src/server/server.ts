@@ -62,7 +62,8 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     app.log[level]({ ...currentRequest(), audit: 'event', ...details }, what);
   };
   const logins = new Logins(store, clients, issuers, audit);
-  const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit });
+  const mostWaiting = config.limits['waiting-jobs-per-client'];
+  const jobs = new Jobs(store, spire, vault, permissions, { trustDomain, audience: vaultAudience, audit, mostWaiting });
   const health = new Health({ spire: () => spire.bundle(), vault: () => vault.check() }, metrics);
   const tls =
     config.tls &&

@@ -39,7 +39,12 @@ export function lonelyApi(change: Partial<ApiOptions> = {}): FastifyInstance {
     permissions,
     access: new Access(clients, permissions, grants, vault),
     nodes: [],
-    jobs: new Jobs(store, spire, vault, permissions, { trustDomain: 'example.org', audience: 'vault', audit: () => undefined }),
+    jobs: new Jobs(store, spire, vault, permissions, {
+      trustDomain: 'example.org',
+      audience: 'vault',
+      audit: () => undefined,
+      mostWaiting: 1000,
+    }),
     trustDomain: 'example.org',
     audiences: ['hpcs-server', 'vault'],
     mint: async () => new Secret('x'),

@@ -100,6 +100,7 @@ describe('server configuration', () => {
     assert.deepEqual(svid.tls, { 'x509-svid': true });
     assert.deepEqual(svid.monitoring, { host: '127.0.0.1', port: 10090 });
     assert.equal(svid.limits['requests-per-address'], 6000);
+    assert.equal(svid.limits['waiting-jobs-per-client'], 1000);
     refused(`${original}[tls]\n`, /section \[tls\] (names not exactly one certificate|is missing)/);
     refused(`${original}[tls]\ncert-file = x\n`, /names not exactly one certificate/);
     refused(`${original}${tls}\nx509-svid = true\n`, /names not exactly one certificate/);
