@@ -253,14 +253,17 @@ export class Clients {
   async tidy(): Promise<void> {
     // The window before this one may still hold valid ones; one more, since the clocks of two servers differ.
     const oldest = windowOf(Date.now() / 1000) - 2;
-    await eachOf(await this.#store.list('proofs'), async (directory) => {
-      const window = directory.replace('/', '');
-      if (Number(window) >= oldest) return;
-      for (const part of await this.#store.list(`proofs/${window}`)) {
+    const windows = (await this.#store.list('proofs')).map((directory) => directory.replace('/', ''));
+    const forget = async (window: string): Promise<void> =>
+      eachOf(await this.#store.list(`proofs/${window}`), async (part) => {
         const place = `proofs/${window}/${part.replace('/', '')}`;
-        for (const name of await this.#store.list(place)) await this.#store.remove(`${place}/${name}`);
-      }
-    });
+        await eachOf(await this.#store.list(place), (name) => this.#store.remove(`${place}/${name}`), 1);
+      });
+    await eachOf(
+      windows.filter((window) => Number(window) < oldest),
+      forget,
+      1,
+    );
     await eachOf(await this.#store.list('enrolments'), async (name) => {
       const found = await this.#store.read(`enrolments/${name}`, invitation);
       if (found !== undefined && new Date(found.value.expires) < new Date()) await this.#store.remove(`enrolments/${name}`);

@@ -160,11 +160,14 @@ export class Jobs {
 
   /** Removes what expired, and what jobs no longer need. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
-    await eachOf(await this.#store.list('jobs'), async (directory) => {
-      const shard = `jobs/${directory.replace('/', '')}`;
-      await eachOf(await this.#store.list(shard), (hash) => this.#tidyOne(hash));
-    });
-    await this.#waiting.tidy();
+    try {
+      await eachOf(await this.#store.list('jobs'), async (directory) => {
+        const shard = `jobs/${directory.replace('/', '')}`;
+        await eachOf(await this.#store.list(shard), (hash) => this.#tidyOne(hash), 1);
+      });
+    } finally {
+      await this.#waiting.tidy();
+    }
   }
 
   async #tidyOne(hash: string): Promise<void> {

@@ -130,16 +130,20 @@ export class Keys {
 
   /** Forgets the keys whose sessions are over, and which no token brings back. @throws HpcsError `identity`; AggregateError */
   async tidy(): Promise<void> {
-    await eachOf(await this.#store.list('sessions'), async (directory) => {
-      const hour = directory.replace('/', '');
-      if (Number(hour) >= hourOf(new Date())) return;
+    const hours = (await this.#store.list('sessions')).map((directory) => directory.replace('/', ''));
+    const forget = async (hour: string): Promise<void> => {
       await eachOf(await this.#store.list(`sessions/${hour}`), async (thumbprint) => {
         const found = (await this.#read(thumbprint))?.value;
         if (found?.expires !== undefined && found.ended !== 'revoked' && kept(found) <= Date.now())
           await this.#store.remove(pathOf(thumbprint));
         await this.#store.remove(`sessions/${hour}/${thumbprint}`);
       });
-    });
+    };
+    await eachOf(
+      hours.filter((hour) => Number(hour) < hourOf(new Date())),
+      forget,
+      1,
+    );
   }
 
   #read(thumbprint: string): Promise<Stored<KeyRecord> | undefined> {

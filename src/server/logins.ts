@@ -74,11 +74,14 @@ export class Logins {
   async tidy(): Promise<void> {
     // Tokens are taken for a while after their end.
     const oldest = hourOf(new Date()) - 1;
-    await eachOf(await this.#store.list('logins'), async (directory) => {
-      const hour = directory.replace('/', '');
-      if (Number(hour) >= oldest) return;
-      for (const name of await this.#store.list(`logins/${hour}`)) await this.#store.remove(`logins/${hour}/${name}`);
-    });
+    const hours = (await this.#store.list('logins')).map((directory) => directory.replace('/', ''));
+    const forget = async (hour: string): Promise<void> =>
+      eachOf(await this.#store.list(`logins/${hour}`), (name) => this.#store.remove(`logins/${hour}/${name}`));
+    await eachOf(
+      hours.filter((hour) => Number(hour) < oldest),
+      forget,
+      1,
+    );
     await this.#clients.tidySessions();
   }
 

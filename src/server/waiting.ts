@@ -60,7 +60,7 @@ export class Waiting {
     await eachOf(await this.#store.list('waiting'), async (directory) => {
       const place = `waiting/${directory.replace('/', '')}`;
       const over = (await this.#store.list(place)).filter(isOver);
-      await eachOf(over, (name) => this.#store.remove(`${place}/${name}`));
+      await eachOf(over, (name) => this.#store.remove(`${place}/${name}`), 1);
     });
   }
 }
