@@ -181,7 +181,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   app.post('/api/client/register', { onRequest: legacyOnly }, async (request) => {
     const { uid } = checkBody(registerBody, request.body);
-    const { clientId, spiffeId, joinToken } = await options.grants.register(uid);
+    const { clientId, spiffeId, joinToken } = await options.grants.register(uid, () => options.clients.reserve());
     request.log.info({ client: clientId, uid }, 'client registered');
     return {
       success: true,

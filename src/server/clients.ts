@@ -21,6 +21,8 @@ const clientRecord = z.object({
   created: z.string(),
   /** When it was removed: its id stays taken, and is nobody's. */
   removed: z.string().optional(),
+  /** It has no identity here: it was registered by the original's call. The record keeps its id from being given again. */
+  registered: z.literal(true).optional(),
 });
 /** An authenticated client as the server knows it. */
 export type ClientRecord = z.output<typeof clientRecord>;
@@ -51,19 +53,25 @@ export class Clients {
   readonly #keys: Keys;
   readonly #serial = new Serial();
   readonly #identityOf: (name: string) => string | undefined;
+  readonly #draw: () => string;
 
-  /** @param identityOf the identity that a name of a trusted issuer's stands for; undefined for other names */
+  /**
+   * @param identityOf the identity that a name of a trusted issuer's stands for; undefined for other names
+   * @param draw a random id; taken ones are noticed
+   */
   constructor(
     store: Store,
     vault: VaultAdmin,
     trustDomain: string,
     identityOf: (name: string) => string | undefined = () => undefined,
+    draw: () => string = newId,
   ) {
     this.#store = store;
     this.#keys = new Keys(store);
     this.#vault = vault;
     this.#trustDomain = trustDomain;
     this.#identityOf = identityOf;
+    this.#draw = draw;
   }
 
   /**
@@ -176,10 +184,10 @@ export class Clients {
     if (!(await this.#store.write(path, {}, 0))) throw unauthenticated('it was shown before');
   }
 
-  /** A client by its id; undefined for one that was removed, too. @throws HpcsError `identity` */
+  /** A client by its id; undefined for one that was removed, or has no identity here. @throws HpcsError `identity` */
   async find(id: string): Promise<ClientRecord | undefined> {
     const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
-    return found?.removed === undefined ? found : undefined;
+    return found?.removed === undefined && found?.registered === undefined ? found : undefined;
   }
 
   /**
@@ -198,7 +206,8 @@ export class Clients {
     const all: (ClientRecord & { keys: string[] })[] = [];
     for (const id of await this.#store.list('clients')) {
       const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
-      if (found !== undefined) all.push({ ...found, keys: keys.get(id) ?? [] });
+      if (found !== undefined && (found.registered === undefined || found.removed !== undefined))
+        all.push({ ...found, keys: keys.get(id) ?? [] });
     }
     return all;
   }
@@ -290,11 +299,32 @@ export class Clients {
     for (;;) {
       const known = await this.#store.read(path, identityRecord);
       if (known !== undefined) return this.#withGroups(known.value.client, groups);
-      const client = { id: newId(), identity, name, groups, created: new Date().toISOString() };
       // An id is taken before an identity is given it: two identities never share one.
-      if (!(await this.#store.write(`clients/${client.id}`, client, 0))) continue;
+      const client = await this.#take((id) => ({ id, identity, name, groups, created: new Date().toISOString() }));
       if (await this.#store.write(path, { client: client.id }, 0)) return client;
       await this.#store.remove(`clients/${client.id}`);
+    }
+  }
+
+  /**
+   * Takes an id for a client that gets no identity here, such as those of the original.
+   *
+   * @returns 9 hex characters that are, and were, no other client's
+   * @throws HpcsError `identity`
+   */
+  async reserve(): Promise<string> {
+    const created = new Date().toISOString();
+    return (await this.#take((id) => ({ id, identity: '', name: id, groups: [], created, registered: true }))).id;
+  }
+
+  async #take(recordOf: (id: string) => ClientRecord): Promise<ClientRecord> {
+    for (;;) {
+      const client = recordOf(this.#draw());
+      const { id } = client;
+      if (!(await this.#store.write(`clients/${id}`, client, 0))) continue;
+      // One that SPIRE and the vault alone know has no record.
+      const subject = spiffeIds.clientWorkload(this.#trustDomain, id);
+      if (!(await this.#vault.hasRole({ name: `client_${id}`, policy: `client_${id}`, subject }))) return client;
     }
   }
 
@@ -314,7 +344,7 @@ function isOver(key: Key | undefined): boolean {
   return key?.expires !== undefined && key.expires <= new Date();
 }
 
-/** 9 hex characters, as old clients and the original's names expect. Taken ones are noticed when it is stored. */
+/** 9 hex characters, as old clients and the original's names expect. */
 function newId(): string {
   return randomBytes(5).toString('hex').slice(0, 9);
 }

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { HpcsError } from '../errors.ts';
 import { formatSpiffeId, spiffeIds, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
@@ -44,9 +43,13 @@ export class Grants {
    * Makes a new client of whoever asks.
    *
    * @param uid the user id of its workload, if it said so
+   * @param reserve takes an id that is and was no client's
    * @throws HpcsError `identity`; code `bad-request` when nothing would tell its workload from others
    */
-  async register(uid: number | undefined): Promise<{ clientId: string; spiffeId: string; joinToken: Secret }> {
+  async register(
+    uid: number | undefined,
+    reserve: () => Promise<string>,
+  ): Promise<{ clientId: string; spiffeId: string; joinToken: Secret }> {
     const { trustDomain, jwtSvidTtl, joinTokenTtl } = this.#options;
     const selectors = uid === undefined ? this.#options.selectors : [{ type: 'unix', value: `uid:${uid}` }];
     if (selectors.length === 0) {
@@ -56,10 +59,10 @@ export class Grants {
         'uid: expected the user id of the workload, for which no selectors are configured here',
       );
     }
-    const clientId = randomBytes(5).toString('hex').slice(0, 9);
+    const clientId = await reserve();
     const agent = spiffeIds.clientAgent(trustDomain, clientId);
     const workload = spiffeIds.clientWorkload(trustDomain, clientId);
-    if ((await this.#spire.listEntries(workload)).length > 0) return this.register(uid);
+    if ((await this.#spire.listEntries(workload)).length > 0) return this.register(uid, reserve);
     await using undo = new AsyncDisposableStack();
     const made = await this.#spire.createEntries([{ spiffeId: workload, parentId: agent, selectors, jwtSvidTtl }]);
     undo.defer(() => quietly(this.#spire.deleteEntries(made)));

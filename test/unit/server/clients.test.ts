@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict';
+import { generateProofKey, thumbprintOf, type Proof } from '../../../src/identity/proof.ts';
+import { Clients } from '../../../src/server/clients.ts';
+import { Store } from '../../../src/server/store.ts';
+import { SmallVault } from '../../support/small-vault.ts';
+
+describe('clients of the server', () => {
+  let vault: SmallVault;
+  let draws: string[];
+  let clients: Clients;
+
+  beforeEach(() => {
+    vault = new SmallVault();
+    draws = [];
+    clients = new Clients(new Store(vault.admin), vault.admin, 'example.org', () => undefined, () => draws.shift() ?? assert.fail()); // prettier-ignore
+  });
+
+  const enrol = async (name: string): Promise<string> => {
+    const { token } = await clients.invite({ name, groups: [], lifetime: 60 });
+    const proof: Proof = { thumbprint: await thumbprintOf(await generateProofKey()), id: name, issuedAt: Date.now() / 1000 };
+    return (await clients.enrol(token, proof)).id;
+  };
+
+  it('never get an id that is or was another’s, however they came by it', async () => {
+    draws = ['00000000a', '00000000b', '00000000c'];
+    assert.equal(await enrol('alice'), '00000000a');
+    assert.equal(await enrol('bert'), '00000000b');
+    await clients.remove('00000000b');
+    assert.equal(await clients.reserve(), '00000000c');
+    // One that was registered before ids were remembered.
+    const role = 'auth/jwt/role/client_00000000d';
+    vault.others.set(role, { bound_subject: 'spiffe://example.org/c/00000000d/workload', token_policies: ['client_00000000d'] });
+    draws = ['00000000a', '00000000b', '00000000c', '00000000d', '00000000e'];
+    assert.equal(await clients.reserve(), '00000000e');
+    draws = ['00000000e', '00000000c', '00000000d', '00000000f'];
+    assert.equal(await enrol('carl'), '00000000f');
+    await clients.remove('00000000c');
+    draws = ['00000000c', '000000010'];
+    assert.equal(await clients.reserve(), '000000010');
+  });
+
+  it('that have no identity here are nobody to grants, and can be removed', async () => {
+    draws = ['00000000a'];
+    const id = await clients.reserve();
+    assert.equal(await clients.find(id), undefined);
+    assert.equal(await clients.named(id), undefined);
+    assert.deepEqual(await clients.all(), []);
+    assert.equal(await clients.isRemoved(id), false);
+    await clients.remove(id);
+    assert.equal(await clients.isRemoved(id), true);
+    assert.deepEqual((await clients.all()).map((client) => client.id), [id]); // prettier-ignore
+  });
+});
