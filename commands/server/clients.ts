@@ -7,7 +7,9 @@ import { table } from '../../src/table.ts';
 /** Lists the clients of the HPCS server. */
 export default class ServerClients extends BaseCommand {
   static override summary = 'list the clients of the HPCS server, with their groups and keys';
-  static override description = `Run it where the HPCS server runs, with its configuration: it uses the server's identity. Clients that SPIRE alone knows are not among them.`;
+  static override description = `"server remove" takes what stands under CLIENT, and what stands under NAME where no two have it; "server revoke-key" takes what stands under KEYS.
+
+Run it where the HPCS server runs, with its configuration: it uses the server's identity. Clients that SPIRE alone knows are not among them.`;
   static override examples = ['<%= config.bin %> server clients --config /etc/hpcs/hpcs-server.conf'];
   static override flags = {
     config: Flags.string({ summary: 'configuration file of the server', helpValue: 'FILE', required: true }),

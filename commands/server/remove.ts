@@ -14,10 +14,11 @@ What it granted of its own artefacts to others stays granted, unless --destroy-a
 Run it where the HPCS server runs, with its configuration: it uses the server's identity.`;
   static override examples = [
     '<%= config.bin %> server remove --config /etc/hpcs/hpcs-server.conf alice',
+    '<%= config.bin %> server remove --config /etc/hpcs/hpcs-server.conf oidc:idp:f81d4fae',
     '<%= config.bin %> server remove --config /etc/hpcs/hpcs-server.conf 0123456af --destroy-artefacts --yes',
   ];
   static override args = {
-    client: Args.string({ description: 'its id, or the name it was enrolled under', required: true, ignoreStdin: true }),
+    client: Args.string({ description: 'its id or its name, as server clients shows them', required: true, ignoreStdin: true }),
   };
   static override flags = {
     config: Flags.string({ summary: 'configuration file of the server', helpValue: 'FILE', required: true }),

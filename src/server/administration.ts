@@ -4,6 +4,7 @@ import { Access, type Undestroyed } from './access.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
+import { namedIdentity } from './issuer-rules.ts';
 import { Permissions } from './permissions.ts';
 import { openVault } from './server.ts';
 import { spireReach } from './reach.ts';
@@ -47,10 +48,10 @@ export async function listClients(config: ServerConfig): Promise<ShownClient[]> 
  * and no token of SPIRE counts at the HPCS server, and no job of it gets keys; its role; its entries and agents in SPIRE; what the
  * vault remembers of it; its keys and enrolment tokens. May be repeated, which completes it.
  *
- * @param named id, or the name that it was enrolled under
+ * @param named id, the name that it was enrolled under, or that of its issuer (`oidc:<alias>:<subject>`)
  * @param options.destroy its secrets, too
  * @throws HpcsError `identity`, with code `half-done` naming what of its secrets could not be destroyed; `usage` for a name that is
- * nobody's
+ * nobody's, or several clients'
  */
 export async function removeClient(config: ServerConfig, named: string, options: { destroy: boolean }): Promise<RemovedClient> {
   await using vault = await openVault(config);
@@ -58,8 +59,8 @@ export async function removeClient(config: ServerConfig, named: string, options:
   const trustDomain = config['spire-server']['trust-domain'];
   const store = new Store(vault);
   const clients = clientsOf(config, vault);
-  const found = await clients.named(named);
-  const id = found?.id ?? named;
+  const id = (await clients.idOf(named)) ?? named;
+  const found = await clients.find(id);
   // One that SPIRE alone knows, or whose removal was interrupted, is named by its id.
   if (!/^[0-9a-f]{9}$/.test(id)) throw unknownClient(named);
   await vault.removeClient(id);
@@ -108,7 +109,9 @@ export async function revokeKey(config: ServerConfig, thumbprint: string): Promi
 }
 
 function clientsOf(config: ServerConfig, vault: VaultAdmin): Clients {
-  return new Clients(new Store(vault), vault, config['spire-server']['trust-domain']);
+  return new Clients(new Store(vault), vault, config['spire-server']['trust-domain'], (name) =>
+    namedIdentity(config.issuers, name),
+  );
 }
 
 /** So many paths are named. */
@@ -130,7 +133,7 @@ export function undestroyed(id: string, destroyed: number, left: readonly Undest
 }
 
 function unknownClient(named: string): HpcsError {
-  return new HpcsError('usage', 'client-unknown', `nobody is enrolled here as ${JSON.stringify(named)}`, {
+  return new HpcsError('usage', 'client-unknown', `no client here is called ${JSON.stringify(named)}`, {
     suggestion: 'see who is: hpcs server clients',
   });
 }

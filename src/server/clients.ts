@@ -251,6 +251,31 @@ export class Clients {
     return identity === undefined ? undefined : this.find(identity.value.client);
   }
 
+  /**
+   * The id of the client that an administrator means: by its id, the name it was enrolled under, or that of its issuer, as it logged in
+   * with. One that was removed is found too, while its name is nobody else's.
+   *
+   * @returns undefined for a name that is nobody's
+   * @throws HpcsError `identity`; `usage` with code `which-client` for a name that several have: an issuer may have had another alias
+   */
+  async idOf(name: string): Promise<string | undefined> {
+    if (/^[0-9a-f]{9}$/.test(name)) return name;
+    const identity = this.#identityOf(name) ?? `enrolled:${name}`;
+    const known = (await this.#store.read(identityPath(identity), identityRecord))?.value.client;
+    if (!name.includes(':')) return known;
+    const called = (await this.all())
+      .filter((client) => client.name === name && client.removed === undefined)
+      .map(({ id }) => id);
+    const [found = known, ...others] = new Set([
+      ...called,
+      ...(known !== undefined && !(await this.isRemoved(known)) ? [known] : []),
+    ]);
+    if (others.length === 0) return found;
+    throw new HpcsError('usage', 'which-client', `several clients are called ${name}: ${[found, ...others].join(', ')}`, {
+      suggestion: 'name the one that you mean by its id',
+    });
+  }
+
   /** The ids of the clients that names stand for; null for a name that is nobody's. @throws HpcsError `identity` */
   async resolve(names: readonly string[]): Promise<Record<string, string | null>> {
     const ids: Record<string, string | null> = {};

@@ -20,7 +20,7 @@ import { hostAddress, LoginServer } from '../support/login-server.ts';
 import { VaultOwner } from '../support/owner.ts';
 import { enrolmentToken, serverOf } from '../support/people.ts';
 import { refused } from '../support/refused.ts';
-import { containerOf, Site } from '../support/site.ts';
+import { containerOf, Site, type Ran } from '../support/site.ts';
 
 describe('logins with tokens of OpenID Connect issuers', function () {
   this.timeout(120_000);
@@ -253,6 +253,15 @@ describe('logins with tokens of OpenID Connect issuers', function () {
       );
       assert.equal(new Set(made.map(({ clientId }) => clientId)).size, 1);
       assert.equal(made[0]?.name, 'oidc:gitlab:43');
+      // An administrator names it as it is shown, and no token brings it back.
+      const administer = (words: string): Promise<Ran> =>
+        site.run(`node /app/bin/dev.js server ${words} --config /etc/hpcs/hpcs-server.conf`, '', login.container.id);
+      assert.match((await administer('clients')).stdout, new RegExp(`${made[0]?.clientId} +oidc:gitlab:43 `));
+      const removed = await administer('remove oidc:gitlab:43 --yes');
+      assert.equal(removed.code, 0, removed.stderr);
+      for (const key of keys) assert.equal(await works(key), false);
+      const fresh = await newKey();
+      await assert.rejects(show(await gitlab({ project_id: '43' }), fresh), refused('hpcs-forbidden', /was removed/));
     });
   });
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { generateProofKey, thumbprintOf, type Proof } from '../../../src/identity/proof.ts';
 import { Clients } from '../../../src/server/clients.ts';
 import { Store } from '../../../src/server/store.ts';
+import { refused } from '../../support/refused.ts';
 import { SmallVault } from '../../support/small-vault.ts';
 
 describe('clients of the server', () => {
@@ -37,6 +38,39 @@ describe('clients of the server', () => {
     await clients.remove('00000000c');
     draws = ['00000000c', '000000010'];
     assert.equal(await clients.reserve(), '000000010');
+  });
+
+  it('are found by what an administrator is shown: id, enrolled name, or the name that their issuer gives them', async () => {
+    const identities: Record<string, string> = { 'oidc:idp:anna': 'oidc-people https://idp anna', 'oidc:idp:a b': 'oidc-people https://idp a b' }; // prettier-ignore
+    const knows = (name: string): string | undefined => identities[name];
+    const administrator = new Clients(new Store(vault.admin), vault.admin, 'example.org', knows);
+    const logIn = async (name: string, identity: string): Promise<string> => {
+      const principal = { identity, name, groups: [] };
+      const times = { expires: new Date(Date.now() + 60_000), token: new Date() };
+      return (await administrator.admit(principal, await thumbprintOf(await generateProofKey()), times)).id;
+    };
+    const anna = await logIn('oidc:idp:anna', 'oidc-people https://idp anna');
+    const spaced = await logIn('oidc:idp:a b', 'oidc-people https://idp a b');
+    // Of an issuer that the configuration names no more.
+    const gone = await logIn('oidc:old:carl', 'oidc-people https://old carl');
+    draws = ['00000000a'];
+    await enrol('anna');
+    const shown = (await administrator.all()).flatMap(({ id, name }) => [[id, id], [name, id]] as const); // prettier-ignore
+    assert.equal(shown.length, 8);
+    for (const [named, id] of shown) assert.equal(await administrator.idOf(named), id, named);
+    for (const nobody of ['oidc:idp:bert', 'oidc:idp:', 'bert', 'enrolled:anna', 'oidc-people https://idp anna'])
+      assert.equal(await administrator.idOf(nobody), undefined, nobody);
+    assert.equal(await administrator.idOf('oidc:old:carl'), gone);
+
+    // Removed, he is still who he was, so that a removal can be repeated.
+    await administrator.remove(anna);
+    assert.equal(await administrator.idOf('oidc:idp:anna'), anna);
+    await administrator.remove(gone);
+    assert.equal(await administrator.idOf('oidc:old:carl'), undefined);
+
+    // The alias was another issuer's before.
+    await logIn('oidc:idp:a b', 'oidc-people https://before a b');
+    await assert.rejects(administrator.idOf('oidc:idp:a b'), refused('which-client', new RegExp(`several clients .*${spaced}`)));
   });
 
   it('that have no identity here are nobody to grants, and can be removed', async () => {
