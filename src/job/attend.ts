@@ -5,7 +5,7 @@ import { openIdentity } from '../identity/client-identity.ts';
 import { openServices } from '../services.ts';
 import { assignments } from '../shell.ts';
 import { readFile, run } from '../site/files.ts';
-import { isFinal, isPassing, jobState } from '../site/slurm.ts';
+import { isPassing, jobState, stageOf } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { uploadFile } from '../site/upload.ts';
 import { connectionFiles, formatAnswer, longestMessage, readRequest, type Refusal } from './connection.ts';
@@ -126,7 +126,7 @@ async function requestOf(transport: Transport, directory: string, signal: AbortS
   }
 }
 
-/** Asked once a request is there: a job that has not started cannot have made it. */
+/** Asked once a request is there: a job that has not started cannot have made it, and one that ends has no use for the keys. */
 async function isRunning(job: SubmittedRecord, transport: Transport, signal: AbortSignal): Promise<boolean> {
   let state;
   try {
@@ -136,7 +136,8 @@ async function isRunning(job: SubmittedRecord, transport: Transport, signal: Abo
     if (isPassing(error)) return false;
     throw error;
   }
-  if (state?.state !== 'PENDING') return state !== undefined && !isFinal(state.state);
+  const stage = state === undefined ? 'other' : stageOf(state.state);
+  if (stage !== 'early') return stage === 'running';
   throw new HpcsError(
     'integrity',
     'request-before-start',

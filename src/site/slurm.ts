@@ -44,6 +44,18 @@ export function isFinal(state: string): boolean {
   return finalStates.has(state);
 }
 
+/** States in which a job may have nodes already, and its script has not begun. @see squeue(1), JOB STATE CODES */
+const earlyStates = new Set(['PENDING', 'CONFIGURING', 'POWER_UP_NODE']);
+
+/**
+ * How far a job is whose script does something: `early` when that cannot have begun, `running` while it goes on. All else is `other`:
+ * what is about to end (COMPLETING), stands still (SUSPENDED), or is not known.
+ */
+export function stageOf(state: string): 'early' | 'running' | 'other' {
+  if (earlyStates.has(state)) return 'early';
+  return state === 'RUNNING' ? 'running' : 'other';
+}
+
 /** How long a scheduler or a network that does not answer is waited for, in milliseconds. */
 const patience = 10 * 60 * 1000;
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { isFinal, parseJobId, parseSacct, parseScontrol, parseTimeLimit, willNotStart } from '../../../src/site/slurm.ts';
+import { isFinal, parseJobId, parseSacct, parseScontrol, parseTimeLimit, stageOf, willNotStart } from '../../../src/site/slurm.ts';
 
 // As Slurm 26.05.5 prints it for a job with a hostile name and comment.
 const ended =
@@ -94,6 +94,13 @@ describe('Slurm', () => {
       assert.ok(isFinal(state), state);
     for (const state of ['PENDING', 'RUNNING', 'COMPLETING', 'CONFIGURING', 'SUSPENDED', 'REQUEUED', 'UNKNOWN'])
       assert.ok(!isFinal(state), state);
+  });
+
+  it('knows in which states a script runs, and in which it cannot have begun', () => {
+    for (const state of ['PENDING', 'CONFIGURING', 'POWER_UP_NODE']) assert.equal(stageOf(state), 'early', state);
+    assert.equal(stageOf('RUNNING'), 'running');
+    for (const state of ['COMPLETING', 'SUSPENDED', 'STOPPED', 'REQUEUED', 'REQUEUE_HOLD', 'CANCELLED', 'COMPLETED', 'UNKNOWN', ''])
+      assert.equal(stageOf(state), 'other', state);
   });
 
   it('takes every form of time limit that sbatch takes', () => {
