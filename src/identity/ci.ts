@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { link, readFile, rm } from 'node:fs/promises';
+import { link, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { JWK } from 'jose';
 import { z } from 'zod';
@@ -64,10 +64,9 @@ export async function ciLogin(
     return { session: await renew(), renew };
   }
   const token = source.kind === 'given' ? source.token : await readToken(source.file);
-  const place = join(
-    await stateDirectory(config, options.env),
-    `ci-${createHash('sha256').update(token.bytes()).digest('hex').slice(0, 32)}`,
-  );
+  const directory = await stateDirectory(config, options.env);
+  await forgetEnded(directory);
+  const place = join(directory, `ci-${createHash('sha256').update(token.bytes()).digest('hex').slice(0, 32)}`);
   const key = await keyOnce(`${place}.key`);
   const renew = async (): Promise<Session> => {
     const session = await renewed(token, key);
@@ -79,6 +78,36 @@ export async function ciLogin(
   if (known?.expires !== undefined && !isOver(known, 60_000) && known.server === url)
     return { session: { ...known, expires: known.expires }, renew };
   return { session: await renew(), renew };
+}
+
+/** Files of one job's session, and what a command that was killed left of them. */
+const ours = /^(ci-[0-9a-f]{32})\.(?:json|key)(?:\.[0-9a-f]{12}){0,2}(?:\.tmp)?$/;
+/** A server takes no token that is older than a day; after that, and some time, nobody comes with its key again. In milliseconds. */
+const longestUse = 25 * 3_600_000;
+
+/**
+ * Deletes what CI jobs left in a state directory that runners share: keys and sessions that ended so long ago that no token brings them
+ * back. Other files, and sessions of jobs that may still run, stay. What cannot be deleted is left to the next who comes.
+ */
+export async function forgetEnded(directory: string): Promise<void> {
+  const files = new Map<string, string[]>();
+  for (const name of await readdir(directory).catch(() => [])) {
+    const place = ours.exec(name)?.[1];
+    if (place !== undefined) files.set(place, [...(files.get(place) ?? []), join(directory, name)]);
+  }
+  for (const [place, names] of files) {
+    if (!(await isForgettable(join(directory, place), names).catch(() => false))) continue;
+    for (const name of names) await rm(name, { force: true }).catch(() => undefined);
+  }
+}
+
+async function isForgettable(place: string, names: readonly string[]): Promise<boolean> {
+  const over = Date.now() - longestUse;
+  const session = await readEnrolled(`${place}.json`);
+  if (session?.expires !== undefined && new Date(session.expires).getTime() > over) return false;
+  // Where the login was refused there is a key alone, which may be tried again.
+  for (const name of names) if ((await stat(name)).mtimeMs > over) return false;
+  return true;
 }
 
 const answer = z.object({ value: z.string().min(1) });

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Config } from '../config.ts';
 import { HpcsError, systemCode } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
@@ -6,7 +7,7 @@ import { readCa } from '../http.ts';
 import { Secret } from '../secret.ts';
 import { stateDirectory } from '../state.ts';
 import { startAgent } from './agent.ts';
-import { ciLogin, ciSource, type CiSource } from './ci.ts';
+import { ciLogin, ciSource, forgetEnded, type CiSource } from './ci.ts';
 import { enrolledFile, readEnrolled, type Enrolled } from './enrolled.ts';
 import { isOver, loginFile } from './login.ts';
 import { keyProver, type Prover } from './proof.ts';
@@ -58,6 +59,7 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
   if (wanted === 'ci') throw noCiToken();
   if (wanted !== 'key') {
     const file = await loginFile(config, options.env);
+    await forgetEnded(dirname(file));
     const session = await readEnrolled(file);
     if (session !== undefined) return useKey(config, options, session, file);
     if (wanted === 'login') {
