@@ -93,6 +93,12 @@ export const configFlag = Flags.string({
   helpValue: 'FILE',
 });
 
+/** The argument that names an artefact of the caller's. */
+export const artefactArg = {
+  description: 'path of its info record on the site, or client_<id>/<secret>',
+  ignoreStdin: true,
+} as const;
+
 /** Flags of commands that grant: what must hold beside, checked when a job is submitted and when it gets its keys. */
 export const conditionFlags = {
   'grant-image': Flags.string({

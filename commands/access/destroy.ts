@@ -1,7 +1,7 @@
 import { Args, Flags } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { openOwner } from '../../src/access/owner.ts';
-import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { artefactArg, BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { confirm } from '../../src/terminal.ts';
@@ -16,13 +16,7 @@ The sealed file and its info record stay on the site; remove them there.`;
     '<%= config.bin %> access destroy /scratch/…/data.tgz.info.yaml',
     '<%= config.bin %> access destroy client_0123456af/data-… --yes',
   ];
-  static override args = {
-    artefact: Args.string({
-      description: 'path of its info record on the site, or client_<id>/<secret>',
-      required: true,
-      ignoreStdin: true,
-    }),
-  };
+  static override args = { artefact: Args.string({ ...artefactArg, required: true }) };
   static override flags = {
     config: configFlag,
     yes: Flags.boolean({ char: 'y', summary: 'do not ask', default: false }),

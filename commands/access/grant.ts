@@ -1,7 +1,7 @@
 import { Args, Flags } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
-import { BaseCommand, conditionFlags, configFlag } from '../../src/base-command.ts';
+import { artefactArg, BaseCommand, conditionFlags, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import { knownReaders } from '../../src/grant.ts';
 import { conditionsOf } from '../../src/access/conditions.ts';
@@ -15,13 +15,7 @@ The conditions are checked by the HPCS server when a job is submitted and when i
   static override examples = [
     '<%= config.bin %> access grant /scratch/…/data.tgz.info.yaml -u bert --grant-image /scratch/…/image.sif.info.yaml --grant-until 30d --grant-jobs 10',
   ];
-  static override args = {
-    artefact: Args.string({
-      description: 'path of its info record on the site, or client_<id>/<secret>',
-      required: true,
-      ignoreStdin: true,
-    }),
-  };
+  static override args = { artefact: Args.string({ ...artefactArg, required: true }) };
   static override flags = {
     config: configFlag,
     users: Flags.string({ char: 'u', summary: 'clients, by name or id', helpValue: 'A,B' }),

@@ -1,7 +1,7 @@
 import { Args } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
-import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { artefactArg, BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import type { SecretAccess } from '../../src/hpcs.ts';
 
@@ -10,9 +10,7 @@ export default class AccessList extends BaseCommand {
   static override summary = 'show who may use your artefacts, under what conditions';
   static override description = `Of one artefact all grants are shown, and in agent mode its readers on nodes; without one, all of yours that you granted to clients.`;
   static override examples = ['<%= config.bin %> access list', '<%= config.bin %> access list /scratch/…/data.tgz.info.yaml'];
-  static override args = {
-    artefact: Args.string({ description: 'path of its info record on the site, or client_<id>/<secret>', ignoreStdin: true }),
-  };
+  static override args = { artefact: Args.string(artefactArg) };
   static override flags = { config: configFlag };
 
   async run(): Promise<SecretAccess[]> {

@@ -1,7 +1,7 @@
 import { Args, Flags } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
-import { BaseCommand, configFlag } from '../../src/base-command.ts';
+import { artefactArg, BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { readersOf } from '../../src/publish.ts';
@@ -16,13 +16,7 @@ Keys that a job has read cannot be called back. In agent mode all readers share 
     '<%= config.bin %> access revoke client_0123456af/data-… --grant 1a2b3c4d',
     '<%= config.bin %> access revoke /scratch/…/data.tgz.info.yaml --all',
   ];
-  static override args = {
-    artefact: Args.string({
-      description: 'path of its info record on the site, or client_<id>/<secret>',
-      required: true,
-      ignoreStdin: true,
-    }),
-  };
+  static override args = { artefact: Args.string({ ...artefactArg, required: true }) };
   static override flags = {
     config: configFlag,
     users: Flags.string({ char: 'u', summary: 'clients, by name or id', helpValue: 'A,B' }),

@@ -116,15 +116,7 @@ async function useCi(config: Config, options: IdentityOptions, source: CiSource)
     }
     return keyProver(current.key)(request);
   };
-  using _first = await server.clientToken(config['hpcs-server'].audience, prove, signal);
-  const owned = cleanup.move();
-  return {
-    clientId: session.clientId,
-    spiffeId: session.spiffeId,
-    prove,
-    jwt: (audience) => server.clientToken(audience, prove, signal),
-    [Symbol.asyncDispose]: () => owned.disposeAsync(),
-  };
+  return await proven(session, prove, { config, server, cleanup, signal });
 }
 
 async function useKey(
@@ -156,12 +148,22 @@ async function useKey(
   const prove = keyProver(enrolled.key);
   await using cleanup = new AsyncDisposableStack();
   const server = cleanup.use(await openServer(config));
+  return await proven(enrolled, prove, { config, server, cleanup, signal });
+}
+
+/** The identity of a client that proves possession of a key; what `cleanup` holds, belongs to it from now on. */
+async function proven(
+  { clientId, spiffeId }: Enrolled,
+  prove: Prover,
+  means: { config: Config; server: HpcsServer; cleanup: AsyncDisposableStack; signal: AbortSignal },
+): Promise<ClientIdentity> {
+  const { config, server, cleanup, signal } = means;
   // The first token proves that the server knows the key, before anything is built upon it.
   using _first = await server.clientToken(config['hpcs-server'].audience, prove, signal);
   const owned = cleanup.move();
   return {
-    clientId: enrolled.clientId,
-    spiffeId: enrolled.spiffeId,
+    clientId,
+    spiffeId,
     prove,
     jwt: (audience) => server.clientToken(audience, prove, signal),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
