@@ -17,7 +17,9 @@ Run it where the HPCS server runs, with its configuration: it uses the server's 
 
   async run(): Promise<ShownClient[]> {
     const { flags } = await this.parse(ServerClients);
-    const clients = await listClients(await loadServerConfig(flags.config));
+    const clients = await listClients(await loadServerConfig(flags.config), ({ message, suggestion }) =>
+      this.warning(`${message}: ${suggestion ?? ''}`),
+    );
     const rows = clients.map(({ id, name, groups, created, removed, keys }) => [
       id,
       name,

@@ -34,10 +34,10 @@ export interface RemovedClient {
   left: number;
 }
 
-/** All clients, the removed too. @throws HpcsError `identity` */
-export async function listClients(config: ServerConfig): Promise<ShownClient[]> {
+/** All clients, the removed too. @param unknown told of each record of an unknown form @throws HpcsError `identity` */
+export async function listClients(config: ServerConfig, unknown: (error: HpcsError) => void): Promise<ShownClient[]> {
   await using vault = await openVault(config);
-  const all = await clientsOf(config, vault).all();
+  const all = await clientsOf(config, vault).all(unknown);
   return all
     .map(({ id, name, groups, created, removed, keys }) => ({ id, name, groups, created, ...(removed && { removed }), keys }))
     .toSorted((a, b) => a.created.localeCompare(b.created));

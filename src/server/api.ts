@@ -73,6 +73,7 @@ const statuses: Readonly<Record<string, number>> = {
   'issuer-unavailable': 503,
   unreachable: 503,
   'untrusted-server': 503,
+  'record-form': 500,
 };
 
 /** Bytes of a body. The largest grant allowed fits into the last. */
@@ -376,7 +377,8 @@ function failure(error: unknown, request: FastifyRequest): { status: number; mes
   const known = asHpcsError(error);
   const status = statuses[known.code] ?? (known.kind === 'bug' ? 500 : 502);
   if (status >= 500) {
-    request.log.error({ code: known.code, reason: known.message, cause: causes(known) }, 'request failed');
+    const { code, message: reason, suggestion } = known;
+    request.log.error({ code, reason, suggestion, cause: causes(known) }, 'request failed');
   } else request.log.warn({ code: known.code, reason: known.message }, 'request refused');
   // What happened inside is for the log; a caller learns what it can act upon.
   return { status, message: known.kind === 'bug' ? 'internal error; see the log of the server' : known.message };

@@ -171,7 +171,7 @@ export class Clients {
     return this.#keys.dismiss(thumbprint);
   }
 
-  /** Forgets keys, as {@link Keys.tidy}. @throws HpcsError `identity`; AggregateError */
+  /** Forgets keys, as {@link Keys.tidy}. @throws HpcsError `identity` */
   tidySessions(): Promise<void> {
     return this.#keys.tidy();
   }
@@ -199,13 +199,19 @@ export class Clients {
     return (await this.#store.read(`clients/${id}`, clientRecord))?.value.removed !== undefined;
   }
 
-  /** All clients, those aside that SPIRE alone knows; with the thumbprints of their keys. @throws HpcsError `identity` */
-  async all(): Promise<(ClientRecord & { keys: string[] })[]> {
+  /**
+   * All clients, those aside that SPIRE alone knows; with the thumbprints of their keys.
+   *
+   * @param unknown told of each record of an unknown form
+   * @throws HpcsError `identity`
+   */
+  async all(unknown: (error: HpcsError) => void = () => undefined): Promise<(ClientRecord & { keys: string[] })[]> {
     const keys = new Map<string, string[]>();
-    for (const { thumbprint, client } of await this.#keys.all()) keys.set(client, [...(keys.get(client) ?? []), thumbprint]);
+    for (const { thumbprint, client } of await this.#keys.all(unknown))
+      keys.set(client, [...(keys.get(client) ?? []), thumbprint]);
     const all: (ClientRecord & { keys: string[] })[] = [];
     for (const id of await this.#store.list('clients')) {
-      const found = (await this.#store.read(`clients/${id}`, clientRecord))?.value;
+      const found = (await this.#store.readKnown(`clients/${id}`, clientRecord, unknown))?.value;
       if (found !== undefined && (found.registered === undefined || found.removed !== undefined))
         all.push({ ...found, keys: keys.get(id) ?? [] });
     }
@@ -233,7 +239,7 @@ export class Clients {
     if (known?.value.client === id && identity.startsWith('enrolled:')) await this.#store.remove(identityPath(identity));
     await this.#keys.removeOf(id);
     await eachOf(await this.#store.list('enrolments'), async (name) => {
-      const found = (await this.#store.read(`enrolments/${name}`, invitation))?.value;
+      const found = (await this.#store.readKnown(`enrolments/${name}`, invitation, () => undefined))?.value;
       if (found?.client === id || (found?.client === null && `enrolled:${found.name}` === identity))
         await this.#store.remove(`enrolments/${name}`);
     });

@@ -110,25 +110,35 @@ export class Keys {
     return before?.ended === 'revoked' ? undefined : before?.client;
   }
 
-  /** Forgets the keys of a client that was removed, but for those that were revoked. @throws HpcsError `identity`; AggregateError */
+  /**
+   * Forgets the keys of a client that was removed, but for those that were revoked. Records of unknown forms, which count for nobody, keep
+   * no other from that.
+   *
+   * @throws HpcsError `identity`
+   */
   async removeOf(client: string): Promise<void> {
     await eachOf(await this.#store.list('keys'), async (thumbprint) => {
-      const found = (await this.#read(thumbprint))?.value;
+      const found = (await this.#store.readKnown(pathOf(thumbprint), keyRecord, () => undefined))?.value;
       if (found?.client === client && found.ended !== 'revoked') await this.#store.remove(pathOf(thumbprint));
     });
   }
 
-  /** The keys that were not ended, with their clients. @throws HpcsError `identity` */
-  async all(): Promise<{ thumbprint: string; client: string }[]> {
+  /**
+   * The keys that were not ended, with their clients.
+   *
+   * @param unknown told of each record of an unknown form
+   * @throws HpcsError `identity`
+   */
+  async all(unknown: (error: HpcsError) => void): Promise<{ thumbprint: string; client: string }[]> {
     const keys: { thumbprint: string; client: string }[] = [];
     for (const thumbprint of await this.#store.list('keys')) {
-      const found = await this.find(thumbprint);
-      if (found !== undefined) keys.push({ thumbprint, client: found.client });
+      const found = (await this.#store.readKnown(pathOf(thumbprint), keyRecord, unknown))?.value;
+      if (found !== undefined && found.ended === undefined) keys.push({ thumbprint, client: found.client });
     }
     return keys;
   }
 
-  /** Forgets the keys whose sessions are over, and which no token brings back. @throws HpcsError `identity`; AggregateError */
+  /** Forgets the keys whose sessions are over, and which no token brings back. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
     const hours = (await this.#store.list('sessions')).map((directory) => directory.replace('/', ''));
     const forget = async (hour: string): Promise<void> => {

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { messageOf } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 /** A record with the version it was read at. */
@@ -28,14 +28,36 @@ export class Store {
     this.#vault = vault;
   }
 
-  /** Reads a record. @returns undefined where there is none @throws HpcsError `identity`, and for a record of another form */
+  /**
+   * Reads a record.
+   *
+   * @returns undefined where there is none
+   * @throws HpcsError `identity`, with code `record-form` for one of a form that this server does not know
+   */
   async read<Schema extends z.ZodType>(path: string, schema: Schema): Promise<Stored<z.output<Schema>> | undefined> {
     const answer = await this.#vault.request('GET', url('data', path));
     if (answer.status === 404) return undefined;
     const parsed = readAnswer.safeParse(answer.body);
     if (answer.status !== 200 || !parsed.success) throw this.#vault.refused(`reading ${prefix}/${path}`, answer);
     const { data, metadata } = parsed.data.data;
-    return { value: schema.parse(data), version: metadata.version };
+    const checked = schema.safeParse(data);
+    if (!checked.success) throw unknownForm(path, checked.error);
+    return { value: checked.data, version: metadata.version };
+  }
+
+  /** The same, but a record of an unknown form is told, and counts as none. @throws HpcsError `identity` */
+  async readKnown<Schema extends z.ZodType>(
+    path: string,
+    schema: Schema,
+    unknown: (error: HpcsError) => void,
+  ): Promise<Stored<z.output<Schema>> | undefined> {
+    try {
+      return await this.read(path, schema);
+    } catch (error) {
+      if (!(error instanceof HpcsError && error.code === 'record-form')) throw error;
+      unknown(error);
+      return undefined;
+    }
   }
 
   /**
@@ -72,7 +94,7 @@ export class Store {
  * Does a chore for each of some records: one that fails does not keep the others from their turn.
  *
  * @param together how many at the same time: the vault has others to answer. Within another, one of the two is 1
- * @throws AggregateError of what failed, when all had their turn
+ * @throws what failed, when all had their turn: an HpcsError as the first was, or an AggregateError
  */
 export async function eachOf(names: readonly string[], chore: (name: string) => Promise<void>, together = 8): Promise<void> {
   const failures: unknown[] = [];
@@ -82,13 +104,44 @@ export async function eachOf(names: readonly string[], chore: (name: string) => 
     for (const name of left) await chore(name).catch((error: unknown) => void failures.push(error));
   };
   await Promise.all(Array.from({ length: Math.min(together, names.length) }, work));
-  if (failures.length > 0)
-    throw new AggregateError(failures, `${failures.length} records failed, first: ${messageOf(failures[0])}`);
+  if (failures.length === 0) return;
+  const [first] = failures;
+  const all = new AggregateError(failures, `${failures.length} records failed, first: ${messageOf(first)}`);
+  if (!(first instanceof HpcsError)) throw all;
+  const { kind, code, suggestion } = first;
+  throw new HpcsError(kind, code, all.message, { cause: all, ...(suggestion === undefined ? {} : { suggestion }) });
 }
 
 /** The hour of a time, counted from 1970: records that end in it lie side by side, so that one list finds all that are over. */
 export function hourOf(time: Date): number {
   return Math.floor(time.getTime() / 3_600_000);
+}
+
+/** What has to be done anew when a record is removed, by its directory. Those that are not here are not to be removed: ids hang on them. */
+const anew: Readonly<Record<string, string>> = {
+  jobs: 'submit its job again',
+  grants: 'let the owner of the artefact grant it again (hpcs access grant)',
+  keys: 'let its client enrol or log in again',
+  logins: 'let its client log in again',
+  enrolments: 'make a new enrolment token (hpcs server enrol)',
+};
+
+function unknownForm(path: string, { issues }: z.ZodError): HpcsError {
+  const [directory = ''] = path.split('/');
+  // Where it differs, not what stands there.
+  const where = [...new Set(issues.map((issue) => issue.path.join('.') || 'the whole of it'))].slice(0, 5).join(', ');
+  const wrote = 'run the version of the server that wrote it';
+  return new HpcsError(
+    'identity',
+    'record-form',
+    `the record ${prefix}/${path} in the vault has a form that this server does not know: ${where}`,
+    {
+      suggestion:
+        anew[directory] === undefined
+          ? wrote
+          : `${wrote}, or remove the record (bao kv metadata delete -mount=kv ${prefix}/${path}) and ${anew[directory]}`,
+    },
+  );
 }
 
 function url(kind: 'data' | 'metadata', path: string): string {

@@ -55,7 +55,7 @@ export class Waiting {
     await this.#store.remove(pathOf(job));
   }
 
-  /** Forgets jobs that servers left which died over their registration. @throws HpcsError `identity`; AggregateError */
+  /** Forgets jobs that servers left which died over their registration. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
     await eachOf(await this.#store.list('waiting'), async (directory) => {
       const place = `waiting/${directory.replace('/', '')}`;
