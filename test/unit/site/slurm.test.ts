@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict';
-import { isFinal, parseJobId, parseSacct, parseScontrol, parseTimeLimit, stageOf, willNotStart } from '../../../src/site/slurm.ts';
+import {
+  isFinal,
+  parseJobId,
+  parseSacct,
+  parseScontrol,
+  parseTimeLimit,
+  stageOf,
+  willNotStart,
+} from '../../../src/site/slurm.ts';
 
 // As Slurm 26.05.5 prints it for a job with a hostile name and comment.
 const ended =
@@ -99,7 +107,17 @@ describe('Slurm', () => {
   it('knows in which states a script runs, and in which it cannot have begun', () => {
     for (const state of ['PENDING', 'CONFIGURING', 'POWER_UP_NODE']) assert.equal(stageOf(state), 'early', state);
     assert.equal(stageOf('RUNNING'), 'running');
-    for (const state of ['COMPLETING', 'SUSPENDED', 'STOPPED', 'REQUEUED', 'REQUEUE_HOLD', 'CANCELLED', 'COMPLETED', 'UNKNOWN', ''])
+    for (const state of [
+      'COMPLETING',
+      'SUSPENDED',
+      'STOPPED',
+      'REQUEUED',
+      'REQUEUE_HOLD',
+      'CANCELLED',
+      'COMPLETED',
+      'UNKNOWN',
+      '',
+    ])
       assert.equal(stageOf(state), 'other', state);
   });
 
