@@ -166,6 +166,11 @@ export class Clients {
     return client;
   }
 
+  /** Makes sure that a key was not ended by somebody, as {@link Keys.assertNotEnded}. @throws HpcsError `identity`, code `forbidden` */
+  assertNotEnded(thumbprint: string): Promise<void> {
+    return this.#keys.assertNotEnded(thumbprint);
+  }
+
   /** Ends the session of a key, as {@link Keys.dismiss}. @throws HpcsError `identity` */
   dismiss(thumbprint: string): Promise<void> {
     return this.#keys.dismiss(thumbprint);

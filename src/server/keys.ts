@@ -56,6 +56,11 @@ export class Keys {
     return { client: found.client, expires: found.expires === undefined ? undefined : new Date(found.expires) };
   }
 
+  /** Makes sure that a key was not ended by somebody. @throws HpcsError `identity`, code `forbidden` */
+  async assertNotEnded(thumbprint: string): Promise<void> {
+    if ((await this.#read(thumbprint))?.value.ended !== undefined) throw ended();
+  }
+
   /** Makes sure that a key can be enrolled. @throws HpcsError `identity`, code `forbidden` for an ended one, `conflict` for a login's */
   async assertEnrollable(thumbprint: string): Promise<void> {
     const found = (await this.#read(thumbprint))?.value;

@@ -57,6 +57,8 @@ export class Logins {
     const { thumbprint } = proof;
     const admitted = await this.#issuers.verify(token.reveal(), thumbprint);
     await admit(admitted.principal.identity);
+    // Before the token is bound to it: with another key it still is of use.
+    await this.#clients.assertNotEnded(thumbprint);
     await this.#clients.once(proof);
     await this.#use(pathOf(admitted), thumbprint);
     const expires = new Date(Date.now() + admitted.session * 1000);

@@ -70,8 +70,10 @@ describe('a key that came with a login', () => {
     const other = await thumbprintOf(await generateProofKey());
     await assert.rejects(logins.login(shown, proof(other)), refused('forbidden', /with another key already/));
     await assert.rejects(clients.authenticate(proof(other)), unknown);
-    // He is no stranger for that.
-    await logins.login(await token(), proof(other));
+    // He is no stranger for that, nor is a new token lost that comes with the old key first.
+    const fresh = await token();
+    await assert.rejects(logins.login(fresh, proof()), ended);
+    await logins.login(fresh, proof(other));
     await clients.authenticate(proof(other));
   });
 
