@@ -60,10 +60,10 @@ export async function removeClient(config: ServerConfig, named: string, options:
   const store = new Store(vault);
   const clients = clientsOf(config, vault);
   const id = (await clients.idOf(named)) ?? named;
-  const found = await clients.find(id);
   // One that SPIRE alone knows, or whose removal was interrupted, is named by its id.
   if (!/^[0-9a-f]{9}$/.test(id)) throw unknownClient(named);
   await vault.removeClient(id);
+  const found = await clients.find(id);
   await clients.remove(id);
   // A call of it that was under way may have written them again.
   await vault.removeClient(id);

@@ -361,6 +361,7 @@ export class Clients {
       // One that SPIRE and the vault alone know has no record.
       const subject = spiffeIds.clientWorkload(this.#trustDomain, id);
       if (!(await this.#vault.hasRole({ name: `client_${id}`, policy: `client_${id}`, subject }))) return client;
+      await this.#store.remove(`clients/${id}`);
     }
   }
 

@@ -35,6 +35,7 @@ describe('clients of the server', () => {
     assert.equal(await clients.reserve(), '00000000e');
     draws = ['00000000e', '00000000c', '00000000d', '00000000f'];
     assert.equal(await enrol('carl'), '00000000f');
+    assert.deepEqual((await clients.all()).map(({ id }) => id).toSorted(), ['00000000a', '00000000b', '00000000f']); // prettier-ignore
     await clients.remove('00000000c');
     draws = ['00000000c', '000000010'];
     assert.equal(await clients.reserve(), '000000010');
