@@ -58,15 +58,18 @@ export async function streamToPeers(shell: string, input: AsyncIterable<Uint8Arr
     const pipe = join(directory, 'input');
     await promisify(execFile)('mkfifo', [pipe]);
     const ended = new AbortController();
-    const program = docker([...run, '-v', `${directory}:/input:ro`, peers, 'sh', '-c', `exec </input/input; ${shell}`], '').finally(
-      async () => {
+    const program = async (): Promise<PeerExit> => {
+      try {
+        const shellWithInput = `exec </input/input; ${shell}`;
+        return await docker([...run, '-v', `${directory}:/input:ro`, peers, 'sh', '-c', shellWithInput], '');
+      } finally {
         // Lets go of a writer that still waits for a reader.
         await (await open(pipe, constants.O_RDONLY | constants.O_NONBLOCK)).close();
         ended.abort();
-      },
-    );
+      }
+    };
     const [exit] = await Promise.all([
-      program,
+      program(),
       // A program that ends before it has read all says so by its exit code.
       pipeline(input, createWriteStream(pipe), { signal: ended.signal }).catch(() => undefined),
     ]);
