@@ -166,7 +166,7 @@ describe('sealing on threads', () => {
   it('says so when a thread dies, and leaves none behind', async () => {
     const { publicKey } = keyOf('openpgp');
     const endless = async function* (compress: string): AsyncGenerator<Uint8Array> {
-      for (;;) yield compress === 'none' ? randomBytes(mib) : Buffer.alloc(mib, randomBytes(1000));
+      for (;;) yield compress === 'none' ? randomBytes(mib) : Buffer.alloc(mib, randomBytes(300_000));
     };
     const threads: Worker[] = [];
     const onWorker = (worker: Worker): void => void threads.push(worker);
