@@ -1,6 +1,7 @@
+import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
 import { readFrames } from '../image/frames.ts';
 import { tarOf, type SmallTarEntry } from '../pack/tar.ts';
@@ -127,55 +128,78 @@ export interface ContainerPlan {
   files?: SmallTarEntry[];
   /** Volumes by mount point, as they are called in the default sandbox. */
   volumes?: Record<string, string>;
-  /** Ports published on 127.0.0.1, each under a free number. */
+  /** Ports published on 127.0.0.1, each under a free number that it keeps. */
   ports?: number[];
   /** The part whose process ids it shares. */
   processesOf?: string;
   host?: Docker.HostConfig;
 }
 
-/** Makes and starts a container of the sandbox `name`. */
+/** Ports are published under numbers from here, below those that Linux gives to connections. */
+const firstPort = 20_000;
+const lastPort = 32_000;
+
+/**
+ * Makes and starts a container of the sandbox `name`. Its ports are published under numbers that it keeps when it is started again or
+ * loses its network: where the engine chooses, they are others each time.
+ */
 export async function startPart(
   docker: Docker,
   name: string,
   labels: Record<string, string>,
   plan: ContainerPlan,
 ): Promise<Docker.Container> {
-  try {
-    const ports = (plan.ports ?? []).map((port) => `${port}/tcp`);
-    const container = await docker.createContainer({
-      name: engineName(name, plan.name),
-      Image: plan.image,
-      ...(plan.entrypoint === undefined ? {} : { Entrypoint: plan.entrypoint }),
-      Cmd: plan.command ?? [],
-      User: plan.user ?? '0:0',
-      Env: Object.entries(plan.environment ?? {}).map(([name, value]) => `${name}=${value}`),
-      Labels: labels,
-      ExposedPorts: Object.fromEntries(ports.map((port) => [port, {}])),
-      ...(plan.hostname === undefined ? {} : { Hostname: plan.hostname }),
-      HostConfig: {
-        NetworkMode: name,
-        ...(plan.processesOf === undefined ? {} : { PidMode: `container:${engineName(name, plan.processesOf)}` }),
-        Init: true,
-        CapDrop: ['ALL'],
-        SecurityOpt: ['no-new-privileges'],
-        LogConfig: { Type: 'json-file', Config: { 'max-size': '10m' } },
-        PortBindings: Object.fromEntries(ports.map((port) => [port, [{ HostIp: '127.0.0.1', HostPort: '' }]])),
-        Mounts: Object.entries(plan.volumes ?? {}).map(([Target, Source]) => ({
-          Type: 'volume',
-          Source: engineName(name, Source),
-          Target,
-        })),
-        ...plan.host,
-      },
-      NetworkingConfig: { EndpointsConfig: { [name]: { Aliases: [plan.name] } } },
-    });
-    if (plan.files !== undefined) await putFiles(container, plan.files);
-    await container.start();
-    return container;
-  } catch (error) {
-    throw dockerError(`cannot start the container ${plan.name}`, error);
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      const container = await createPart(docker, name, labels, plan);
+      await container.start();
+      return container;
+    } catch (error) {
+      const taken = /port is already allocated|address already in use/.test(messageOf(error));
+      if (!taken || attempt === 10) throw dockerError(`cannot start the container ${plan.name}`, error);
+      await removeContainer(docker, engineName(name, plan.name));
+    }
   }
+}
+
+async function createPart(
+  docker: Docker,
+  name: string,
+  labels: Record<string, string>,
+  plan: ContainerPlan,
+): Promise<Docker.Container> {
+  const ports = (plan.ports ?? []).map((port) => `${port}/tcp`);
+  const container = await docker.createContainer({
+    name: engineName(name, plan.name),
+    Image: plan.image,
+    ...(plan.entrypoint === undefined ? {} : { Entrypoint: plan.entrypoint }),
+    Cmd: plan.command ?? [],
+    User: plan.user ?? '0:0',
+    Env: Object.entries(plan.environment ?? {}).map(([name, value]) => `${name}=${value}`),
+    Labels: labels,
+    ExposedPorts: Object.fromEntries(ports.map((port) => [port, {}])),
+    ...(plan.hostname === undefined ? {} : { Hostname: plan.hostname }),
+    HostConfig: {
+      NetworkMode: name,
+      ...(plan.processesOf === undefined ? {} : { PidMode: `container:${engineName(name, plan.processesOf)}` }),
+      Init: true,
+      CapDrop: ['ALL'],
+      SecurityOpt: ['no-new-privileges'],
+      LogConfig: { Type: 'json-file', Config: { 'max-size': '10m' } },
+      PortBindings: Object.fromEntries(
+        ports.map((port) => [port, [{ HostIp: '127.0.0.1', HostPort: `${randomInt(firstPort, lastPort)}` }]]),
+      ),
+      Mounts: Object.entries(plan.volumes ?? {}).map(([Target, Source]) => ({
+        Type: 'volume',
+        Source: engineName(name, Source),
+        Target,
+      })),
+      ...plan.host,
+    },
+    NetworkingConfig: { EndpointsConfig: { [name]: { Aliases: [plan.name] } } },
+  });
+  if (plan.files !== undefined) await putFiles(container, plan.files);
+  return container;
 }
 
 /** The number on 127.0.0.1 under which a port of a container is published. */

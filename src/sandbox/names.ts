@@ -37,12 +37,13 @@ export function engineName(name: string, host: string): string {
 /** Ports inside the network. */
 export const ports = { spireServer: 8081, oidc: 8443, openbao: 8200, hpcsServer: 10080, legacyServer: 10080, site: 22 } as const;
 
-/** Volumes that parts share. */
+/** Volumes: what parts share, and the vault's storage. */
 export const volumes = {
   admin: 'hpcs-sandbox-spire-admin',
   agent: 'hpcs-sandbox-spire-agent',
   site: 'hpcs-sandbox-site',
   scratch: 'hpcs-sandbox-scratch',
+  vault: 'hpcs-sandbox-vault',
 } as const;
 
 /** Where the shared volumes with sockets lie in containers. */

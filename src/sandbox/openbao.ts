@@ -7,7 +7,7 @@ import { vaultSteps } from '../server/bootstrap-vault.ts';
 import { goThrough } from '../server/steps.ts';
 import type { ServerCertificate } from './keys.ts';
 import type { ContainerPlan } from './engine.ts';
-import { issuer, parts, ports, serverIds, serverRoles } from './names.ts';
+import { issuer, parts, ports, serverIds, serverRoles, volumes } from './names.ts';
 
 /** Audience of the tokens with which the vault is logged in to. */
 export const vaultAudience = 'vault';
@@ -26,8 +26,7 @@ export function openbaoPlan(image: string, { certificate, key }: ServerCertifica
     image,
     entrypoint: ['bao', 'server', '-config', '/openbao/config.hcl'],
     ports: [ports.openbao],
-    // In memory: a sandbox is made anew after its machine started again, and each write would wait for the machine's disk.
-    host: { Tmpfs: { '/openbao/data': 'mode=0700,size=1g' } },
+    volumes: { '/openbao/data': volumes.vault },
     files: [
       { name: 'openbao/tls.crt', content: certificate },
       { name: 'openbao/tls.key', content: key.bytes(), mode: 0o600 },

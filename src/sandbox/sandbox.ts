@@ -23,6 +23,12 @@ import { checkSpire, oidcPlan, registerServer, spireAgentPlan, spireServerPlan }
 /** Longest wait for one part to become healthy, in milliseconds. */
 const patience = 60_000;
 
+/**
+ * The vault's storage: a sandbox is made anew after its machine started again, and each write would wait for the machine's disk. It is
+ * gone when the vault ends, unless another container has it mounted.
+ */
+const inMemory = { DriverOpts: { type: 'tmpfs', device: 'tmpfs', o: 'size=1g,mode=0700' } };
+
 /** What all calls on a sandbox need. */
 export interface SandboxOptions {
   docker: Docker;
@@ -210,7 +216,9 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   const [{ authority, servers: certificates, identity }] = await Promise.all([
     makeKeys(docker, images.site, servers, signal),
     docker.createNetwork({ Name: name, Labels: labels }),
-    ...Object.values(volumes).map((volume) => docker.createVolume({ Name: engineName(name, volume), Labels: labels })),
+    ...Object.values(volumes).map((volume) =>
+      docker.createVolume({ Name: engineName(name, volume), Labels: labels, ...(volume === volumes.vault && inMemory) }),
+    ),
   ]);
   await writeDurably(join(directory, fileNames.authority), authority);
   await writeDurably(join(directory, fileNames.identity), identity.key.reveal());

@@ -15,11 +15,11 @@ import { hpcs, type CliExit, type CliOptions } from './cli.ts';
 const directory = fileURLToPath(new URL('../../.sandbox', import.meta.url));
 
 /** Another name lets several checkouts be tested on one machine at once. */
-const name = process.env['HPCS_TEST_SANDBOX'] ?? defaultName;
+export const sandboxName = process.env['HPCS_TEST_SANDBOX'] ?? defaultName;
 
 /** What the engine calls a part of the tests' sandbox. */
 export function containerOf(part: Part): string {
-  return engineName(name, parts[part]);
+  return engineName(sandboxName, parts[part]);
 }
 
 /** A running command in a container of the sandbox. */
@@ -58,7 +58,7 @@ export class Site implements AsyncDisposable {
    */
   static async open(options: { legacy?: boolean } = {}): Promise<Site> {
     const docker = await connectDocker();
-    await sandboxUp({ docker, directory, name, legacy: true, progress: () => {} });
+    await sandboxUp({ docker, directory, name: sandboxName, legacy: true, progress: () => {} });
     const site = new Site(docker, await mkdtemp(join(tmpdir(), 'hpcs-test-')), options.legacy ?? false);
     await mkdir(site.state);
     await site.run(`mkdir -p ${site.scratch}`);
