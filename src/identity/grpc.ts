@@ -1,4 +1,4 @@
-import { Client, Metadata, credentials, status, type ChannelCredentials, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'; // prettier-ignore
+import { Channel, Client, Metadata, credentials, status, type ChannelCredentials, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'; // prettier-ignore
 import { fromJSON, type AnyDefinition } from '@grpc/proto-loader';
 import { HpcsError } from '../errors.ts';
 import type { Secret } from '../secret.ts';
@@ -58,6 +58,22 @@ export interface SpiffeTls {
 }
 
 /**
+ * Opens a connection that clients of several services may share; nothing is sent yet.
+ *
+ * @param target gRPC name, for example `unix:/run/spire/api.sock`
+ * @param tls without it the target must be a local socket
+ */
+export function openChannel(target: string, tls?: SpiffeTls): Channel {
+  return new Channel(target, tls === undefined ? credentials.createInsecure() : mutualTls(tls), {
+    'grpc.initial_reconnect_backoff_ms': 100,
+    'grpc.max_reconnect_backoff_ms': 2000,
+    'grpc.enable_http_proxy': 0,
+    'grpc.use_local_subchannel_pool': 1,
+  });
+}
+export type { Channel };
+
+/**
  * A client of one gRPC service: on a local socket without TLS, where the socket's permissions and the peer's credentials are the
  * protection, or between two SPIFFE identities.
  */
@@ -66,25 +82,28 @@ export class GrpcClient implements Disposable {
   readonly #service: Record<string, MethodDefinition<object, object>>;
 
   /**
-   * @param target gRPC name, for example `unix:/run/spire/api.sock`
+   * @param to gRPC name, or a connection, which is closed with the client
    * @param service full name of the service, for example `spire.api.server.entry.v1.Entry`
    * @param methods the service's methods
    * @param messages all messages; their names are not on the wire, so one flat namespace does
-   * @param tls without it the target must be a local socket
+   * @param tls without it a name must be that of a local socket
    */
-  constructor(target: string, service: string, methods: Record<string, MethodDescriptor>, messages: Messages, tls?: SpiffeTls) {
+  constructor(
+    to: string | Channel,
+    service: string,
+    methods: Record<string, MethodDescriptor>,
+    messages: Messages,
+    tls?: SpiffeTls,
+  ) {
     // A service may be named like a message, so the messages have a package to themselves.
     const nested = { messages: { nested: messages }, ...nest(service.split('.'), { methods: qualify(methods) }) };
     const definitions = fromJSON({ nested }, { longs: Number, defaults: true, arrays: true });
     const definition: AnyDefinition | undefined = definitions[service];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the service ${service}`);
     this.#service = definition as unknown as Record<string, MethodDefinition<object, object>>;
-    this.#client = new Client(target, tls === undefined ? credentials.createInsecure() : mutualTls(tls), {
-      'grpc.initial_reconnect_backoff_ms': 100,
-      'grpc.max_reconnect_backoff_ms': 2000,
-      'grpc.enable_http_proxy': 0,
-      'grpc.use_local_subchannel_pool': 1,
-    });
+    const channelOverride = typeof to === 'string' ? openChannel(to, tls) : to;
+    // The channel has its own target and credentials; those here count for nothing.
+    this.#client = new Client('', credentials.createInsecure(), { channelOverride });
   }
 
   /** Calls a method and waits for its answer. @throws GrpcError; the signal's reason when aborted */

@@ -127,6 +127,7 @@ export const entryPrefix = 'hpcs.';
 
 /** A SPIRE server's admin API, as far as it is needed here. */
 export class Spire implements Disposable {
+  readonly #connection: SpireConnection;
   readonly #entry: SpireService;
   readonly #agent: SpireService;
   readonly #svid: SpireService;
@@ -135,6 +136,7 @@ export class Spire implements Disposable {
   /** @param reach how the server is reached; a text is the path of its private socket */
   constructor(reach: string | SpireReach) {
     const connection = new SpireConnection(typeof reach === 'string' ? { socket: reach } : reach);
+    this.#connection = connection;
     const client = (area: string, service: string, methods: Record<string, MethodDescriptor>): SpireService =>
       new SpireService(connection, `spire.api.server.${area}.v1.${service}`, methods, messages);
     this.#entry = client('entry', 'Entry', {
@@ -293,10 +295,7 @@ export class Spire implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#entry[Symbol.dispose]();
-    this.#agent[Symbol.dispose]();
-    this.#svid[Symbol.dispose]();
-    this.#bundle[Symbol.dispose]();
+    this.#connection[Symbol.dispose]();
   }
 }
 
