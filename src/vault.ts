@@ -148,18 +148,21 @@ export function vaultRefused(url: string, doing: string, answer: HttpAnswer): Hp
       suggestion: 'the grant does not cover this identity, or was revoked: ask the owner of the artefact',
     });
   }
-  const code = answer.status >= 500 || answer.status === 429 ? 'vault-unavailable' : 'vault-refused';
+  const code = answer.status >= 500 || answer.status === 429 || gaveUp.test(why) ? 'vault-unavailable' : 'vault-refused';
   return new HpcsError('identity', code, `the vault at ${url} refused ${doing} (${answer.status}): ${why || 'no reason given'}`, {
     suggestion: code === 'vault-unavailable' ? 'try again' : 'look into the audit log of the vault',
   });
 }
+
+/** What a vault says, with status 400, of requests that it drops because it is being sealed or ends. @see Go, package context */
+const gaveUp = /context (canceled|deadline exceeded)/;
 
 // The wording is that of OpenBao 2.x and Vault 1.x: the JWT method answers every refusal with 400 or 403 and a text.
 function loginRefused(url: string, role: string, answer: HttpAnswer): HpcsError {
   const why = reason(answer);
   const refused = (code: string, what: string, suggestion: string): HpcsError =>
     new HpcsError('identity', code, `the vault at ${url} refused the role ${role}: ${what}`, { suggestion });
-  if (answer.status === 400 || answer.status === 403) {
+  if ((answer.status === 400 || answer.status === 403) && !gaveUp.test(why)) {
     if (/role .*could not be found|role .*not found/i.test(why))
       return refused(
         'vault-role-unknown',
