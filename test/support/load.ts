@@ -27,8 +27,19 @@ interface Client extends AsyncDisposable {
 export interface LoadReport {
   calls: Record<string, number>;
   errors: Record<string, number>;
-  /** Milliseconds of all calls of the server: median, 99 of 100, longest. */
+  /** Calls that the server refused with 503 and a reason while a part was away, by what it said. */
+  refusals: Record<string, number>;
+  /** The clients' own calls of the vault that failed while it was away: nobody is between. */
+  alone: number;
+  /** Milliseconds of all calls of the server while no part was away: median, 99 of 100, longest. */
   latency: { median: number; p99: number; longest: number };
+}
+
+/** A time in which a part was away; open until it is known to be back. */
+interface Absence {
+  part: 'vault' | 'spire';
+  from: number;
+  to: number;
 }
 
 /** Enrols clients, all at once: their tokens are made by one program in the server's container. */
@@ -70,9 +81,14 @@ async function enrolOne(config: Config, token: Secret): Promise<Client> {
 export class Load {
   readonly #calls = new Map<string, number>();
   readonly #errors = new Map<string, number>();
+  readonly #refusals = new Map<string, number>();
   readonly #times: number[] = [];
+  readonly #absences: Absence[] = [];
+  #alone = 0;
   /** Rounds that ended well. */
   rounds = 0;
+  /** Calls that the server refused as it should while a part was away. */
+  refused = 0;
 
   /** @param period milliseconds from one round of a client to its next */
   async run(clients: readonly Client[], period: number, signal: AbortSignal): Promise<void> {
@@ -93,6 +109,17 @@ export class Load {
     );
   }
 
+  /**
+   * From now on calls that the server refuses with 503 and a reason are no errors, nor are those that begin before it is back.
+   *
+   * @returns to be called when the part is back
+   */
+  absent(part: 'vault' | 'spire'): () => void {
+    const absence: Absence = { part, from: performance.now(), to: Number.POSITIVE_INFINITY };
+    this.#absences.push(absence);
+    return () => void (absence.to = performance.now());
+  }
+
   /** What happened since the last report. */
   take(): LoadReport {
     const times = this.#times.splice(0).toSorted((one, other) => one - other);
@@ -100,10 +127,14 @@ export class Load {
     const report = {
       calls: Object.fromEntries(this.#calls),
       errors: Object.fromEntries(this.#errors),
+      refusals: Object.fromEntries(this.#refusals),
+      alone: this.#alone,
       latency: { median: at(0.5), p99: at(0.99), longest: at(1) },
     };
     this.#calls.clear();
     this.#errors.clear();
+    this.#refusals.clear();
+    this.#alone = 0;
     return report;
   }
 
@@ -151,14 +182,31 @@ export class Load {
     try {
       return await task();
     } catch (error) {
-      const what = `${name}: ${messageOf(error).replaceAll(/[0-9a-f]{9,}/g, '…')}`;
-      this.#errors.set(what, (this.#errors.get(what) ?? 0) + 1);
+      this.#note(name, messageOf(error).replaceAll(/[0-9a-f]{9,}/g, '…'), this.#during(start));
       throw error;
     } finally {
-      this.#calls.set(name, (this.#calls.get(name) ?? 0) + 1);
-      if (name !== 'vault') this.#times.push(performance.now() - start);
+      count(this.#calls, name);
+      if (name !== 'vault' && this.#during(start).length === 0) this.#times.push(performance.now() - start);
     }
   }
+
+  /** Which parts were away at some time between then and now. */
+  #during(start: number): string[] {
+    return this.#absences.filter(({ to }) => start <= to).map(({ part }) => part);
+  }
+
+  #note(name: string, message: string, away: readonly string[]): void {
+    const [, reason] = / refused \(503\): (.+)$/.exec(message) ?? [];
+    if (name === 'vault' && away.includes('vault')) this.#alone += 1;
+    else if (away.length > 0 && reason !== undefined && reason !== 'no reason given') {
+      this.refused += 1;
+      count(this.#refusals, reason);
+    } else count(this.#errors, `${name}: ${message}`);
+  }
+}
+
+function count(counts: Map<string, number>, what: string): void {
+  counts.set(what, (counts.get(what) ?? 0) + 1);
 }
 
 /**

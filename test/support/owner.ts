@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
+import { messageOf } from '../../src/errors.ts';
 import { readCa, type HttpAnswer, type HttpClient } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
 import { vaultClient } from '../../src/vault.ts';
@@ -46,10 +47,20 @@ export class VaultOwner implements AsyncDisposable {
     return this.#http.json(method, `/v1/${path}`, { body, headers: { 'x-vault-token': this.#token } });
   }
 
-  /** Unseals the vault and waits until it answers. */
+  /** Unseals the vault and waits until it answers. One that was just started needs a moment before it hears. */
   async unseal(): Promise<void> {
-    await this.ask('PUT', 'sys/unseal', { key: this.#unsealKey.reveal() });
-    while ((await this.ask('GET', 'sys/health')).status !== 200) await sleep(200);
+    for (const end = Date.now() + 60_000; ; await sleep(200)) {
+      const status = await this.#tryUnseal().catch((error: unknown) => messageOf(error));
+      if (status === 200) return;
+      if (Date.now() > end) throw new Error(`the vault is not unsealed: ${status}`);
+    }
+  }
+
+  async #tryUnseal(): Promise<number> {
+    const { status } = await this.ask('GET', 'sys/health');
+    // 503: sealed. @see OpenBao, /sys/health
+    if (status === 503) await this.ask('PUT', 'sys/unseal', { key: this.#unsealKey.reveal() });
+    return status;
   }
 
   /** Names below a path; none where there is nothing. */
