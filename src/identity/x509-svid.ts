@@ -19,7 +19,8 @@ export interface TrustingSvid extends X509Svid {
 }
 
 /**
- * An X.509-SVID of the calling process as it is now. A fresh entry takes seconds to reach an agent: it is waited for.
+ * An X.509-SVID of the calling process as it is now. A fresh entry takes seconds to reach an agent: it is waited for, and so is an agent
+ * whose own has expired.
  *
  * @param options.timeout milliseconds
  * @throws HpcsError `identity`: no such identity within the time, or the API cannot be reached
@@ -38,21 +39,27 @@ export async function fetchX509Svid(options: { socket: string; spiffeId: string;
 }
 
 async function firstX509Svid(socket: string, spiffeId: string, signal: AbortSignal): Promise<TrustingSvid> {
+  let expired = false;
   try {
     for await (const svids of streamX509Svids({ socket, signal })) {
       const mine = svids.find((svid) => svid.spiffeId === spiffeId);
       if (mine === undefined) break;
+      const expires = new X509Certificate(mine.x509Svid).validToDate;
+      // An agent that could not reach its server hands out what it has, and the next as soon as it has it.
+      expired = expires.getTime() <= Date.now();
+      if (expired) continue;
       return {
         spiffeId,
         cert: certificates(mine.x509Svid),
         key: privateKey(mine.x509SvidKey),
         authorities: certificates(mine.bundle),
-        expires: new X509Certificate(mine.x509Svid).validToDate,
+        expires,
       };
     }
   } catch (error) {
     if (!signal.aborted) throw error;
   }
+  if (expired) throw new HpcsError('identity', 'identity-expired', `the SPIRE agent has no ${spiffeId} that is still valid`);
   throw new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${spiffeId}`);
 }
 
