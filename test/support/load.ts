@@ -40,6 +40,8 @@ interface Absence {
   part: 'vault' | 'spire';
   from: number;
   to: number;
+  /** What the server refused meanwhile: when the call began, and what it said. */
+  refused: { start: number; reason: string }[];
 }
 
 /** Enrols clients, all at once: their tokens are made by one program in the server's container. */
@@ -112,12 +114,19 @@ export class Load {
   /**
    * From now on calls that the server refuses with 503 and a reason are no errors, nor are those that begin before it is back.
    *
-   * @returns to be called when the part is back
+   * @returns to be called when the part is back; with the time since when it is, calls refused that began later are errors after all
    */
-  absent(part: 'vault' | 'spire'): () => void {
-    const absence: Absence = { part, from: performance.now(), to: Number.POSITIVE_INFINITY };
+  absent(part: 'vault' | 'spire'): (since?: number) => void {
+    const absence: Absence = { part, from: performance.now(), to: Number.POSITIVE_INFINITY, refused: [] };
     this.#absences.push(absence);
-    return () => void (absence.to = performance.now());
+    return (since = performance.now()) => {
+      absence.to = since;
+      for (const { start, reason } of absence.refused.splice(0)) {
+        if (start <= since) continue;
+        count(this.#refusals, reason, -1);
+        count(this.#errors, `after ${part} was back: ${reason}`);
+      }
+    };
   }
 
   /** What happened since the last report. */
@@ -182,7 +191,7 @@ export class Load {
     try {
       return await task();
     } catch (error) {
-      this.#note(name, messageOf(error).replaceAll(/[0-9a-f]{9,}/g, '…'), this.#during(start));
+      this.#note(name, messageOf(error).replaceAll(/[0-9a-f]{9,}/g, '…'), start);
       throw error;
     } finally {
       count(this.#calls, name);
@@ -191,22 +200,24 @@ export class Load {
   }
 
   /** Which parts were away at some time between then and now. */
-  #during(start: number): string[] {
-    return this.#absences.filter(({ to }) => start <= to).map(({ part }) => part);
+  #during(start: number): Absence[] {
+    return this.#absences.filter(({ to }) => start <= to);
   }
 
-  #note(name: string, message: string, away: readonly string[]): void {
+  #note(name: string, message: string, start: number): void {
+    const away = this.#during(start);
     const [, reason] = / refused \(503\): (.+)$/.exec(message) ?? [];
-    if (name === 'vault' && away.includes('vault')) this.#alone += 1;
+    if (name === 'vault' && away.some(({ part }) => part === 'vault')) this.#alone += 1;
     else if (away.length > 0 && reason !== undefined && reason !== 'no reason given') {
       this.refused += 1;
+      for (const { refused } of away) refused.push({ start, reason });
       count(this.#refusals, reason);
     } else count(this.#errors, `${name}: ${message}`);
   }
 }
 
-function count(counts: Map<string, number>, what: string): void {
-  counts.set(what, (counts.get(what) ?? 0) + 1);
+function count(counts: Map<string, number>, what: string, by = 1): void {
+  counts.set(what, (counts.get(what) ?? 0) + by);
 }
 
 /**
