@@ -12,8 +12,11 @@ export type SpireReach =
 
 /** A connection that was replaced is kept for calls that are under way on it, in milliseconds. */
 const linger = 60_000;
-/** A connection is replaced no sooner than this after it was made, however many calls fail on it, in milliseconds. */
-const pace = 1000;
+/**
+ * A connection is replaced no sooner than this after it was made, however many calls fail on it, and after twice as long each time that
+ * the next fared no better, in milliseconds: each takes memory, and tries again by itself.
+ */
+const pace = { first: 1000, longest: 10_000 };
 
 /**
  * The connection to a SPIRE server, one for all services, so that what works for one works for the others. It is made anew with a new
@@ -25,6 +28,7 @@ export class SpireConnection implements Disposable {
   #channel: Channel | undefined;
   readonly #retired = new Set<() => void>();
   #madeAt = 0;
+  #pace = pace.first;
   #renewAt = 0;
 
   constructor(reach: SpireReach) {
@@ -48,13 +52,19 @@ export class SpireConnection implements Disposable {
    * lost it without telling.
    */
   forget(channel: Channel): void {
-    if (channel === this.#channel) this.#renewAt = Math.min(this.#renewAt, this.#madeAt + pace);
+    if (channel === this.#channel) this.#renewAt = Math.min(this.#renewAt, this.#madeAt + this.#pace);
+  }
+
+  /** Somebody answered on the connection. */
+  answered(): void {
+    this.#pace = pace.first;
   }
 
   async #dial(): Promise<Channel> {
     const { channel, renewAt } = await this.#open();
     this.#channel = channel;
     this.#madeAt = Date.now();
+    this.#pace = Math.min(this.#pace * 2, pace.longest);
     this.#renewAt = renewAt;
     return channel;
   }
@@ -112,7 +122,9 @@ export class SpireService {
     if (this.#client?.channel !== channel)
       this.#client = { channel, client: new GrpcClient(channel, this.#name, this.#methods, this.#messages) };
     try {
-      return await this.#client.client.call<Answer>(method, request, options);
+      const answer = await this.#client.client.call<Answer>(method, request, options);
+      this.#connection.answered();
+      return answer;
     } catch (error) {
       if (error instanceof GrpcError && nobody.has(error.code)) this.#connection.forget(channel);
       throw error;
