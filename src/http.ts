@@ -6,8 +6,10 @@ import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
 import { HpcsError, systemCode } from './errors.ts';
 import { Secret } from './secret.ts';
 
-/** Answers are small records; anything longer is not one of ours. */
+/** In bytes. Answers are small records; anything longer is not one of ours. */
 const longestAnswer = 4 * 1024 * 1024;
+/** Lists name what many clients, or one that means ill, have left: over a million names of 64 characters. */
+const longestList = 16 * longestAnswer;
 
 /** How to reach one HTTP service. */
 export interface HttpOptions {
@@ -91,6 +93,7 @@ export class HttpClient implements AsyncDisposable {
       headers[name] = value instanceof Secret ? value.reveal() : value;
     if (body !== null) headers['content-type'] = 'application/json';
     using limit = new Patience(this.#timeout);
+    const longest = method === 'LIST' ? longestList : longestAnswer;
     let answer: Dispatcher.ResponseData;
     let content: string | undefined;
     try {
@@ -107,13 +110,13 @@ export class HttpClient implements AsyncDisposable {
           options.onProgress?.(done, total);
         });
       }
-      content = await readLimited(answer.body);
+      content = await readLimited(answer.body, longest);
     } catch (error) {
       options.signal?.throwIfAborted();
       if (error instanceof SyntaxError) throw this.#badAnswer('lines of which one is not JSON');
       throw this.#unreachable(error);
     }
-    if (content === undefined) throw this.#badAnswer(`${answer.statusCode} with more than ${longestAnswer} bytes`);
+    if (content === undefined) throw this.#badAnswer(`${answer.statusCode} with more than ${longest} bytes`);
     if (content === '') return { status: answer.statusCode, body: undefined };
     try {
       return { status: answer.statusCode, body: JSON.parse(content) as unknown };
@@ -253,12 +256,12 @@ async function* limited(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Ar
 }
 
 /** The text of a body, or undefined for one that is too long. */
-async function readLimited(body: AsyncIterable<Uint8Array>): Promise<string | undefined> {
+async function readLimited(body: AsyncIterable<Uint8Array>, longest: number): Promise<string | undefined> {
   const parts: Uint8Array[] = [];
   let size = 0;
   for await (const part of body) {
     size += part.length;
-    if (size > longestAnswer) return undefined;
+    if (size > longest) return undefined;
     parts.push(part);
   }
   return Buffer.concat(parts).toString('utf8');

@@ -6,6 +6,7 @@ import type { AddressInfo, Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { createServer as createTlsServer } from 'node:tls';
 import { HpcsError } from '../../src/errors.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { Secret } from '../../src/secret.ts';
@@ -45,6 +46,21 @@ describe('HTTP client', () => {
     assert.ok(error instanceof HpcsError, String(error));
     return error;
   }
+
+  it('takes long lists, but no other long answers', async () => {
+    const keys = Array.from({ length: 100_000 }, (_, index) => String(index).padStart(64, 'k'));
+    const body = JSON.stringify({ data: { keys } });
+    // Node's own server knows no method LIST.
+    const server = createTlsServer({ cert: certificate, key }, (socket) => {
+      socket.once('data', () =>
+        socket.end(`HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`),
+      );
+      socket.on('error', () => undefined);
+    });
+    await using http = client(`https://127.0.0.1:${await listen(server)}`);
+    assert.deepEqual((await http.json('LIST', '/names')).body, { data: { keys } });
+    assert.match((await failure(http.json('GET', '/names'))).message, /200 with more than 4194304 bytes/);
+  });
 
   it('asks a vault in its namespace, and in the root where there is none', async () => {
     const url = await serve(({ headers }, response) => {
