@@ -10,7 +10,7 @@ import { Serial } from './serial.ts';
 import { eachOf, type Store, type Stored } from './store.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
-const clientRecord = z.object({
+const clientRecord = z.strictObject({
   /** 9 hex characters, random. */
   id: z.string(),
   /** Who it is, for ever: `enrolled:` and a name that an administrator gave, or an issuer and a claim that never changes. */
@@ -27,16 +27,16 @@ const clientRecord = z.object({
 /** An authenticated client as the server knows it. */
 export type ClientRecord = z.output<typeof clientRecord>;
 
-const invitation = z.object({
+const invitation = z.strictObject({
   name: z.string(),
   groups: z.array(z.string()),
-  expires: z.string(),
+  expires: z.iso.datetime(),
   /** Thumbprint of the key that it was used with. */
   key: z.string().nullable(),
   /** The client that it made of that key. */
   client: z.string().nullable(),
 });
-const identityRecord = z.object({ client: z.string() });
+const identityRecord = z.strictObject({ client: z.string() });
 
 /** Says whether somebody is served now, by a name that is his alone. @throws HpcsError where not */
 export type Admit = (who: string) => Promise<void>;
@@ -327,6 +327,10 @@ export class Clients {
       } catch (error) {
         if (!(await this.#vault.hasRole({ name: `client_${id}`, policy: `client_${id}`, subject }))) throw error;
       }
+      // Removed while this waited for its turn: either that is seen here, or what was written here is removed with the rest.
+      if ((await this.find(id)) !== undefined) return;
+      await this.#vault.removeClient(id);
+      throw wasRemoved(id);
     });
   }
 
@@ -368,13 +372,16 @@ export class Clients {
   async #withGroups(id: string, groups: string[]): Promise<ClientRecord> {
     for (;;) {
       const found: Stored<ClientRecord> | undefined = await this.#store.read(`clients/${id}`, clientRecord);
-      if (found === undefined || found.value.removed !== undefined)
-        throw new HpcsError('identity', 'forbidden', `the client ${id} was removed`);
+      if (found === undefined || found.value.removed !== undefined) throw wasRemoved(id);
       const changed = { ...found.value, groups };
       if (JSON.stringify(changed.groups) === JSON.stringify(found.value.groups)) return found.value;
       if (await this.#store.write(`clients/${id}`, changed, found.version)) return changed;
     }
   }
+}
+
+function wasRemoved(id: string): HpcsError {
+  return new HpcsError('identity', 'forbidden', `the client ${id} was removed`);
 }
 
 function isOver(key: Key | undefined): boolean {

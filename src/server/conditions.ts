@@ -16,7 +16,7 @@ export const conditionsShape = {
 };
 
 /** One grant: to whom, and what must hold. */
-export const grantRecord = z.object({
+export const grantRecord = z.strictObject({
   /** 8 hex characters, random: what an owner takes it back by. */
   id: z.string(),
   /** Client ids of those who may use the secret in a job, the owner aside. */

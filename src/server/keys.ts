@@ -2,14 +2,14 @@ import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import { eachOf, hourOf, type Store, type Stored } from './store.ts';
 
-const keyRecord = z.object({
+const keyRecord = z.strictObject({
   /** Client id. */
   client: z.string(),
   created: z.string(),
   /** End of the session of a key that came with a login; an enrolled one has none. */
-  expires: z.string().optional(),
+  expires: z.iso.datetime().optional(),
   /** End of the last token that a key came with at a login. */
-  token: z.string().optional(),
+  token: z.iso.datetime().optional(),
   /**
    * `out`: its session was ended before its time; remembered until no token is taken any more that could begin another. `revoked`: by
    * an administrator; remembered for ever.

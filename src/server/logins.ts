@@ -7,7 +7,7 @@ import type { Issuers } from './issuers.ts';
 import type { AuditEvent } from './jobs.ts';
 import { eachOf, hourOf, type Store } from './store.ts';
 
-const loginRecord = z.object({
+const loginRecord = z.strictObject({
   /** Thumbprint of the key that the token came with. */
   key: z.string(),
   /** It came with a second key. */

@@ -6,7 +6,7 @@ import { choose, gist, grantRecord, hindrance, type Asking, type GrantRecord } f
 import type { PermitBody } from './names.ts';
 import type { Store, Stored } from './store.ts';
 
-const permit = z.object({
+const permit = z.strictObject({
   /** Client id of the owner. */
   owner: z.string(),
   secret: z.string(),

@@ -41,6 +41,27 @@ describe('clients of the server', () => {
     assert.equal(await clients.reserve(), '000000010');
   });
 
+  it('leave nothing in the vault where they are removed while their login waits', async () => {
+    const principal = { identity: 'oidc-people https://idp anna', name: 'oidc:idp:anna', groups: [] };
+    const times = { expires: new Date(Date.now() + 60_000), token: new Date() };
+    const admit = async (): Promise<string> =>
+      (await clients.admit(principal, await thumbprintOf(await generateProofKey()), times)).id;
+    draws = ['00000000a'];
+    const id = await admit();
+    const roles = (): string[] => [...vault.others.keys()].filter((path) => path.includes(id));
+    assert.equal(roles().length, 2);
+    // Removed in the moment in which the login writes the policy.
+    let removal: Promise<void> | undefined;
+    vault.refuse = (method, path) => {
+      if (method === 'POST' && path.startsWith('sys/policies/')) removal ??= clients.remove(id);
+      return undefined;
+    };
+    await assert.rejects(admit(), refused('forbidden', /the client 00000000a was removed/));
+    assert.ok(removal !== undefined);
+    await removal;
+    assert.deepEqual(roles(), []);
+  });
+
   it('are found by what an administrator is shown: id, enrolled name, or the name that their issuer gives them', async () => {
     const identities: Record<string, string> = { 'oidc:idp:anna': 'oidc-people https://idp anna', 'oidc:idp:a b': 'oidc-people https://idp a b' }; // prettier-ignore
     const knows = (name: string): string | undefined => identities[name];

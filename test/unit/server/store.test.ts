@@ -122,4 +122,25 @@ describe('records of a form that the server does not know', () => {
       refused('record-form', /1 records failed, first: the record hpcs-server\/enrolments\/aa/),
     );
   });
+
+  it('let nobody in: neither with more than it knows, nor with times that are none', async () => {
+    // What a later version adds may be a limit: what is not understood lets nobody in, and is not written back without it.
+    const other = new SmallVault();
+    const careful = new Clients(new Store(other.admin), other.admin, 'example.org');
+    const created = new Date().toISOString();
+    other.put('hpcs-server/clients/0123456af', {
+      id: '0123456af',
+      identity: 'enrolled:x',
+      name: 'x',
+      groups: [],
+      created,
+      suspended: true,
+    });
+    await assert.rejects(careful.find('0123456af'), refused('record-form', /does not know/));
+    // A time that is none would never be over.
+    const thumbprint = 'k'.repeat(43);
+    other.put(`hpcs-server/keys/${thumbprint}`, { client: '0123456ae', created, expires: 'never' });
+    const proof = { thumbprint, id: 'p', issuedAt: Date.now() / 1000 };
+    await assert.rejects(careful.authenticate(proof), refused('record-form', /expires/));
+  });
 });
