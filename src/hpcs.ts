@@ -434,7 +434,7 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
     'record-mismatch',
     'the info record was altered, or names another artefact: prepare it again, or submit with the right one',
   ],
-  429: ['hpcs-busy', 'try again later'],
+  429: ['hpcs-busy', 'try again later; end jobs that will not come for their keys: hpcs job cancel'],
   500: ['hpcs-unavailable', 'try again; the reason stands in the log of the server'],
   502: ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'],
   503: ['hpcs-unavailable', 'try again; its administrators see in /readyz which part is down'],

@@ -6,7 +6,7 @@ import { loadServerConfig } from '../../src/server/config.ts';
 /** Revokes a key. */
 export default class ServerRevokeKey extends BaseCommand {
   static override summary = 'revoke one key of a client, such as that of a machine that was lost';
-  static override description = `No call that it proves counts any more, for good: neither a login nor an enrolment token makes it count again. The client and its other keys stay; so do tokens that were made with the key, for up to five minutes: \
+  static override description = `No call that it proves counts any more, for good: neither a login nor an enrolment token makes it count again. The client and its other keys stay; so do tokens that were made with the key, for up to ten minutes (jwt-svid-ttl, and five more at the vault): \
 to cut those at once, remove the client (server remove).
 
 Run it where the HPCS server runs, with its configuration: it uses the server's identity.`;

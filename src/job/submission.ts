@@ -39,8 +39,9 @@ export async function submitWithTicket(
   undo.defer(() => cancel(transport, jobId));
   await context.submitted(jobId);
   const hash = ticketHash(ticket);
+  // Also where only the answer is lost: the server would hold the job for days, and count it. It knows nothing of others.
+  undo.defer(async () => void (await services.server.endJob(hash, identity.prove).catch(() => undefined)));
   const spiffeId = await services.server.registerJob({ job: jobId, ticket: hash, ...registration }, identity.prove, signal);
-  undo.defer(async () => void (await services.server.endJob(hash, identity.prove)));
   progress(`job ${jobId} is ${spiffeId}`);
   await release(transport, jobId, { signal });
   undo.move();

@@ -13,14 +13,14 @@ import type { VaultAdmin } from './vault-admin.ts';
 import { Waiting } from './waiting.ts';
 
 const role = z.enum(['image', 'data', 'job']);
-const jobRecord = z.object({
+const jobRecord = z.strictObject({
   /** Client id of the submitter. */
   client: z.string(),
   /** The scheduler's job id. */
   job: z.string(),
   /** The job in its SPIFFE ID: job ids repeat, over sites and years. */
   handle: z.string(),
-  artefacts: z.array(z.object({ role, secret_path: z.string(), sha512: z.string().optional() })),
+  artefacts: z.array(z.strictObject({ role, secret_path: z.string(), sha512: z.string().optional() })),
   /**
    * `waiting` for the job, `bound` to its key, `used`: no longer answered, `revoked`: it came with a second key, `ended` before it came:
    * about to be removed.
@@ -31,7 +31,7 @@ const jobRecord = z.object({
   bound: z.string().nullable(),
   /** Names of the readings that were begun: should a server die over one, its role, policy and entity are found by it. */
   readings: z.array(z.string()),
-  expires: z.string(),
+  expires: z.iso.datetime(),
   /** Whether its submitter redeems the ticket for it. */
   connected: z.boolean().default(false),
 });
@@ -109,9 +109,13 @@ export class Jobs {
     const asking = askingOf(record);
     for (const artefact of artefacts) await this.#permissions.check(client, pathFor(client, artefact), asking);
     const uncount = await this.#waiting.add({ client, hash: ticket, expires });
-    if (!(await this.#store.write(recordOf(ticket), record, 0))) {
-      await uncount();
-      throw new HpcsError('identity', 'conflict', 'a job with this ticket is registered already');
+    try {
+      if (!(await this.#store.write(recordOf(ticket), record, 0)))
+        throw new HpcsError('identity', 'conflict', 'a job with this ticket is registered already');
+    } catch (error) {
+      // Where it was written after all, and only the answer is lost, one more than that may wait: better than one that never ends.
+      await uncount().catch(() => undefined);
+      throw error;
     }
     // Counted once there is a record that gives it back when the job gets nothing. What a server that dies here did not count,
     // is counted when the job comes for its keys.
@@ -196,8 +200,9 @@ export class Jobs {
         if (!(await this.#store.write(recordOf(hash), record, found.version))) continue;
       }
       await this.#takeBack(record);
+      // Even of one that came for its keys: what was not counted down then is now.
+      await this.#waiting.remove({ ...record, hash });
       if (record.state === 'ended') {
-        await this.#waiting.remove({ ...record, hash });
         for (const { secret_path } of record.artefacts)
           await this.#permissions.giveBack(parseSecretPath(secret_path), record.handle);
       }

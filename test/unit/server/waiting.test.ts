@@ -68,6 +68,26 @@ describe('jobs that wait for their keys', () => {
     await assert.rejects(register(anna), tooMany);
   });
 
+  it('are not counted where the vault fails over their registration', async () => {
+    let failures = 3;
+    vault.refuse = (method, path) => (method === 'POST' && path.includes('/jobs/') && failures-- > 0 ? 500 : undefined);
+    for (let time = 0; time < 3; time++) await assert.rejects(register(anna), refused('vault-unavailable'));
+    assert.equal(waiting().length, 0);
+    await register(anna);
+    await register(anna);
+  });
+
+  it('wait no more when they end, even where the vault failed when their ticket came', async () => {
+    const one = await register(anna);
+    vault.others.set('sys/internal/ui/mounts/auth/jwt', { accessor: 'auth_jwt' });
+    vault.refuse = (method, path) => (method === 'DELETE' && path.includes('/waiting/') ? 500 : undefined);
+    await assert.rejects(jobs.redeem({ ...one, job: '1', key: `age1${'q'.repeat(58)}` }), refused('spire-unavailable'));
+    vault.refuse = () => undefined;
+    assert.equal(waiting().length, 1);
+    await jobs.end(anna, ticketHash(one));
+    assert.equal(waiting().length, 0);
+  });
+
   it('wait no more when they have expired, be there a job or only what a server left that died', async () => {
     await register(anna);
     vault.put(`hpcs-server/waiting/${anna}/${Math.ceil(Date.now() / 1000) + 60}-${createHash('sha256').digest('hex')}`, {});
