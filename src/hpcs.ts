@@ -144,7 +144,8 @@ const takenBack = z.object({ revoked: z.int(), still: z.array(z.string()), reade
 const done = z.object({});
 const capabilities = z.object({ capabilities: z.array(z.string()) });
 const trustBundle = z.object({ trust_bundle: z.string().includes('-----BEGIN CERTIFICATE-----') });
-const refusal = z.object({ message: z.string() });
+// A server before this one gives no code.
+const refusal = z.object({ message: z.string(), code: z.string().optional() });
 
 /** A grant to ten thousand readers takes SPIRE a minute or more, in milliseconds. */
 const patience = 180_000;
@@ -217,7 +218,7 @@ export class HpcsServer implements AsyncDisposable {
    * Enrols the key that proves this call.
    *
    * @param token one-time token
-   * @throws HpcsError `identity` when refused
+   * @throws HpcsError `identity` when refused, with code `hpcs-key-ended` for a key that was revoked
    */
   async enrol(
     token: Secret,
@@ -408,7 +409,8 @@ export class HpcsServer implements AsyncDisposable {
   #refused(answer: HttpAnswer): HpcsError {
     const parsed = refusal.safeParse(answer.body);
     const message = parsed.success ? printable(parsed.data.message) : 'no reason given';
-    const [code, suggestion] = refusals[answer.status] ?? ['hpcs-refused', undefined];
+    const ended = parsed.success && parsed.data.code === 'key-ended';
+    const [code, suggestion] = (ended ? keyEnded : refusals[answer.status]) ?? ['hpcs-refused', undefined];
     return new HpcsError(
       answer.status === 422 ? 'integrity' : 'identity',
       code,
@@ -417,6 +419,8 @@ export class HpcsServer implements AsyncDisposable {
     );
   }
 }
+
+const keyEnded = ['hpcs-key-ended', 'come with a new key: enrol or log in again'] as const;
 
 const refusals: Readonly<Record<number, readonly [code: string, suggestion: string]>> = {
   400: ['hpcs-bad-request', 'correct the named value'],

@@ -75,9 +75,32 @@ export async function ciLogin(
   };
   // A short-lived token may be over before the session is that it began.
   const known = await readEnrolled(`${place}.json`);
-  if (known?.expires !== undefined && !isOver(known, 60_000) && known.server === url)
-    return { session: { ...known, expires: known.expires }, renew };
-  return { session: await renew(), renew };
+  const usable = known?.expires !== undefined && known.server === url ? { ...known, expires: known.expires } : undefined;
+  return { session: await lasting(usable, renew, signal), renew };
+}
+
+/** A session that is to end this soon is renewed first, where it can be; in milliseconds. */
+const renewalMargin = 60_000;
+
+/**
+ * The session to go on with: the current one, or another where it is about to end. Where there is none to be had, such as when the job's
+ * token is over, the current one is good to its end.
+ *
+ * @throws what `renew` does, where no session is left
+ */
+export async function lasting(
+  current: Session | undefined,
+  renew: () => Promise<Session>,
+  signal: AbortSignal,
+): Promise<Session> {
+  if (current !== undefined && !isOver(current, renewalMargin)) return current;
+  try {
+    return await renew();
+  } catch (error) {
+    signal.throwIfAborted();
+    if (current === undefined || isOver(current)) throw error;
+    return current;
+  }
 }
 
 /** Files of one job's session, and what a command that was killed left of them. */

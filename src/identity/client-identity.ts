@@ -7,9 +7,9 @@ import { readCa } from '../http.ts';
 import { Secret } from '../secret.ts';
 import { stateDirectory } from '../state.ts';
 import { startAgent } from './agent.ts';
-import { ciLogin, ciSource, forgetEnded, type CiSource } from './ci.ts';
+import { ciLogin, ciSource, forgetEnded, lasting, type CiSource } from './ci.ts';
 import { enrolledFile, readEnrolled, type Enrolled } from './enrolled.ts';
-import { isOver, loginFile } from './login.ts';
+import { isOver, loginFile, type Session } from './login.ts';
 import { keyProver, type Prover } from './proof.ts';
 import { clientOf, formatSpiffeId, parseSpiffeId, spiffeIds } from './spiffe-id.ts';
 import { fetchJwtSvids } from './workload-api.ts';
@@ -96,9 +96,6 @@ async function takesGithub(config: Config, signal: AbortSignal): Promise<boolean
   return (await server.issuers(signal)).some(({ kind }) => kind === 'github');
 }
 
-/** A session that is to end this soon is renewed first, where it can be; in milliseconds. */
-const renewalMargin = 60_000;
-
 async function useCi(config: Config, options: IdentityOptions, source: CiSource): Promise<ClientIdentity> {
   const { signal, progress } = options;
   await using cleanup = new AsyncDisposableStack();
@@ -106,14 +103,10 @@ async function useCi(config: Config, options: IdentityOptions, source: CiSource)
   const { session, renew } = await ciLogin(source, server, { config, signal, env: options.env });
   progress(`identity: ${session.name} (client ${session.clientId}), by the token of this CI job, until ${session.expires}`);
   let current = session;
-  let renewing: Promise<void> | undefined;
+  let lasts: Promise<Session> | undefined;
   const prove: Prover = async (request) => {
-    if (isOver(current, renewalMargin)) {
-      renewing ??= renew()
-        .then((renewed) => void (current = renewed))
-        .finally(() => (renewing = undefined));
-      await renewing;
-    }
+    lasts ??= lasting(current, renew, signal).finally(() => (lasts = undefined));
+    current = await lasts;
     return keyProver(current.key)(request);
   };
   return await proven(session, prove, { config, server, cleanup, signal });

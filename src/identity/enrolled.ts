@@ -79,8 +79,15 @@ export async function enrol(
     });
   }
   const pending = `${file}.new`;
-  const key = await pendingKey(pending);
-  const made = await server.enrol(token, keyProver(key), signal);
+  let key = await pendingKey(pending);
+  const enrolIt = (): ReturnType<HpcsServer['enrol']> => server.enrol(token, keyProver(key), signal);
+  const made = await enrolIt().catch(async (error: unknown) => {
+    if (!(error instanceof HpcsError && error.code === 'hpcs-key-ended')) throw error;
+    // It was enrolled, but for the answer that was lost, and revoked since: nobody needs it any more.
+    await rm(pending, { force: true });
+    key = await pendingKey(pending);
+    return enrolIt();
+  });
   const enrolled = schema.parse({ version: 1, server: url, ...made, key });
   await writeDurably(file, JSON.stringify(enrolled));
   await rm(pending, { force: true });

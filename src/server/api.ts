@@ -55,11 +55,15 @@ export interface ApiOptions {
   log: { write(line: string): void } | false;
 }
 
+/** A caller can act upon it by himself: with another key. */
+const keyEnded = 'key-ended';
+
 /** HTTP status of each error; any other is 502 when a service behind this server refused, 500 when it is our fault. */
 const statuses: Readonly<Record<string, number>> = {
   'bad-request': 400,
   unauthenticated: 401,
   forbidden: 403,
+  [keyEnded]: 403,
   'secret-missing': 404,
   conflict: 409,
   'too-large': 413,
@@ -133,7 +137,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     metrics.refusals.inc({ code: known.code });
     if (known instanceof TooManyRequests) void reply.header('retry-after', known.retryAfter);
     const { status, message } = failure(error, request);
-    return fail(reply, status, message);
+    return fail(reply, status, message, known.code === keyEnded ? keyEnded : undefined);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
   // What is refused unread is not read for its own sake, where it is large.
@@ -384,8 +388,8 @@ function failure(error: unknown, request: FastifyRequest): { status: number; mes
   return { status, message: known.kind === 'bug' ? 'internal error; see the log of the server' : known.message };
 }
 
-function fail(reply: FastifyReply, status: number, message: string): FastifyReply {
-  return reply.code(status).send({ success: false, message });
+function fail(reply: FastifyReply, status: number, message: string, code?: typeof keyEnded): FastifyReply {
+  return reply.code(status).send({ success: false, message, ...(code !== undefined && { code }) });
 }
 
 // Fastify's own errors (body too large, not JSON, …) carry the status of a client's fault.

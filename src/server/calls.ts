@@ -22,7 +22,12 @@ const readers = { spiffeID: spiffeId, clientID: clientId, secrets_path: z.string
 const states = z.looseObject({ success: z.boolean() });
 
 /** What every refusal says. */
-export const refusal = z.object({ success: z.literal(false), message: z.string() });
+export const refusal = z.object({
+  success: z.literal(false),
+  message: z.string(),
+  /** Where a caller does something about it: `key-ended`, come with another key. */
+  code: z.string().optional(),
+});
 
 /**
  * All calls by method and path. The same schemas check requests (in the handlers) and answers, and are what the OpenAPI document

@@ -56,12 +56,12 @@ export class Keys {
     return { client: found.client, expires: found.expires === undefined ? undefined : new Date(found.expires) };
   }
 
-  /** Makes sure that a key was not ended by somebody. @throws HpcsError `identity`, code `forbidden` */
+  /** Makes sure that a key was not ended by somebody. @throws HpcsError `identity`, code `key-ended` */
   async assertNotEnded(thumbprint: string): Promise<void> {
     if ((await this.#read(thumbprint))?.value.ended !== undefined) throw ended();
   }
 
-  /** Makes sure that a key can be enrolled. @throws HpcsError `identity`, code `forbidden` for an ended one, `conflict` for a login's */
+  /** Makes sure that a key can be enrolled. @throws HpcsError `identity`, code `key-ended` for an ended one, `conflict` for a login's */
   async assertEnrollable(thumbprint: string): Promise<void> {
     const found = (await this.#read(thumbprint))?.value;
     if (found?.ended !== undefined) throw ended();
@@ -76,7 +76,7 @@ export class Keys {
   /**
    * Makes a key one of a client's until a time. The same client may come with the same key again, which then counts longer.
    *
-   * @throws HpcsError `identity`, with code `conflict` for a key that is another client's, or was enrolled; `forbidden` for one that was
+   * @throws HpcsError `identity`, with code `conflict` for a key that is another client's, or was enrolled; `key-ended` for one that was
    * logged out or revoked
    */
   async admit(thumbprint: string, { client, expires, token }: Admittance): Promise<void> {
@@ -190,5 +190,5 @@ function pathOf(thumbprint: string): string {
 }
 
 function ended(): HpcsError {
-  return new HpcsError('identity', 'forbidden', 'this key was logged out, or revoked: it counts no more, come with a new one');
+  return new HpcsError('identity', 'key-ended', 'this key was logged out, or revoked: it counts no more, come with a new one');
 }

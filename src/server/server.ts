@@ -7,6 +7,7 @@ import { spiffeIds } from '../identity/spiffe-id.ts';
 import { Vault } from '../vault.ts';
 import { Access } from './access.ts';
 import { makeApi } from './api.ts';
+import { Chores } from './chores.ts';
 import { Clients } from './clients.ts';
 import { ownIdentity, type ServerConfig } from './config.ts';
 import { Grants } from './grants.ts';
@@ -141,7 +142,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
   tls?.attach(app.server as unknown as TlsServer);
   const address = app.server.address() as AddressInfo;
   cleanup.use(
-    tidying([() => clients.tidy(), () => logins.tidy(), () => jobs.tidy()], (error) =>
+    new Chores([() => clients.tidy(), () => logins.tidy(), () => jobs.tidy()], (error) =>
       app.log.warn({ reason: messageOf(error) }, 'not tidied'),
     ),
   );
@@ -181,22 +182,4 @@ export function ownUrls(
 ): (url: URL) => boolean {
   if (origins !== undefined) return (url) => origins.includes(url.origin);
   return (url) => tls?.isOwn(url) ?? false;
-}
-
-/** How often what is over is looked for, in milliseconds. */
-const tidyingInterval = 60_000;
-
-/** Does chores now and then, one after the other, until disposed of. */
-function tidying(chores: (() => Promise<void>)[], failed: (error: unknown) => void): AsyncDisposable {
-  let running = Promise.resolve();
-  const round = async (): Promise<void> => {
-    for (const chore of chores) await chore().catch(failed);
-  };
-  const timer = setInterval(() => void (running = running.then(round)), tidyingInterval);
-  return {
-    [Symbol.asyncDispose]: async () => {
-      clearInterval(timer);
-      await running;
-    },
-  };
 }

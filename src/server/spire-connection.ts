@@ -17,6 +17,8 @@ const linger = 60_000;
  * the next fared no better, in milliseconds: each takes memory, and tries again by itself.
  */
 const pace = { first: 1000, longest: 10_000 };
+/** Where there is no new identity although the old one is half over, it is asked for again after this long, in milliseconds. */
+const again = 5000;
 
 /**
  * The connection to a SPIRE server, one for all services, so that what works for one works for the others. It is made anew with a new
@@ -24,27 +26,39 @@ const pace = { first: 1000, longest: 10_000 };
  */
 export class SpireConnection implements Disposable {
   readonly #reach: SpireReach;
-  #dialled: Promise<Channel> | undefined;
+  readonly #now: () => number;
+  /** The connection that is being made. */
+  #dialling: Promise<Channel> | undefined;
   #channel: Channel | undefined;
   readonly #retired = new Set<() => void>();
   #madeAt = 0;
   #pace = pace.first;
   #renewAt = 0;
+  /** When the identity of the one in use ends. */
+  #endsAt = 0;
+  /** Nobody answered on the one in use. */
+  #forgotten = false;
 
-  constructor(reach: SpireReach) {
+  /** @param now the time, in milliseconds since 1970 */
+  constructor(reach: SpireReach, now: () => number = Date.now) {
     this.#reach = reach;
+    this.#now = now;
   }
 
-  /** The connection to call on now. @throws HpcsError `identity` where there is no identity to call with */
-  dial(): Promise<Channel> {
-    if (this.#dialled !== undefined && Date.now() < this.#renewAt) return this.#dialled;
-    this.#renewAt = Number.POSITIVE_INFINITY;
-    this.#retire();
-    this.#dialled = this.#dial().catch((error: unknown) => {
-      this.#renewAt = 0;
-      throw error;
-    });
-    return this.#dialled;
+  /**
+   * The connection to call on now. One whose identity still counts is used while the next is made, and when none can be: the agent that
+   * gives identities may be away for a while.
+   *
+   * @throws HpcsError `identity` where there is no identity to call with
+   */
+  async dial(): Promise<Channel> {
+    const current = this.#channel;
+    if (current !== undefined && this.#now() < this.#renewAt) return current;
+    this.#dialling ??= this.#dial().finally(() => (this.#dialling = undefined));
+    if (current === undefined || !this.#isGood()) return this.#dialling;
+    // It says by itself when it wants to be tried again.
+    this.#dialling.catch(() => undefined);
+    return current;
   }
 
   /**
@@ -52,7 +66,9 @@ export class SpireConnection implements Disposable {
    * lost it without telling.
    */
   forget(channel: Channel): void {
-    if (channel === this.#channel) this.#renewAt = Math.min(this.#renewAt, this.#madeAt + this.#pace);
+    if (channel !== this.#channel) return;
+    this.#forgotten = true;
+    this.#renewAt = Math.min(this.#renewAt, this.#madeAt + this.#pace);
   }
 
   /** Somebody answered on the connection. */
@@ -60,13 +76,25 @@ export class SpireConnection implements Disposable {
     this.#pace = pace.first;
   }
 
+  #isGood(): boolean {
+    return !this.#forgotten && this.#now() < this.#endsAt;
+  }
+
   async #dial(): Promise<Channel> {
-    const { channel, renewAt } = await this.#open();
-    this.#channel = channel;
-    this.#madeAt = Date.now();
-    this.#pace = Math.min(this.#pace * 2, pace.longest);
-    this.#renewAt = renewAt;
-    return channel;
+    try {
+      const { channel, renewAt, endsAt } = await this.#open();
+      this.#retire();
+      this.#channel = channel;
+      this.#madeAt = this.#now();
+      this.#pace = Math.min(this.#pace * 2, pace.longest);
+      this.#renewAt = renewAt;
+      this.#endsAt = endsAt;
+      this.#forgotten = false;
+      return channel;
+    } catch (error) {
+      this.#renewAt = this.#isGood() ? Math.min(this.#now() + again, this.#endsAt) : 0;
+      throw error;
+    }
   }
 
   #retire(): void {
@@ -81,14 +109,18 @@ export class SpireConnection implements Disposable {
     setTimeout(close, linger).unref();
   }
 
-  async #open(): Promise<{ channel: Channel; renewAt: number }> {
-    if ('socket' in this.#reach) return { channel: openChannel(`unix:${this.#reach.socket}`), renewAt: Number.POSITIVE_INFINITY };
+  async #open(): Promise<{ channel: Channel; renewAt: number; endsAt: number }> {
+    if ('socket' in this.#reach) {
+      const never = Number.POSITIVE_INFINITY;
+      return { channel: openChannel(`unix:${this.#reach.socket}`), renewAt: never, endsAt: never };
+    }
     const { address, port, trustDomain, svid } = this.#reach;
     const { cert: certificate, key, authorities, expires } = await svid();
     const server = formatSpiffeId({ trustDomain, path: '/spire/server' });
     const tls = { authorities, certificate, key: new Secret(key), server };
-    const renewAt = Date.now() + Math.max(1000, (expires.getTime() - Date.now()) / 2);
-    return { channel: openChannel(`dns:${address}:${port}`, tls), renewAt };
+    const endsAt = expires.getTime();
+    const renewAt = this.#now() + Math.max(1000, (endsAt - this.#now()) / 2);
+    return { channel: openChannel(`dns:${address}:${port}`, tls), renewAt, endsAt };
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
+import { assertChoreGoesOn, isVaultAway } from './chores.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 /** A record with the version it was read at. */
@@ -91,17 +92,22 @@ export class Store {
 }
 
 /**
- * Does a chore for each of some records: one that fails does not keep the others from their turn.
+ * Does a chore for each of some records: one that fails does not keep the others from their turn, unless it is the vault that is away.
  *
  * @param together how many at the same time: the vault has others to answer. Within another, one of the two is 1
- * @throws what failed, when all had their turn: an HpcsError as the first was, or an AggregateError
+ * @throws what failed, when all had their turn: an HpcsError as the first was (that the vault is away comes first), or an AggregateError;
+ * `interrupted` as {@link assertChoreGoesOn}
  */
 export async function eachOf(names: readonly string[], chore: (name: string) => Promise<void>, together = 8): Promise<void> {
   const failures: unknown[] = [];
   // One iterator, from which each takes what is next.
   const left = names.values();
   const work = async (): Promise<void> => {
-    for (const name of left) await chore(name).catch((error: unknown) => void failures.push(error));
+    for (const name of left) {
+      if (isVaultAway(failures[0])) return;
+      assertChoreGoesOn();
+      await chore(name).catch((error: unknown) => void (isVaultAway(error) ? failures.unshift(error) : failures.push(error)));
+    }
   };
   await Promise.all(Array.from({ length: Math.min(together, names.length) }, work));
   if (failures.length === 0) return;

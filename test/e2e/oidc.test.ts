@@ -437,7 +437,7 @@ describe('logins with tokens of OpenID Connect issuers', function () {
     });
 
     it('of a session that was logged out, or whose key was revoked, begin no other', async () => {
-      const ended = refused('hpcs-forbidden', /was logged out, or revoked/);
+      const ended = refused('hpcs-key-ended', /was logged out, or revoked/);
       const revoke = (key: Key): Promise<{ code: number; stderr: string }> =>
         site.run(`node /app/bin/dev.js server revoke-key --config /etc/hpcs/hpcs-server.conf -- ${key.thumbprint}`, '', containerOf('hpcsServer')); // prettier-ignore
       for (const end of [(key: Key) => server.logout(key.prove), revoke]) {

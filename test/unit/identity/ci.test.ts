@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { forgetEnded } from '../../../src/identity/ci.ts';
+import { forgetEnded, lasting } from '../../../src/identity/ci.ts';
+import type { Session } from '../../../src/identity/login.ts';
 import { generateProofKey } from '../../../src/identity/proof.ts';
 
 const hour = 3_600_000;
@@ -60,5 +61,23 @@ describe('sessions of CI jobs', () => {
       [...others, `${name('c')}.json`, `${name('c')}.key`, `${name('d')}.key`].toSorted(),
     );
     await forgetEnded(join(directory, 'nowhere'));
+  });
+
+  it('are renewed in their last minute, and good to their end where they cannot be', async () => {
+    const key = (await generateProofKey()) as { kty: string; crv: string; x: string; y: string; d: string };
+    const ends = (seconds: number): Session => {
+      const expires = new Date(Date.now() + seconds * 1000).toISOString();
+      return { version: 1, server: 's', trustDomain: 't', clientId: '0123456af', spiffeId: 'x', name: 'n', expires, key };
+    };
+    const { signal } = new AbortController();
+    const [long, short, over, renewed] = [ends(300), ends(50), ends(-1), ends(3600)];
+    const refuses = (): Promise<Session> => Promise.reject(new Error('the token is over'));
+    assert.equal(await lasting(long, () => assert.fail(), signal), long);
+    assert.equal(await lasting(short, async () => renewed, signal), renewed);
+    assert.equal(await lasting(short, refuses, signal), short);
+    assert.equal(await lasting(undefined, async () => renewed, signal), renewed);
+    await assert.rejects(lasting(over, refuses, signal), /the token is over/);
+    await assert.rejects(lasting(undefined, refuses, signal), /the token is over/);
+    await assert.rejects(lasting(short, refuses, AbortSignal.abort(new Error('ended'))), /ended/);
   });
 });

@@ -17,7 +17,7 @@ import { refused } from '../../support/refused.ts';
 import { SmallVault } from '../../support/small-vault.ts';
 
 const minute = 60_000;
-const ended = refused('forbidden', /was logged out, or revoked/);
+const ended = refused('key-ended', /was logged out, or revoked/);
 const unknown = refused('unauthenticated', /not enrolled here, or no longer/);
 
 describe('a key that came with a login', () => {

@@ -11,6 +11,7 @@ import { Authority } from '../../support/authority.ts';
 const empty = { fields: {} };
 const methods = { Ask: { requestType: 'Empty', responseType: 'Empty' } };
 const bytes = (): Buffer => Buffer.alloc(0);
+const hour = 3_600_000;
 const id = (path: string): string => `URI:spiffe://example.org/${path}`;
 
 describe('the connection to SPIRE', () => {
@@ -19,11 +20,17 @@ describe('the connection to SPIRE', () => {
   const links: { client: Socket; server: Socket }[] = [];
   let connection: SpireConnection;
   let fetched = 0;
+  /** By how much the clock of the connection is ahead, in milliseconds. */
+  let ahead = 0;
+  /** The agent that gives identities. */
+  let agent: 'there' | 'away';
   const service = (name: string): SpireService => new SpireService(connection, `test.${name}`, methods, { Empty: empty });
   const ask = (of: SpireService, timeout = 10_000): Promise<object> => of.call('Ask', {}, { timeout });
 
   beforeEach(async () => {
     fetched = 0;
+    ahead = 0;
+    agent = 'there';
     links.length = 0;
     const directory = await mkdtemp(join(tmpdir(), 'hpcs-test-'));
     resources.defer(() => rm(directory, { recursive: true }));
@@ -62,10 +69,11 @@ describe('the connection to SPIRE', () => {
     });
     const svid = async () => {
       fetched += 1;
-      return { spiffeId: '', ...ours, authorities: authority.certificate, expires: new Date(Date.now() + 3_600_000) };
+      if (agent === 'away') throw new Error('the agent is away');
+      return { spiffeId: '', ...ours, authorities: authority.certificate, expires: new Date(Date.now() + ahead + hour) };
     };
     const address = { address: '127.0.0.1', port: (network.address() as AddressInfo).port };
-    connection = resources.use(new SpireConnection({ ...address, trustDomain: 'example.org', svid }));
+    connection = resources.use(new SpireConnection({ ...address, trustDomain: 'example.org', svid }, () => Date.now() + ahead));
   });
 
   after(() => resources.disposeAsync());
@@ -99,5 +107,52 @@ describe('the connection to SPIRE', () => {
     assert.ok(failed.every(({ status }) => status === 'rejected'));
     await Promise.all(Array.from({ length: 20 }, () => ask(one)));
     assert.equal(fetched, 2);
+  });
+
+  it('is used while its identity counts, when there is no other yet', async () => {
+    const one = service('One');
+    await ask(one);
+    const first = await connection.dial();
+    agent = 'away';
+    ahead += hour / 2 - 60_000;
+    await ask(one);
+    assert.equal(fetched, 1);
+    ahead += 60_000;
+    for (let call = 0; call < 3; call++) await ask(one);
+    assert.equal(await connection.dial(), first);
+    assert.equal(fetched, 2);
+    ahead += 5000;
+    await ask(one);
+    assert.deepEqual([fetched, links.length], [3, 1]);
+    ahead += hour / 2;
+    await assert.rejects(ask(one), /the agent is away/);
+    await assert.rejects(ask(one), /the agent is away/);
+    agent = 'there';
+    await ask(one);
+    assert.notEqual(await connection.dial(), first);
+    assert.deepEqual([fetched, links.length], [6, 2]);
+  });
+
+  it('is replaced when there is a new identity, while calls go on', async () => {
+    const one = service('One');
+    await ask(one);
+    const first = await connection.dial();
+    ahead += hour / 2;
+    await ask(one);
+    assert.notEqual(await connection.dial(), first);
+    await ask(one);
+    assert.deepEqual([fetched, links.length], [2, 2]);
+  });
+
+  it('is not used when nobody answered on it, although its identity counts', async () => {
+    await ask(service('One'));
+    const first = await connection.dial();
+    agent = 'away';
+    connection.forget(first);
+    ahead += 1000;
+    await assert.rejects(ask(service('One')), /the agent is away/);
+    agent = 'there';
+    await ask(service('One'));
+    assert.notEqual(await connection.dial(), first);
   });
 });
