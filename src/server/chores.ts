@@ -6,13 +6,7 @@ import { HpcsError } from '../errors.ts';
 const current = new AsyncLocalStorage<AbortSignal>();
 
 /** What failures say where no other record would fare better. */
-const away: ReadonlySet<string> = new Set([
-  'unreachable',
-  'untrusted-server',
-  'identity-unavailable',
-  'vault-sealed',
-  'vault-unavailable',
-]);
+const away: ReadonlySet<string> = new Set(['unreachable', 'untrusted-server', 'identity-unavailable', 'vault-sealed']);
 
 /** Whether an error says that the vault cannot be asked at present, whatever about. */
 export function isVaultAway(error: unknown): boolean {

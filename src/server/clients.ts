@@ -98,8 +98,8 @@ export class Clients {
    * taken away since comes back by that.
    *
    * @param admit asked whether who has this token is served, before anything is written down
-   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key, and for a key
-   * that was revoked; `conflict` for a key that is another client's, or came with a login
+   * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key; `key-ended` for a
+   * key that was revoked; `conflict` for a key that is another client's, or came with a login
    */
   async enrol(token: Secret, proof: Proof, admit: Admit = everybody): Promise<ClientRecord> {
     const { thumbprint } = proof;
@@ -166,7 +166,7 @@ export class Clients {
     return client;
   }
 
-  /** Makes sure that a key was not ended by somebody, as {@link Keys.assertNotEnded}. @throws HpcsError `identity`, code `forbidden` */
+  /** Makes sure that a key was not ended by somebody, as {@link Keys.assertNotEnded}. @throws HpcsError `identity`, code `key-ended` */
   assertNotEnded(thumbprint: string): Promise<void> {
     return this.#keys.assertNotEnded(thumbprint);
   }

@@ -50,7 +50,7 @@ export class Logins {
    * since an answer can be lost; a second key ends what the first began, since the token is in two hands.
    *
    * @param admit asked whether whom the token is for is served, before anything is written down
-   * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key, and for a key that was
+   * @throws HpcsError `identity`, as {@link Issuers.verify}; `forbidden` for a token that came with another key; `key-ended` for a key that was
    * logged out or revoked, `conflict` for a key of another client
    */
   async login(token: Secret, proof: Proof, admit: Admit = async () => undefined): Promise<LoggedIn> {

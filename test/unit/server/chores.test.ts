@@ -81,7 +81,10 @@ describe('rounds of chores', () => {
   it('are over when the vault is away: no further record is tried, and no further chore', async () => {
     const vault = new SmallVault();
     for (const name of names) vault.put(`hpcs-server/things/${name}`, {});
-    vault.refuse = (method) => (method === 'DELETE' ? 503 : undefined);
+    vault.refuse = (method) => {
+      if (method === 'DELETE') throw new HpcsError('identity', 'unreachable', 'the vault does not answer');
+      return undefined;
+    };
     const store = new Store(vault.admin);
     const told = Promise.withResolvers<HpcsError>();
     const chore = async (): Promise<void> => {
@@ -92,7 +95,7 @@ describe('rounds of chores', () => {
     };
     await using _chores = new Chores([chore, async () => nobody('a further chore')], (error) => told.resolve(error as HpcsError), times); // prettier-ignore
     await due();
-    assert.equal((await told.promise).code, 'vault-unavailable');
+    assert.equal((await told.promise).code, 'unreachable');
     assert.equal(vault.asked.filter((request) => request.startsWith('DELETE')).length, 8);
     assert.equal(vault.asked.filter((request) => request.startsWith('LIST')).length, 1);
   });
