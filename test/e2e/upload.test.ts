@@ -191,7 +191,7 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
       const content = inPieces(Buffer.alloc(70 * mib), [mib]);
       await assert.rejects(startUpload(transport, `${home}/unkept`, content), (error: HpcsError) => {
         assert.equal(error.kind, 'site', `${when}: ${error.message}`);
-        // Meanwhile, the word of what it ends can come last.
+        // Meanwhile, another word of the site was seen once, on a loaded machine.
         if (when !== 'meanwhile') assert.match(error.message, /Input\/output error$/);
         return true;
       });
