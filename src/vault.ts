@@ -205,6 +205,12 @@ function badAnswer(url: string, doing: string): HpcsError {
   });
 }
 
-function kvPath(path: string): string {
-  return `/v1/kv/data/${path.split('/').map(encodeURIComponent).join('/')}`;
+/** The URL path of a secret, or of what the vault knows about it. @param path as it reads, for example `client_<id>/<secret>` */
+export function kvPath(path: string, kind: 'data' | 'metadata' = 'data'): string {
+  return `/v1/kv/${kind}/${escapedPath(path)}`;
+}
+
+/** A path with each of its parts escaped for a URL. */
+export function escapedPath(path: string): string {
+  return path.split('/').map(encodeURIComponent).join('/');
 }

@@ -298,10 +298,10 @@ export class Clients {
   async tidy(): Promise<void> {
     // The window before this one may still hold valid ones; one more, since the clocks of two servers differ.
     const oldest = windowOf(Date.now() / 1000) - 2;
-    const windows = (await this.#store.list('proofs')).map((directory) => directory.replace('/', ''));
+    const windows = await this.#store.directories('proofs');
     const forget = async (window: string): Promise<void> =>
-      eachOf(await this.#store.list(`proofs/${window}`), async (part) => {
-        const place = `proofs/${window}/${part.replace('/', '')}`;
+      eachOf(await this.#store.directories(`proofs/${window}`), async (part) => {
+        const place = `proofs/${window}/${part}`;
         await eachOf(await this.#store.list(place), (name) => this.#store.remove(`${place}/${name}`), 1);
       });
     await eachOf(

@@ -165,8 +165,8 @@ export class Jobs {
   /** Removes what expired, and what jobs no longer need. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
     try {
-      await eachOf(await this.#store.list('jobs'), async (directory) => {
-        const shard = `jobs/${directory.replace('/', '')}`;
+      await eachOf(await this.#store.directories('jobs'), async (directory) => {
+        const shard = `jobs/${directory}`;
         await eachOf(await this.#store.list(shard), (hash) => this.#tidyOne(hash), 1);
       });
     } finally {

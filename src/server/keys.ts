@@ -145,7 +145,7 @@ export class Keys {
 
   /** Forgets the keys whose sessions are over, and which no token brings back. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
-    const hours = (await this.#store.list('sessions')).map((directory) => directory.replace('/', ''));
+    const hours = await this.#store.directories('sessions');
     const forget = async (hour: string): Promise<void> => {
       await eachOf(await this.#store.list(`sessions/${hour}`), async (thumbprint) => {
         const found = (await this.#read(thumbprint))?.value;

@@ -76,7 +76,7 @@ export class Logins {
   async tidy(): Promise<void> {
     // Tokens are taken for a while after their end.
     const oldest = hourOf(new Date()) - 1;
-    const hours = (await this.#store.list('logins')).map((directory) => directory.replace('/', ''));
+    const hours = await this.#store.directories('logins');
     const forget = async (hour: string): Promise<void> =>
       eachOf(await this.#store.list(`logins/${hour}`), (name) => this.#store.remove(`logins/${hour}/${name}`));
     await eachOf(

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { assertChoreGoesOn, isVaultAway } from './chores.ts';
+import { kvPath } from '../vault.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 
 /** A record with the version it was read at. */
@@ -84,6 +85,11 @@ export class Store {
     return parsed.data.data.keys;
   }
 
+  /** Names of the directories right below a path that holds nothing else, without their slashes. @throws HpcsError `identity` */
+  async directories(path: string): Promise<string[]> {
+    return (await this.list(path)).map((name) => name.replace('/', ''));
+  }
+
   /** Removes a record with all its versions. One that is gone counts as removed. @throws HpcsError `identity` */
   async remove(path: string): Promise<void> {
     const answer = await this.#vault.request('DELETE', url('metadata', path));
@@ -151,5 +157,5 @@ function unknownForm(path: string, { issues }: z.ZodError): HpcsError {
 }
 
 function url(kind: 'data' | 'metadata', path: string): string {
-  return `/v1/kv/${kind}/${prefix}/${path.split('/').map(encodeURIComponent).join('/')}`;
+  return kvPath(`${prefix}/${path}`, kind);
 }

@@ -4,7 +4,7 @@ import type { HttpAnswer } from '../http.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
 import type { Metrics } from './metrics.ts';
-import { vaultRefused, type Vault, type VaultSession } from '../vault.ts';
+import { escapedPath, kvPath, vaultRefused, type Vault, type VaultSession } from '../vault.ts';
 
 /** A role of the JWT method, as far as we decide about it. */
 export interface Role {
@@ -137,12 +137,12 @@ export class VaultAdmin implements AsyncDisposable {
    * @throws HpcsError `identity`
    */
   async destroy(path: string): Promise<void> {
-    await this.#delete(metadataPath(path));
+    await this.#delete(kvPath(path, 'metadata'));
   }
 
   /** Whether there is a secret, deleted or not, as long as it is not destroyed. @throws HpcsError `identity` */
   async hasSecret(path: string): Promise<boolean> {
-    const answer = await this.request('GET', metadataPath(path));
+    const answer = await this.request('GET', kvPath(path, 'metadata'));
     if (answer.status === 404) return false;
     if (answer.status !== 200) throw this.refused(`looking for ${path}`, answer);
     return true;
@@ -172,7 +172,7 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   async #list(directory: string): Promise<string[]> {
-    const answer = await this.request('LIST', metadataPath(directory));
+    const answer = await this.request('LIST', kvPath(directory, 'metadata'));
     if (answer.status === 404) return [];
     const parsed = listAnswer.safeParse(answer.body);
     if (answer.status !== 200 || !parsed.success) throw this.refused(`listing the secrets below ${directory}`, answer);
@@ -310,15 +310,7 @@ export class VaultAdmin implements AsyncDisposable {
 }
 
 function policyPath(name: string): string {
-  return `/v1/sys/policies/acl/${escaped(name)}`;
-}
-
-function metadataPath(path: string): string {
-  return `/v1/kv/metadata/${escaped(path)}`;
-}
-
-function escaped(path: string): string {
-  return path.split('/').map(encodeURIComponent).join('/');
+  return `/v1/sys/policies/acl/${escapedPath(name)}`;
 }
 
 function readPath(path: string): string {

@@ -57,8 +57,8 @@ export class Waiting {
 
   /** Forgets jobs that servers left which died over their registration. @throws HpcsError `identity` */
   async tidy(): Promise<void> {
-    await eachOf(await this.#store.list('waiting'), async (directory) => {
-      const place = `waiting/${directory.replace('/', '')}`;
+    await eachOf(await this.#store.directories('waiting'), async (client) => {
+      const place = `waiting/${client}`;
       const over = (await this.#store.list(place)).filter(isOver);
       await eachOf(over, (name) => this.#store.remove(`${place}/${name}`), 1);
     });
