@@ -14,7 +14,7 @@ import {
 } from './known-hosts.ts';
 import { gatherWrites } from './gather-writes.ts';
 import { LinkTransport, type Link } from './link-transport.ts';
-import { keepPacketKeys } from './packet-keys.ts';
+import { quickenPackets } from './packet-cipher.ts';
 import { remoteCommand, type Channel } from './remote-process.ts';
 import {
   authenticationFailed,
@@ -313,7 +313,7 @@ class Ssh2Link implements Link {
 
   async open(): Promise<Channel> {
     if (this.#lost !== undefined) throw this.#lost;
-    keepPacketKeys(this.#client);
+    quickenPackets(this.#client);
     const opened = new Promise<ClientChannel>((resolve, reject) => {
       try {
         this.#client.exec(remoteCommand, (error, channel) => {
