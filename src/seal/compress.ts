@@ -89,9 +89,11 @@ async function* frames(
   let waiting = 0;
   for await (const frame of inBlocks(input, frameSize)) {
     empty = false;
-    if (!compress(frame)) {
+    // For one that is short, which is the last, threads that did nothing yet would take longer to start than it takes.
+    const here = !compress(frame) ? storedFrame(frame) : frame.length < frameSize ? [compressFrame(frame)] : undefined;
+    if (here !== undefined) {
       for (; waiting > 0; waiting--) yield compressor.take();
-      yield* storedFrame(frame);
+      yield* here;
       continue;
     }
     if (waiting === compressor.capacity) {

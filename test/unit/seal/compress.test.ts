@@ -58,6 +58,20 @@ describe('compression', () => {
     assert.ok((await size(Buffer.concat([text, text, text]), leaving(500))) < 0.5);
   });
 
+  it('asks other threads for nothing where only the end is to be compressed', async () => {
+    const nobody = {
+      capacity: 1,
+      put: () => assert.fail('a thread was asked'),
+      take: () => assert.fail('a thread was asked'),
+    };
+    for (const input of [short, Buffer.concat([random.subarray(0, 3 * mib), short])]) {
+      const small = await collect(compressed(inPieces(input), 'auto', { compressor: nobody }));
+      assert.ok(small.length < input.length - short.length / 2);
+      assert.ok((await collect(decompressed(inPieces(small)))).equals(input));
+    }
+    await assert.rejects(collect(compressed(inPieces(longer), 'auto', { compressor: nobody })), /a thread was asked/);
+  });
+
   it('leaves the stream as it is with none', async () => {
     assert.ok((await collect(compressed(inPieces(text), 'none'))).equals(text));
   });
