@@ -357,12 +357,15 @@ describe('partial results from volumes of the real gocryptfs', function () {
     const controller = new AbortController();
     const reason = new HpcsError('interrupted', 'interrupted', 'interrupted');
     const opening = openPartialResults(transport, job, target(job), { signal: controller.signal });
-    setTimeout(() => controller.abort(reason), 400);
+    const begun = async (): Promise<string[]> =>
+      (await readdir(temporary)).filter((name) => name.includes(`results-${job.jobId}`));
+    let over = false;
+    const end = (): void => void (over = true);
+    void opening.then(end, end);
+    while (!over && (await begun()).length === 0) await sleep(1);
+    controller.abort(reason);
     await assert.rejects(opening, reason);
-    assert.deepEqual(
-      (await readdir(temporary)).filter((name) => name.includes(`results-${job.jobId}`)),
-      [],
-    );
+    assert.deepEqual(await begun(), []);
   });
 });
 

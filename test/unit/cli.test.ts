@@ -307,7 +307,7 @@ describe('command line', () => {
 
   it('ends with 130 when it is interrupted, and cleans up first', async () => {
     // Accepts, and says nothing.
-    const silent = createServer(() => {});
+    const silent = createServer((client) => client.resume());
     await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
     const { port } = silent.address() as AddressInfo;
     await writeFile(join(directory, 'silent.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));

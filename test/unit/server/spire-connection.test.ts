@@ -17,7 +17,7 @@ const id = (path: string): string => `URI:spiffe://example.org/${path}`;
 describe('the connection to SPIRE', () => {
   const resources = new AsyncDisposableStack();
   /** Connections that were made to SPIRE, in their order. */
-  const links: { client: Socket; server: Socket }[] = [];
+  let links: { client: Socket; server: Socket }[];
   let connection: SpireConnection;
   let fetched = 0;
   /** By how much the clock of the connection is ahead, in milliseconds. */
@@ -31,7 +31,6 @@ describe('the connection to SPIRE', () => {
     fetched = 0;
     ahead = 0;
     agent = 'there';
-    links.length = 0;
     const directory = await mkdtemp(join(tmpdir(), 'hpcs-test-'));
     resources.defer(() => rm(directory, { recursive: true }));
     const authority = new Authority(directory, 'spire');
@@ -56,16 +55,18 @@ describe('the connection to SPIRE', () => {
     });
     resources.defer(() => spire.forceShutdown());
     // The network between, whose connections can be lost.
+    const made: typeof links = [];
+    links = made;
     const network = createServer((client) => {
       const server = connect(port, '127.0.0.1');
-      links.push({ client, server });
+      made.push({ client, server });
       client.pipe(server).pipe(client);
       for (const socket of [client, server]) socket.on('error', () => undefined);
     }).listen(0, '127.0.0.1');
     await once(network, 'listening');
     resources.defer(() => {
       network.close();
-      for (const { client, server } of links) [client, server].forEach((socket) => socket.destroy());
+      for (const { client, server } of made) [client, server].forEach((socket) => socket.destroy());
     });
     const svid = async () => {
       fetched += 1;
