@@ -6,3 +6,12 @@
 import { setFlagsFromString } from 'node:v8';
 
 setFlagsFromString('--semi-space-growth-factor=1');
+
+/**
+ * The C library gives memory back to the system as soon as 128 KiB at the end of its heap are free, and has it filled with zeros anew a
+ * moment later: for each GiB that streams through, that cost a third of a second of processor time. Once a larger piece than that was
+ * freed, it waits until twice that piece's size is free.
+ *
+ * @see mallopt(3), M_MMAP_THRESHOLD: the dynamic threshold
+ */
+new ArrayBuffer(4 * 1024 * 1024).transfer(0);

@@ -1,3 +1,5 @@
+import { copyBytes } from './bytes.ts';
+
 /** Gathers bytes into blocks that pass on when they are full. */
 export class BlockWriter {
   readonly #size: number;
@@ -20,7 +22,7 @@ export class BlockWriter {
   *write(bytes: Uint8Array): Generator<Buffer, void, undefined> {
     for (let taken = 0; taken < bytes.length;) {
       const part = bytes.subarray(taken, taken + this.#block.length - this.#used);
-      this.#block.set(part, this.#used);
+      copyBytes(part, this.#block, this.#used);
       taken += part.length;
       yield* this.advance(part.length);
     }

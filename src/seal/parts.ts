@@ -3,7 +3,7 @@
  *
  * @see RFC 9580, section 4.2.1.4
  */
-import { free, inBlocks, type Bytes } from './bytes.ts';
+import { copyBytes, free, inBlocks, type Bytes } from './bytes.ts';
 import { definiteLength, packetType, partialLength, typeOctet } from './packets.ts';
 
 /** Parts of 1 MiB. */
@@ -73,9 +73,10 @@ export class PartWriter {
   /** Takes bytes and frees them; yields the parts that became full. */
   *put(bytes: Buffer): Generator<Buffer, void, undefined> {
     for (let taken = 0; taken < bytes.length;) {
-      const copied = bytes.copy(this.#part, this.#used, taken);
-      taken += copied;
-      this.#used += copied;
+      const piece = bytes.subarray(taken, taken + this.#part.length - this.#used);
+      copyBytes(piece, this.#part, this.#used);
+      taken += piece.length;
+      this.#used += piece.length;
       if (this.#used === this.#part.length) {
         yield this.#part;
         this.#part = this.#newPart();

@@ -2,6 +2,7 @@
  * A ring of blocks in shared memory: one thread fills them in order, others take them in the same order. Blocks change hands without
  * being copied, and what is full makes its producer wait, so that memory does not grow with the data.
  */
+import { copyBytes } from './bytes.ts';
 
 /** How a ring is handed to another thread. All of it is shared memory. */
 export interface RingMemory {
@@ -142,7 +143,7 @@ export class RingProducer extends RingEnd {
 
   #copy(block: Buffer, bytes: Uint8Array, taken: number): number {
     const part = bytes.subarray(taken, taken + this.slotSize - this.#used);
-    block.set(part, this.#used);
+    copyBytes(part, block, this.#used);
     this.#used += part.length;
     if (this.#used === this.slotSize) this.flush();
     return part.length;

@@ -1,5 +1,6 @@
 import { createCipheriv, createSecretKey, randomFillSync, type CipherGCMTypes, type KeyObject } from 'node:crypto';
 import type { Client } from 'ssh2';
+import { copyBytes } from '../seal/bytes.ts';
 
 /** The part of the ssh2 package's insides that is looked at. */
 interface Inside {
@@ -48,6 +49,8 @@ const smallestPadding = 4;
 
 /** More than any packet with content: OpenSSH takes 32 KiB of it at a time. */
 const memorySize = 64 * 1024;
+/** Where a packet begins in it: content, fourteen bytes later, is then between words, as it mostly is where it comes from. */
+const memoryStart = 2;
 
 /**
  * Packets under AES-GCM, with the methods that the ssh2 package calls: the length, which is authenticated; the encrypted rest; the tag.
@@ -63,7 +66,7 @@ class GcmPackets {
   readonly #write: (bytes: Buffer) => void;
   readonly #padding = new Padding();
   /** For one packet at a time, from when it is made to when it is encrypted. */
-  readonly #memory = Buffer.allocUnsafeSlow(memorySize);
+  readonly #memory = Buffer.allocUnsafeSlow(memorySize).subarray(memoryStart);
   #inUse = false;
   #freed = false;
 
@@ -83,6 +86,9 @@ class GcmPackets {
     packet.writeUInt32BE(unpadded + padding, 0);
     packet[lengthSize] = padding;
     this.#padding.fill(packet.subarray(lengthSize + unpadded));
+    // By this method the package puts content there.
+    const place = packet.subarray();
+    packet.set = (bytes: Uint8Array, at = 0) => copyBytes(bytes, place, at);
     return packet;
   }
 
@@ -107,7 +113,7 @@ class GcmPackets {
   }
 
   #take(size: number): Buffer {
-    if (this.#inUse || size > memorySize) return Buffer.allocUnsafe(size);
+    if (this.#inUse || size > this.#memory.length) return Buffer.allocUnsafe(size);
     this.#inUse = true;
     return this.#memory.subarray(0, size);
   }

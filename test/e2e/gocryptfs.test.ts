@@ -359,10 +359,10 @@ describe('partial results from volumes of the real gocryptfs', function () {
     const opening = openPartialResults(transport, job, target(job), { signal: controller.signal });
     const begun = async (): Promise<string[]> =>
       (await readdir(temporary)).filter((name) => name.includes(`results-${job.jobId}`));
-    let over = false;
-    const end = (): void => void (over = true);
+    const over = new AbortController();
+    const end = (): void => over.abort();
     void opening.then(end, end);
-    while (!over && (await begun()).length === 0) await sleep(1);
+    while (!over.signal.aborted && (await begun()).length === 0) await sleep(1);
     controller.abort(reason);
     await assert.rejects(opening, reason);
     assert.deepEqual(await begun(), []);
