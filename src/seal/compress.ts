@@ -20,7 +20,7 @@ import { Pace } from './pace.ts';
 export type Compression = 'auto' | 'paced' | 'zstd' | 'none';
 
 /** Share of its size that a frame's sample must come below for the frame to be compressed. */
-const worthwhile = { anyway: 0.97, inHaste: 0.6 };
+const worthwhile = { anyway: 0.97, inHaste: 0.5 };
 
 /** In MB/s: what a network of 1 Gbit/s does not reach. */
 const haste = 120;

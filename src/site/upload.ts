@@ -36,7 +36,9 @@ export interface PublishOptions extends FileOptions {
 const mostLanes = 8;
 /** Milliseconds of round trip that one more channel is opened for: then each moves its window in the time that sealing makes it. */
 const roundTripPerLane = 6;
-/** On a way that one channel fills, segments are larger: each costs the site a process. */
+/** Channels on the shortest way: while one waits for its window, another one's moves. */
+const fewestLanes = 2;
+/** On the shortest way segments are larger: each costs the site a process. */
 const largeSegment = 8 * 1024 * 1024;
 
 /**
@@ -181,8 +183,8 @@ class Shipment {
           await lane.answer('pong');
           roundTrip = Math.min(roundTrip, performance.now() - sent);
         }
-        const count = Math.min(mostLanes, Math.ceil(roundTrip / roundTripPerLane));
-        if (count === 1) shipment.#outbox.segmentSize = largeSegment;
+        const count = Math.min(mostLanes, fewestLanes - 1 + Math.ceil(roundTrip / roundTripPerLane));
+        if (count === fewestLanes) shipment.#outbox.segmentSize = largeSegment;
         setLanes(count);
       }
       yield* shipment.#segments(signal);
