@@ -8,6 +8,17 @@ export interface Segment {
   blocks: Uint8Array[];
 }
 
+/** A channel that carries segments, told from others by nothing but itself. */
+export type Carrier = object;
+
+/** A segment that is not yet acknowledged, or is behind one that is not. */
+interface Held {
+  segment: Segment;
+  acknowledged: boolean;
+  /** Who has it now. */
+  carrier?: Carrier | undefined;
+}
+
 /** Unacknowledged bytes that are held at most: eight channels' windows of 2 MiB on their way, and as much again being gathered. */
 const window = 32 * 1024 * 1024;
 
@@ -19,9 +30,10 @@ export class Outbox {
   /** Bytes a segment should have. May change at any time. */
   segmentSize = 2 * 1024 * 1024;
   readonly #release: ((blocks: number) => void) | undefined;
-  readonly #waiting: Segment[] = [];
+  readonly #waiting: Held[] = [];
   /** All that are not yet acknowledged, in order; with those behind them that are. */
-  readonly #held: { segment: Segment; acknowledged: boolean }[] = [];
+  readonly #held: Held[] = [];
+  readonly #over = new WeakSet<Carrier>();
   #heldBytes = 0;
   #total = 0;
   #ended = false;
@@ -47,44 +59,50 @@ export class Outbox {
     return this.#ended && this.#waiting.length <= 1;
   }
 
-  /** The next segment to send; undefined when all were acknowledged. @throws what the content threw */
-  async take(): Promise<Segment | undefined> {
+  /** The next segment to send; undefined when all were acknowledged, or the carrier's end was told. @throws what the content threw */
+  async take(carrier: Carrier): Promise<Segment | undefined> {
     for (;;) {
       if (this.#failure !== undefined) throw this.#failure.error;
-      const segment = this.#waiting.shift();
-      if (segment !== undefined) return segment;
+      if (this.#over.has(carrier)) return undefined;
+      const held = this.#waiting.shift();
+      if (held !== undefined) {
+        held.carrier = carrier;
+        return held.segment;
+      }
       if (this.#ended && this.#held.length === 0) return undefined;
       await this.#change.promise;
     }
   }
 
-  /** The site has a segment. */
-  acknowledge(offset: number, size: number): void {
-    const found = this.#held.find(({ segment }) => segment.offset === offset);
-    // Sent twice, because the first answer came too late: nothing new.
-    if (found === undefined || found.acknowledged) return;
+  /**
+   * The site has a segment, as the one that carries it was told. Nobody else is believed: of a segment that goes once more, the blocks
+   * are needed until the second answer, whatever comes of the first.
+   */
+  acknowledge(carrier: Carrier, offset: number, size: number): void {
+    const found = this.#held.find((held) => held.segment.offset === offset);
+    if (found === undefined || found.acknowledged || found.carrier !== carrier) return;
     if (found.segment.size !== size) {
       throw new HpcsError('integrity', 'upload-incomplete', `the site took ${size} of ${found.segment.size} bytes at ${offset}`);
     }
     found.acknowledged = true;
     while (this.#held[0]?.acknowledged === true) {
-      const { segment } = this.#held.shift() as { segment: Segment };
+      const { segment } = this.#held.shift() as Held;
       this.#heldBytes -= segment.size;
       this.#release?.(segment.blocks.length);
     }
     this.#changed();
   }
 
-  /** These are to be sent again, as far as they were not acknowledged. */
-  giveBack(segments: readonly Segment[]): void {
-    this.#waiting.push(...this.unacknowledged(segments));
-    this.#waiting.sort((a, b) => a.offset - b.offset);
+  /** A carrier is at its end, and reads no block any more: what it was not told of is to be sent again, by others. */
+  giveBack(carrier: Carrier): void {
+    this.#over.add(carrier);
+    for (const held of this.#held) {
+      if (held.carrier !== carrier || held.acknowledged) continue;
+      held.carrier = undefined;
+      this.#waiting.push(held);
+    }
+    this.#waiting.sort((a, b) => a.segment.offset - b.segment.offset);
     this.#changed();
-  }
-
-  /** Those of some segments that the site is not known to have. */
-  unacknowledged(segments: readonly Segment[]): Segment[] {
-    return segments.filter((segment) => this.#held.some((held) => held.segment === segment && !held.acknowledged));
   }
 
   /** Nothing will be taken any more: ends the content. */
@@ -98,11 +116,11 @@ export class Outbox {
     let size = 0;
     const flush = (): void => {
       if (size === 0) return;
-      const segment = { offset: this.#total, size, blocks };
+      const held = { segment: { offset: this.#total, size, blocks }, acknowledged: false };
       this.#total += size;
       this.#heldBytes += size;
-      this.#held.push({ segment, acknowledged: false });
-      this.#waiting.push(segment);
+      this.#held.push(held);
+      this.#waiting.push(held);
       [blocks, size] = [[], 0];
       this.#changed();
     };

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, messageOf } from '../errors.ts';
 import { assignments, quote } from '../shell.ts';
 import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
-import { Outbox, type Segment } from './outbox.ts';
+import { Outbox } from './outbox.ts';
 import { Throttle } from './throttle.ts';
 import type { Transport } from './transport.ts';
 
@@ -187,7 +187,7 @@ class Shipment {
         if (count === fewestLanes) shipment.#outbox.segmentSize = largeSegment;
         setLanes(count);
       }
-      yield* shipment.#segments(signal);
+      yield* shipment.#segments(lane, signal);
       yield Buffer.from('end 0\n');
     });
     const size = Number(await answers.answer('end'));
@@ -206,7 +206,7 @@ class Shipment {
   async #furtherLane(signal: AbortSignal): Promise<void> {
     const values = { temporary: plain(this.temporary), identity: this.#identity ?? '' };
     try {
-      await this.#lane(furtherScript, values, signal, (shipment) => shipment.#segments(signal));
+      await this.#lane(furtherScript, values, signal, (shipment, lane) => shipment.#segments(lane, signal));
     } catch (error) {
       if (!(error instanceof HpcsError && error.code === 'session-refused')) throw error;
     }
@@ -220,14 +220,15 @@ class Shipment {
     input: (shipment: this, lane: Answers) => AsyncGenerator<Uint8Array, void, undefined>,
   ): Promise<Answers> {
     const answers = new Answers();
-    await using process = this.#transport.exec(preamble + assignments(values) + beginning + laneScript, {
-      input: input(this, answers),
-      signal,
-    });
     try {
+      // Its process is gone before its segments are given back: whoever sends them next lets go of their memory.
+      await using process = this.#transport.exec(preamble + assignments(values) + beginning + laneScript, {
+        input: input(this, answers),
+        signal,
+      });
       for await (const line of linesOf(process.stdout)) {
         const [word = '', value = ''] = line.split(' ');
-        if (/^\d+$/.test(word)) this.#outbox.acknowledge(Number(word), Number(value));
+        if (/^\d+$/.test(word)) this.#outbox.acknowledge(answers, Number(word), Number(value));
         else answers.put(word, value);
       }
       const { code, stderr } = await process.finished;
@@ -235,25 +236,19 @@ class Shipment {
       if (code !== 0) throw fileError('write', this.#path, stderr, code);
       return answers;
     } finally {
+      this.#outbox.giveBack(answers);
       answers.end();
     }
   }
 
-  /** Segments one after the other, as long as any is left on any lane; what was not acknowledged in the end is given back. */
-  async *#segments(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
-    const taken: Segment[] = [];
-    try {
-      for (let segment = await this.#outbox.take(); segment !== undefined; segment = await this.#outbox.take()) {
-        taken.push(segment);
-        yield Buffer.from(`${segment.offset} ${segment.size}\n`);
-        for (const block of segment.blocks) {
-          await this.#throttle.pass(block.length, signal);
-          yield block;
-        }
-        if (taken.length > 2 * mostLanes) taken.splice(0, taken.length, ...this.#outbox.unacknowledged(taken));
+  /** Segments one after the other, as long as any is left on any lane. */
+  async *#segments(lane: Answers, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    for (let segment = await this.#outbox.take(lane); segment !== undefined; segment = await this.#outbox.take(lane)) {
+      yield Buffer.from(`${segment.offset} ${segment.size}\n`);
+      for (const block of segment.blocks) {
+        await this.#throttle.pass(block.length, signal);
+        yield block;
       }
-    } finally {
-      this.#outbox.giveBack(taken);
     }
   }
 }

@@ -6,19 +6,21 @@ const mib = 1024 * 1024;
 const blocks = (...texts: string[]): Buffer[] => texts.map((text) => Buffer.from(text));
 
 describe('an outbox', () => {
+  const lane = {};
+
   it('cuts what is to be sent into segments, and is done when all are acknowledged', async () => {
     const released: number[] = [];
     const outbox = new Outbox(blocks('aaa', 'bbb', 'cc', 'd'), (count) => released.push(count));
     outbox.segmentSize = 5;
-    const first = await outbox.take();
-    const second = await outbox.take();
+    const first = await outbox.take(lane);
+    const second = await outbox.take(lane);
     assert.deepEqual([first?.offset, first?.size, first?.blocks.length], [0, 6, 2]);
     assert.deepEqual([second?.offset, second?.size, second?.blocks.length], [6, 3, 2]);
-    const done = outbox.take();
+    const done = outbox.take(lane);
     // Out of order: nothing can be given back before what is older.
-    outbox.acknowledge(6, 3);
+    outbox.acknowledge(lane, 6, 3);
     assert.deepEqual(released, []);
-    outbox.acknowledge(0, 6);
+    outbox.acknowledge(lane, 0, 6);
     assert.deepEqual(released, [2, 2]);
     assert.equal(await done, undefined);
     assert.equal(outbox.total, 9);
@@ -27,17 +29,43 @@ describe('an outbox', () => {
   it('gives out again what was not acknowledged, and nothing else', async () => {
     const outbox = new Outbox(blocks('a', 'b', 'c'));
     outbox.segmentSize = 1;
-    const taken = [await outbox.take(), await outbox.take(), await outbox.take()].map((segment) => segment ?? assert.fail());
-    outbox.acknowledge(1, 1);
-    outbox.giveBack(taken);
-    assert.equal((await outbox.take())?.offset, 0);
-    assert.equal((await outbox.take())?.offset, 2);
-    // Answers that come late, and twice, change nothing.
-    outbox.acknowledge(1, 1);
-    outbox.acknowledge(0, 1);
-    outbox.acknowledge(0, 1);
-    outbox.acknowledge(2, 1);
-    assert.equal(await outbox.take(), undefined);
+    for (let count = 0; count < 3; count++) await outbox.take(lane);
+    outbox.acknowledge(lane, 1, 1);
+    outbox.giveBack(lane);
+    assert.equal(await outbox.take(lane), undefined);
+    const next = {};
+    assert.equal((await outbox.take(next))?.offset, 0);
+    assert.equal((await outbox.take(next))?.offset, 2);
+    // Answers that come twice change nothing.
+    outbox.acknowledge(next, 0, 1);
+    outbox.acknowledge(next, 0, 1);
+    outbox.acknowledge(next, 2, 1);
+    assert.equal(await outbox.take(next), undefined);
+  });
+
+  it('lets go of no block that may be on its way once more, whatever answer comes late', async () => {
+    const released: number[] = [];
+    const outbox = new Outbox(blocks('a', 'b'), (count) => released.push(count));
+    outbox.segmentSize = 1;
+    await outbox.take(lane);
+    outbox.giveBack(lane);
+    outbox.acknowledge(lane, 0, 1);
+    assert.deepEqual(released, [], 'while it waits');
+    const next = {};
+    assert.equal((await outbox.take(next))?.offset, 0);
+    outbox.acknowledge(lane, 0, 1);
+    assert.deepEqual(released, [], 'while it goes');
+    outbox.acknowledge(next, 0, 1);
+    assert.deepEqual(released, [1]);
+  });
+
+  it('lets nobody wait whose end was told', async () => {
+    const outbox = new Outbox(blocks('a'));
+    await outbox.take(lane);
+    const waiting = outbox.take(lane);
+    outbox.giveBack(lane);
+    assert.equal(await waiting, undefined);
+    assert.equal((await outbox.take({}))?.offset, 0);
   });
 
   it('reads no further ahead than its window', async () => {
@@ -49,15 +77,15 @@ describe('an outbox', () => {
     for (let turn = 0; turn < 500; turn++) await Promise.resolve();
     await new Promise(setImmediate);
     assert.ok(read > 8 && read < 40, `${read} MiB read`);
-    const segment = await outbox.take();
-    outbox.acknowledge(segment?.offset ?? -1, segment?.size ?? -1);
+    const segment = await outbox.take(lane);
+    outbox.acknowledge(lane, segment?.offset ?? -1, segment?.size ?? -1);
     outbox.close(new Error('over'));
   });
 
   it('refuses an acknowledgement of another size', async () => {
     const outbox = new Outbox(blocks('abc'));
-    await outbox.take();
-    assert.throws(() => outbox.acknowledge(0, 2), failsWith('integrity', 'upload-incomplete'));
+    await outbox.take(lane);
+    assert.throws(() => outbox.acknowledge(lane, 0, 2), failsWith('integrity', 'upload-incomplete'));
   });
 
   it('passes on the failure of its content, and ends it when closed', async () => {
@@ -67,7 +95,7 @@ describe('an outbox', () => {
     })();
     const outbox = new Outbox(broken);
     await assert.rejects(async () => {
-      while ((await outbox.take()) !== undefined);
+      while ((await outbox.take(lane)) !== undefined);
     }, /no more/);
     let ended = false;
     const endless = (async function* () {
@@ -78,10 +106,10 @@ describe('an outbox', () => {
       }
     })();
     const closed = new Outbox(endless);
-    await closed.take();
+    await closed.take(lane);
     closed.close(new Error('given up'));
     await assert.rejects(async () => {
-      while ((await closed.take()) !== undefined);
+      while ((await closed.take(lane)) !== undefined);
     }, /given up/);
     await new Promise(setImmediate);
     assert.equal(ended, true);
