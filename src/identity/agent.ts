@@ -157,7 +157,7 @@ async function privateDirectory(parent: string): Promise<string> {
   }
 }
 
-/** How setpriv ends where it cannot start a program. @see setpriv(1), exit status */
+/** How a shell ends where it cannot start a program. @see POSIX.1-2024, Shell & Utilities, 2.8.2 */
 const execFailures: Readonly<Record<number, string>> = { 126: 'EACCES', 127: 'ENOENT' };
 
 const setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path));
@@ -170,7 +170,10 @@ const setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(p
  * @see prctl(2), PR_SET_PDEATHSIG
  */
 export function endingWithUs(command: readonly string[]): string[] {
-  return setpriv === undefined ? [...command] : [setpriv, '--pdeathsig', 'KILL', '--', ...command];
+  if (setpriv === undefined) return [...command];
+  // Who is gone before the kernel was asked sends no signal any more: then it is another's child, and does not begin.
+  const unlessOrphaned = '[ "$PPID" = "$0" ] && exec "$@"';
+  return [setpriv, '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', unlessOrphaned, String(process.pid), ...command];
 }
 
 class AgentProcess implements AsyncDisposable {
