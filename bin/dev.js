@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 // Runs the commands from their TypeScript sources, with Node's own type stripping: no build, no transpiler.
+const { keepCompiledCode } = await import('../src/compile-cache.ts');
+keepCompiledCode();
 await import('../src/heap.ts');
 const { main } = await import('../src/main.ts');
 void main(import.meta.url, { source: true });

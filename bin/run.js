@@ -7,6 +7,8 @@ if (major < 24 || (major === 24 && minor < 15)) {
   );
   process.exit(2);
 }
+const { keepCompiledCode } = await import('../dist/src/compile-cache.js');
+keepCompiledCode();
 await import('../dist/src/heap.js');
 const { main } = await import('../dist/src/main.js');
 void main(import.meta.url);

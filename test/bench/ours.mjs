@@ -6,6 +6,8 @@ import { writeFile } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { parseArgs } from 'node:util';
 
+const { keepCompiledCode } = await import(new URL('../../dist/src/compile-cache.js', import.meta.url).href);
+keepCompiledCode();
 await import(new URL('../../dist/src/heap.js', import.meta.url).href);
 const {
   positionals: [mode, ...args],
