@@ -102,7 +102,7 @@ export async function publish(
     signal,
     patience: config.supercomputer['reconnect-limit'],
     bandwidth: publication.bandwidth ?? config.supercomputer['bandwidth-limit'],
-    release: (blocks) => sealing.release(blocks),
+    memory: sealing,
     warn: context.warning,
   });
   const { sha512, size } = await sealing.summary;

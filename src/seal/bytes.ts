@@ -9,10 +9,12 @@ export const blockSize = 1024 * 1024;
 /** Bytes in order, in pieces of any size. A piece is not changed once it has been handed over. */
 export type Bytes = AsyncIterable<Uint8Array>;
 
-/** Bytes in blocks whose memory is used again, but not before they are released. */
-export interface HeldBlocks extends AsyncIterable<Uint8Array> {
+/** Memory of blocks, which is used again, but not before they are released. */
+export interface BlockMemory {
   /** Gives back the oldest blocks that came out. */
   release(blocks: number): void;
+  /** Lets twice as many blocks be held, for who needs them longer. */
+  widen(): void;
 }
 
 /** A view of the same memory with Buffer's methods. */

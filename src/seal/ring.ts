@@ -11,8 +11,8 @@ export interface RingMemory {
   readonly consumers: number;
 }
 
-/** Words of the control memory: the first three, then one for each consumer, then the size of each block. */
-const word = { produced: 0, state: 1, changes: 2, released: 3 } as const;
+/** Words of the control memory: the first five, then one for each consumer, then the size of each block. */
+const word = { produced: 0, state: 1, changes: 2, slots: 3, wanted: 4, released: 5 } as const;
 
 const state = { running: 0, ended: 1, failed: 2 } as const;
 
@@ -22,21 +22,21 @@ const state = { running: 0, ended: 1, failed: 2 } as const;
  * @param slots blocks in it; a power of two
  * @param slotSize bytes of a block, at most
  * @param consumers threads that each see every block; one becomes free when all of them have released it
+ * @param most blocks that it may be widened to; a power of two. What is not used of them takes no memory
  */
-export function makeRing(slots: number, slotSize: number, consumers: number): RingMemory {
+export function makeRing(slots: number, slotSize: number, consumers: number, most = slots): RingMemory {
   // Counts wrap around, and must not jump in the ring when they do.
-  if (!Number.isInteger(Math.log2(slots))) throw new RangeError('the slots of a ring are a power of two');
-  return {
-    blocks: new SharedArrayBuffer(slots * slotSize),
-    control: new SharedArrayBuffer(4 * (word.released + consumers + slots)),
-    consumers,
-  };
+  for (const count of [slots, most])
+    if (!Number.isInteger(Math.log2(count))) throw new RangeError('the slots of a ring are a power of two');
+  const control = new SharedArrayBuffer(4 * (word.released + consumers + most));
+  new Int32Array(control).fill(slots, word.slots, word.wanted + 1);
+  return { blocks: new SharedArrayBuffer(most * slotSize), control, consumers };
 }
 
 /** What both ends know. Counts are of blocks, and wrap around after 2^32 of them: 4 PiB with blocks of 1 MiB. */
 class RingEnd {
   protected readonly control: Int32Array;
-  protected readonly slots: number;
+  protected readonly most: number;
   protected readonly slotSize: number;
   protected readonly consumers: number;
   readonly #blocks: Buffer;
@@ -44,9 +44,14 @@ class RingEnd {
   constructor({ blocks, control, consumers }: RingMemory) {
     this.control = new Int32Array(control);
     this.consumers = consumers;
-    this.slots = this.control.length - word.released - consumers;
-    this.slotSize = blocks.byteLength / this.slots;
+    this.most = this.control.length - word.released - consumers;
+    this.slotSize = blocks.byteLength / this.most;
     this.#blocks = Buffer.from(blocks);
+  }
+
+  /** Blocks in it now. */
+  protected get slots(): number {
+    return Atomics.load(this.control, word.slots);
   }
 
   protected slot(count: number): Buffer {
@@ -156,11 +161,22 @@ export class RingProducer extends RingEnd {
 
   #free(): Buffer | undefined {
     if (Atomics.load(this.control, word.state) === state.failed) throw new RingFailed();
+    this.#widen();
     for (let consumer = 0; consumer < this.consumers; consumer++) {
       const held = (this.#produced - Atomics.load(this.control, word.released + consumer)) | 0;
       if (held >= this.slots) return undefined;
     }
     return this.slot(this.#produced);
+  }
+
+  /**
+   * Doubles the blocks if a consumer asked for more, at a count that is an odd multiple of them: each block that is not yet released is
+   * then where it would be in the wider ring, too.
+   */
+  #widen(): void {
+    const slots = this.slots;
+    if (Atomics.load(this.control, word.wanted) > slots && (this.#produced >>> 0) % (2 * slots) === slots)
+      Atomics.store(this.control, word.slots, 2 * slots);
   }
 
   #wait(): Buffer {
@@ -219,6 +235,12 @@ export class RingConsumer extends RingEnd {
     if (((this.#taken - this.#released) | 0) < count) throw new RangeError('more blocks released than taken');
     this.#released = (this.#released + count) | 0;
     Atomics.store(this.control, word.released + this.#consumer, this.#released);
+    this.changed();
+  }
+
+  /** From some block on there are as many as there may be. */
+  widen(): void {
+    Atomics.store(this.control, word.wanted, this.most);
     this.changed();
   }
 

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
-import type { Bytes, HeldBlocks } from './bytes.ts';
+import type { BlockMemory, Bytes } from './bytes.ts';
 import { blockSize } from './bytes.ts';
 import type { BodyKey } from './body.ts';
 import type { Compression } from './compress.ts';
@@ -51,7 +51,7 @@ export interface ThreadFailure {
 }
 
 /** Blocks of sealed bytes in the air: what lies between encryption and the site's answer that it has them. */
-const sealedSlots = 32;
+const sealedSlots = { first: 32, most: 64 };
 /** A block, its OpenPGP or age framing included. */
 const sealedSlotSize = blockSize + 4096;
 const plainSlots = 8;
@@ -63,7 +63,7 @@ const mostCompressors = 3;
 const threadLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
 
 /** Sealed bytes that are being made. Disposing of it ends its threads. */
-export class Sealing implements HeldBlocks, AsyncDisposable {
+export class Sealing implements BlockMemory, AsyncDisposable {
   /** Settles when all was sealed and digested, or failed, or was given up. Nobody has to wait for it. */
   readonly summary: Promise<Summary>;
   readonly #consumer: RingConsumer;
@@ -108,7 +108,7 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
       body,
       compress: options.compress ?? 'auto',
       compressors: Array.from({ length: Math.min(availableParallelism(), mostCompressors) }, makeCompressorMemory),
-      sealed: makeRing(sealedSlots, sealedSlotSize, 2),
+      sealed: makeRing(sealedSlots.first, sealedSlotSize, 2, sealedSlots.most),
       taken: new SharedArrayBuffer(8),
     };
     return new Sealing(task, input, options);
@@ -125,6 +125,10 @@ export class Sealing implements HeldBlocks, AsyncDisposable {
 
   release(blocks: number): void {
     this.#consumer.release(blocks);
+  }
+
+  widen(): void {
+    this.#consumer.widen();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,4 +1,5 @@
 import { HpcsError } from '../errors.ts';
+import type { BlockMemory } from '../seal/bytes.ts';
 
 /** A run of bytes that is sent as one, and acknowledged as one. */
 export interface Segment {
@@ -19,8 +20,11 @@ interface Held {
   carrier?: Carrier | undefined;
 }
 
-/** Unacknowledged bytes that are held at most: eight channels' windows of 2 MiB on their way, and as much again being gathered. */
-const window = 32 * 1024 * 1024;
+/**
+ * Unacknowledged bytes that are held at most: eight channels' windows of 2 MiB on their way, and as much again being gathered. Over a long
+ * way a segment begins to go long before its answer can come; so once more as much.
+ */
+const window = { first: 32 * 1024 * 1024, wide: 48 * 1024 * 1024 };
 
 /**
  * What is to be sent: the content cut into segments, each of which is held until the site has it, so that it can be sent once more
@@ -29,12 +33,13 @@ const window = 32 * 1024 * 1024;
 export class Outbox {
   /** Bytes a segment should have. May change at any time. */
   segmentSize = 2 * 1024 * 1024;
-  readonly #release: ((blocks: number) => void) | undefined;
+  readonly #memory: BlockMemory | undefined;
   readonly #waiting: Held[] = [];
   /** All that are not yet acknowledged, in order; with those behind them that are. */
   readonly #held: Held[] = [];
   readonly #over = new WeakSet<Carrier>();
   #heldBytes = 0;
+  #window = window.first;
   #total = 0;
   #ended = false;
   #failure: { error: unknown } | undefined;
@@ -42,10 +47,10 @@ export class Outbox {
 
   /**
    * @param content read as far ahead as there is room for
-   * @param release told how many of the oldest blocks are not needed any more
+   * @param memory told how many of the oldest blocks are not needed any more
    */
-  constructor(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, release?: (blocks: number) => void) {
-    this.#release = release;
+  constructor(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, memory?: BlockMemory) {
+    this.#memory = memory;
     void this.#fill(content);
   }
 
@@ -88,7 +93,7 @@ export class Outbox {
     while (this.#held[0]?.acknowledged === true) {
       const { segment } = this.#held.shift() as Held;
       this.#heldBytes -= segment.size;
-      this.#release?.(segment.blocks.length);
+      this.#memory?.release(segment.blocks.length);
     }
     this.#changed();
   }
@@ -102,6 +107,13 @@ export class Outbox {
       this.#waiting.push(held);
     }
     this.#waiting.sort((a, b) => a.segment.offset - b.segment.offset);
+    this.#changed();
+  }
+
+  /** Holds more, for a long way. */
+  widen(): void {
+    this.#window = window.wide;
+    this.#memory?.widen();
     this.#changed();
   }
 
@@ -131,7 +143,7 @@ export class Outbox {
         size += block.length;
         if (size >= this.segmentSize) flush();
         // Whole segments only: what is being gathered counts when it is whole.
-        while (this.#heldBytes >= window && this.#failure === undefined) await this.#change.promise;
+        while (this.#heldBytes >= this.#window && this.#failure === undefined) await this.#change.promise;
       }
       flush();
       this.#ended = true;

@@ -6,6 +6,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, messageOf } from '../errors.ts';
+import type { BlockMemory } from '../seal/bytes.ts';
 import { assignments, quote } from '../shell.ts';
 import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
 import { Outbox } from './outbox.ts';
@@ -20,8 +21,8 @@ export interface UploadOptions extends FileOptions {
   patience?: number | undefined;
   /** Bytes per second, at most. */
   bandwidth?: number | undefined;
-  /** Told how many of the content's oldest blocks are not needed any more. Until then their bytes must stay as they are. */
-  release?: ((blocks: number) => void) | undefined;
+  /** Where the content's blocks lie: their bytes must stay as they are until they are released. Default: memory of their own each. */
+  memory?: BlockMemory | undefined;
   /** Told, with one line for people, of a lost connection, and when the temporary file could not be removed. */
   warn?: ((message: string) => void) | undefined;
 }
@@ -36,6 +37,8 @@ export interface PublishOptions extends FileOptions {
 const mostLanes = 8;
 /** Milliseconds of round trip that one more channel is opened for: then each moves its window in the time that sealing makes it. */
 const roundTripPerLane = 6;
+/** Pings that measure the way, at most, and the milliseconds after which none is sent any more. */
+const [mostPings, pingTime] = [3, 30];
 /** Channels on the shortest way: while one waits for its window, another one's moves. */
 const fewestLanes = 2;
 /** On the shortest way segments are larger: each costs the site a process. */
@@ -90,7 +93,7 @@ class Shipment {
     this.#path = path;
     this.#options = options;
     this.#patience = options.patience ?? 0;
-    this.#outbox = new Outbox(content, options.release);
+    this.#outbox = new Outbox(content, options.memory);
     this.#throttle = new Throttle(options.bandwidth);
     this.#names = [temporaryName(path)];
   }
@@ -177,14 +180,18 @@ class Shipment {
       shipment.#cutAt = undefined;
       if (!shipment.#outbox.nearlyDone) {
         let roundTrip = Infinity;
-        for (let ping = 0; ping < 3; ping++) {
+        // More than one, as a site that is busy for a moment looks far away; over a long way they would take longer than they tell.
+        for (let left = pingTime; left > 0;) {
           const sent = performance.now();
           yield Buffer.from('ping 0\n');
           await lane.answer('pong');
-          roundTrip = Math.min(roundTrip, performance.now() - sent);
+          const taken = performance.now() - sent;
+          roundTrip = Math.min(roundTrip, taken);
+          left -= Math.max(taken, pingTime / mostPings);
         }
         const count = Math.min(mostLanes, fewestLanes - 1 + Math.ceil(roundTrip / roundTripPerLane));
         if (count === fewestLanes) shipment.#outbox.segmentSize = largeSegment;
+        if (count === mostLanes) shipment.#outbox.widen();
         setLanes(count);
       }
       yield* shipment.#segments(lane, signal);

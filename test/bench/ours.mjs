@@ -31,7 +31,7 @@ if (mode === 'send') {
   await using upload = await startUpload(transport, target, sealing, {
     mode: 0o640,
     patience: 300,
-    release: (blocks) => sealing.release(blocks),
+    memory: sealing,
   });
   const { sha512 } = await sealing.summary;
   await upload.publish();

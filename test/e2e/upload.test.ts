@@ -77,7 +77,7 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
       const path = `${home}/cut-${kind}`;
       await using upload = await startUpload(transport, path, sealing, {
         patience: 60,
-        release: (blocks) => sealing.release(blocks),
+        memory: sealing,
         warn: (line) => warnings.push(line),
       });
       const { sha512, size: sealedSize } = await sealing.summary;

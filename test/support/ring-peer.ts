@@ -6,13 +6,16 @@ import { RingConsumer, RingProducer, type RingMemory } from '../../src/seal/ring
 /** What the thread is to do. */
 export interface RingPeer {
   ring: RingMemory;
+  slotSize: number;
+  /** Block after which a consumer asks for more of them. */
+  widenAfter?: number;
   role: 'produce' | 'consume';
   consumer: number;
   rounds: number;
   seed: number;
 }
 
-const { ring, role, consumer, rounds, seed } = workerData as RingPeer;
+const { ring, slotSize, widenAfter, role, consumer, rounds, seed } = workerData as RingPeer;
 let state = seed;
 const random = (below: number): number => {
   state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
@@ -27,7 +30,6 @@ let size = 0;
 
 if (role === 'produce') {
   const producer = new RingProducer(ring);
-  const slotSize = ring.blocks.byteLength / 8;
   for (let round = 0; round < rounds; round++) {
     const length = random(2 * slotSize);
     const fill = round & 0xff;
@@ -56,8 +58,10 @@ if (role === 'produce') {
     size += block.length;
     reader.release();
   };
+  let taken = 0;
   for (let block = reader.next(); block !== undefined; block = reader.next()) {
     held.push(block);
+    if (taken++ === widenAfter) reader.widen();
     stall();
     while (held.length > random(7)) take();
   }

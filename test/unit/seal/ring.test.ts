@@ -12,15 +12,17 @@ const peer = async (task: RingPeer): Promise<{ sha256: string; size: number }> =
   return told;
 };
 
+const block = (count: number): Buffer => Buffer.from(String(count).padStart(4, '0'));
+
 describe('a ring', () => {
   it('loses and alters nothing in ten thousand rounds of random sizes and stalls, whoever is slow', async function () {
     this.timeout(120_000);
-    const ring = makeRing(8, 512, 2);
+    const ring = makeRing(8, 512, 2, 32);
     const seed = Math.floor(Math.random() * 2 ** 32);
-    const common = { ring, rounds: 10_000, consumer: 0 };
+    const common = { ring, slotSize: 512, rounds: 10_000, consumer: 0 };
     const [made, first, second] = await Promise.all([
       peer({ ...common, role: 'produce', seed }),
-      peer({ ...common, role: 'consume', seed: seed + 1 }),
+      peer({ ...common, role: 'consume', seed: seed + 1, widenAfter: seed % 5000 }),
       peer({ ...common, role: 'consume', consumer: 1, seed: seed + 2 }),
     ]);
     assert.ok(made.size > 1_000_000);
@@ -91,7 +93,52 @@ describe('a ring', () => {
     assert.throws(() => consumer.release(2), RangeError);
   });
 
+  // Asked for at every place in the ring, and at every number of blocks that are held.
+  for (let before = 0; before < 16; before++) {
+    it(`may be widened after block ${before}, and keeps what is held`, async () => {
+      for (let held = 0; held <= Math.min(4, before); held++) {
+        const ring = makeRing(4, 4, 1, 16);
+        const producer = new RingProducer(ring);
+        const consumer = new RingConsumer(ring, 0);
+        const kept: Buffer[] = [];
+        const letGo = (): void => {
+          consumer.release();
+          kept.shift();
+        };
+        let next = 0;
+        const move = async (): Promise<void> => {
+          const made = producer.putAsync(block(next++)).then(() => true);
+          // Lets go of a block only when the producer is held back.
+          while ((await Promise.race([made, new Promise(setImmediate)])) !== true) letGo();
+          kept.push(consumer.next() ?? Buffer.alloc(0));
+          assert.deepEqual(kept.map(String), kept.map((_, index) => String(block(next - kept.length + index)))); // prettier-ignore
+        };
+        for (let count = 0; count < before; count++) await move();
+        while (kept.length > held) letGo();
+        consumer.widen();
+        for (let count = 0; count < 48; count++) await move();
+        assert.equal(kept.length, 16);
+      }
+    });
+  }
+
+  it('takes no memory for what it might be widened to', () => {
+    const size = 64 * 1024 * 1024;
+    const ring = makeRing(2, size / 32, 1, 32);
+    const producer = new RingProducer(ring);
+    const consumer = new RingConsumer(ring, 0);
+    const before = process.memoryUsage.rss();
+    for (let round = 0; round < 64; round++) {
+      producer.allocate(size / 32).fill(1);
+      producer.put(producer.allocate(size / 32));
+      consumer.next();
+      consumer.release();
+    }
+    assert.ok(process.memoryUsage.rss() - before < size / 4);
+  });
+
   it('has a power of two of blocks', () => {
     assert.throws(() => makeRing(3, 4, 1), RangeError);
+    assert.throws(() => makeRing(4, 4, 1, 12), RangeError);
   });
 });

@@ -1,16 +1,22 @@
 import assert from 'node:assert/strict';
 import { Outbox } from '../../../src/site/outbox.ts';
+import type { BlockMemory } from '../../../src/seal/bytes.ts';
 import { failsWith } from '../../support/streams.ts';
 
 const mib = 1024 * 1024;
 const blocks = (...texts: string[]): Buffer[] => texts.map((text) => Buffer.from(text));
+
+const recording = (released: number[]): BlockMemory => ({
+  release: (count) => void released.push(count),
+  widen: () => undefined,
+});
 
 describe('an outbox', () => {
   const lane = {};
 
   it('cuts what is to be sent into segments, and is done when all are acknowledged', async () => {
     const released: number[] = [];
-    const outbox = new Outbox(blocks('aaa', 'bbb', 'cc', 'd'), (count) => released.push(count));
+    const outbox = new Outbox(blocks('aaa', 'bbb', 'cc', 'd'), recording(released));
     outbox.segmentSize = 5;
     const first = await outbox.take(lane);
     const second = await outbox.take(lane);
@@ -45,7 +51,7 @@ describe('an outbox', () => {
 
   it('lets go of no block that may be on its way once more, whatever answer comes late', async () => {
     const released: number[] = [];
-    const outbox = new Outbox(blocks('a', 'b'), (count) => released.push(count));
+    const outbox = new Outbox(blocks('a', 'b'), recording(released));
     outbox.segmentSize = 1;
     await outbox.take(lane);
     outbox.giveBack(lane);
@@ -77,6 +83,10 @@ describe('an outbox', () => {
     for (let turn = 0; turn < 500; turn++) await Promise.resolve();
     await new Promise(setImmediate);
     assert.ok(read > 8 && read < 40, `${read} MiB read`);
+    outbox.widen();
+    for (let turn = 0; turn < 500; turn++) await Promise.resolve();
+    await new Promise(setImmediate);
+    assert.ok(read > 40 && read < 56, `${read} MiB read once it was wide`);
     const segment = await outbox.take(lane);
     outbox.acknowledge(lane, segment?.offset ?? -1, segment?.size ?? -1);
     outbox.close(new Error('over'));
