@@ -8,7 +8,7 @@ import { promisify } from 'node:util';
 import { createGunzip, createZstdDecompress, zstdDecompress, type ZstdOptions } from 'node:zlib';
 import { HpcsError, messageOf } from '../errors.ts';
 import { BlockWriter } from './block-writer.ts';
-import { blockSize, ByteReader, inBlocks, type Bytes } from './bytes.ts';
+import { blockSize, ByteReader, freeWhole, inBlocks, type Bytes } from './bytes.ts';
 import { compressFrame, compressingHere, frameSize, type Compressor } from './compressor.ts';
 import { corrupt } from './faults.ts';
 import { Pace } from './pace.ts';
@@ -127,16 +127,21 @@ async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Arr
   for (const next of waiting) yield await next;
 }
 
+/** So many pieces of so many bytes each are taken of a frame as its sample. */
+const [sampleCount, samplePiece] = [8, 2048];
+const sample = Buffer.allocUnsafeSlow(sampleCount * samplePiece);
+
 /** Whether samples of a frame, taken as one, come below a share of their size. */
 function shrinks(frame: Buffer, limit: number): boolean {
-  const [count, size] = [8, 2048];
-  if (frame.length <= 4 * count * size) return true;
-  const samples = Array.from({ length: count }, (_, index) => {
-    const start = Math.floor((frame.length * (index + 0.5)) / count);
-    return frame.subarray(start, start + size);
-  });
-  const sample = Buffer.concat(samples);
-  return compressFrame(sample).length < sample.length * limit;
+  if (frame.length <= 4 * sample.length) return true;
+  for (let index = 0; index < sampleCount; index++) {
+    const start = Math.floor((frame.length * (index + 0.5)) / sampleCount);
+    frame.copy(sample, index * samplePiece, start, start + samplePiece);
+  }
+  const small = compressFrame(sample);
+  const { length } = small;
+  freeWhole(small);
+  return length < sample.length * limit;
 }
 
 /** A frame that holds its content uncompressed. @see RFC 8878, sections 3.1.1.1 and 3.1.1.2 */

@@ -33,7 +33,9 @@ const bound = (size: number): number => size + Math.ceil(size / 256) + 1024;
  * first and search in two places, at half the speed. Data is authenticated outside, so there is no checksum.
  */
 export function compressFrame(frame: Uint8Array): Buffer {
-  return zstdCompressSync(frame, { params: level, chunkSize: bound(frame.length), pledgedSrcSize: frame.length });
+  // What is larger than Node's pool of small ones has memory of its own, which can be given back.
+  const chunkSize = Math.max(bound(frame.length), Buffer.poolSize + 1);
+  return zstdCompressSync(frame, { params: level, chunkSize, pledgedSrcSize: frame.length });
 }
 
 /** Compresses on the calling thread. */

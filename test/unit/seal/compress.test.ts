@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:zlib';
 import { compressed, decompressed } from '../../../src/seal/compress.ts';
 import { Pace } from '../../../src/seal/pace.ts';
@@ -56,6 +58,21 @@ describe('compression', () => {
     const slowly = await size(prose, leaving(20));
     assert.ok(slowly < 0.85, `${slowly}`);
     assert.ok((await size(Buffer.concat([text, text, text]), leaving(500))) < 0.5);
+  });
+
+  it('leaves nothing of its samples to the garbage collector, which would let them pile up', async () => {
+    const block = random.subarray(0, mib);
+    const many = (async function* () {
+      for (let count = 0; count < 1000; count++) yield block;
+    })();
+    setFlagsFromString('--expose-gc');
+    (runInNewContext('gc') as () => void)();
+    const before = process.memoryUsage().arrayBuffers;
+    let most = 0;
+    for await (const _part of compressed(many, 'auto', { reuseAfter: 2 })) {
+      most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+    }
+    assert.ok(most < 8 * mib, `${most}`);
   });
 
   it('asks other threads for nothing where only the end is to be compressed', async () => {
