@@ -150,16 +150,15 @@ export class FramedProcess implements RemoteProcess {
   /** Feeds the input no faster than it is taken; stops without error when the command takes no more. */
   async #pump(channel: Channel): Promise<void> {
     const { stdin } = channel;
-    const closed = new Promise<undefined>((resolve) => {
-      for (const event of ['close', 'error', 'finish']) stdin.once(event, () => resolve(undefined));
-      channel.ended.then(() => resolve(undefined), () => resolve(undefined)); // prettier-ignore
-    });
+    const end = new End();
+    for (const event of ['close', 'error', 'finish']) stdin.once(event, () => end.come());
+    channel.ended.then(() => end.come(), () => end.come()); // prettier-ignore
     const input = iterate(this.#options.input ?? []);
     try {
       for (;;) {
-        const item = await Promise.race([input.next(), closed]);
+        const item = await end.or(Promise.resolve(input.next()));
         if (item === undefined || item.done || this.#failure !== undefined || stdin.destroyed || stdin.writableEnded) break;
-        if (!stdin.write(item.value)) await Promise.race([new Promise((resolve) => stdin.once('drain', resolve)), closed]);
+        if (!stdin.write(item.value)) await end.or(new Promise<void>((resolve) => stdin.once('drain', resolve)));
       }
       // Not awaited: a source that waits for something else must not keep a finished command.
       void Promise.resolve(input.return?.()).catch(() => undefined);
@@ -213,6 +212,26 @@ export class FramedProcess implements RemoteProcess {
     const killer = this.#source.exec(killScript.replace('PID', pid));
     for await (const _ of killer.stdout);
     await killer.finished;
+  }
+}
+
+/** What may end any wait before its time. (With Promise.race it would hold what came of each wait until it comes itself.) */
+class End {
+  #come = false;
+  #wake: () => void = () => undefined;
+
+  come(): void {
+    this.#come = true;
+    this.#wake();
+  }
+
+  /** What comes of a promise, or undefined when the end comes first. One at a time. */
+  or<Result>(promise: Promise<Result>): Promise<Result | undefined> {
+    return new Promise((resolve, reject) => {
+      promise.then(resolve, reject);
+      if (this.#come) resolve(undefined);
+      else this.#wake = () => resolve(undefined);
+    });
   }
 }
 

@@ -27,6 +27,7 @@ import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import { fingerprint } from '../../src/site/known-hosts.ts';
 import { followLog } from '../../src/site/slurm.ts';
 import type { Transport } from '../../src/site/transport.ts';
+import { collectGarbage } from '../support/garbage.ts';
 import { makeKey, Sshd } from '../support/sshd.ts';
 
 const MiB = 1024 * 1024;
@@ -204,6 +205,29 @@ for (const kind of ['ssh2', 'openssh'] as const) {
         for await (const _ of process.stdout);
         assert.equal((await process.finished).code, 0);
         assert.equal(produced, 64 * MiB);
+      });
+
+      it('keep nothing of the input that has gone', async () => {
+        const gone: WeakRef<Uint8Array>[] = [];
+        const last = Promise.withResolvers<void>();
+        const input = (async function* () {
+          for (let count = 0; count < 200; count++) {
+            const block = Buffer.from(`block ${count}`);
+            gone.push(new WeakRef(block));
+            yield block;
+            await sleep(1);
+          }
+          await last.promise;
+        })();
+        await using process = transport.exec('cat >/dev/null', { input });
+        while (gone.length < 200) await sleep(10);
+        await sleep(100);
+        collectGarbage();
+        const kept = gone.filter((block) => block.deref() !== undefined).length;
+        assert.ok(kept < 20, `${kept}`);
+        last.resolve();
+        for await (const _ of process.stdout);
+        assert.equal((await process.finished).code, 0);
       });
 
       it('hold the site back when nobody reads', async () => {

@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:zlib';
 import { compressed, decompressed } from '../../../src/seal/compress.ts';
 import { Pace } from '../../../src/seal/pace.ts';
+import { collectGarbage } from '../../support/garbage.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
 
 const mib = 1024 * 1024;
@@ -65,8 +64,7 @@ describe('compression', () => {
     const many = (async function* () {
       for (let count = 0; count < 1000; count++) yield block;
     })();
-    setFlagsFromString('--expose-gc');
-    (runInNewContext('gc') as () => void)();
+    collectGarbage();
     const before = process.memoryUsage().arrayBuffers;
     let most = 0;
     for await (const _part of compressed(many, 'auto', { reuseAfter: 2 })) {
