@@ -55,8 +55,11 @@ async function run(command: readonly string[], options: { input?: string; env?: 
   if (code !== 0) throw new Error(`${command.join(' ')} ended ${code}: ${Buffer.concat(said).toString().slice(-2000)}`);
 }
 
-// What a user runs: the built client, which needs no time for types.
+// What a user runs: the built client with its manifest, as in a package; a checkout must not keep that.
 await run(['npm', 'run', '--silent', 'build']);
+await using cleanup = new AsyncDisposableStack();
+cleanup.defer(() => rm(join(root, 'oclif.manifest.json'), { force: true }));
+await run([process.execPath, join(root, 'bin/manifest.js')]);
 await using site = await Site.open();
 const config = await loadConfig(site.configuration);
 const { address, port = 22, username } = config.supercomputer;
