@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { enableCompileCache } from 'node:module';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 
 /**
  * Keeps the compiled code of this program's modules, for this process, its threads and later ones: of each start it takes a fifth of a
@@ -29,8 +29,9 @@ export function keepCompiledCode(env: NodeJS.ProcessEnv = process.env): void {
   enableCompileCache(directory);
 }
 
+// In somebody else's home, as root has it after some ways of becoming root, nothing is made.
 function make(directory: string): void {
-  if (!existsSync(directory)) mkdirSync(directory, { mode: 0o700 });
+  if (!existsSync(directory) && isOwn(dirname(directory), 0)) mkdirSync(directory, { mode: 0o700 });
 }
 
 function isOwn(directory: string, denied: number): boolean {

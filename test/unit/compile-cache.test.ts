@@ -54,6 +54,12 @@ describe('compiled code', () => {
     });
   }
 
+  it('makes nothing in the home of somebody else', async () => {
+    await chown(home, 4711, 4711);
+    await start({ HOME: home });
+    assert.deepEqual(await readdir(home), []);
+  });
+
   it('is done without where there is no home, or none to write to', async () => {
     await start({});
     await start({ HOME: 'relative' });
