@@ -175,7 +175,7 @@ describe('hpcs open', function () {
     const { screen, code } = await onTerminal(command, /passphrase of .*: $/, 'secret wöx\u007F\u007Förd\r');
     assert.equal(code, 0, screen);
     assert.match(screen, /passphrase of \S+: \r\nopened /);
-    assert.doesNotMatch(screen, /secret|rd\b/);
+    assert.doesNotMatch(screen, /secret|wö|örd/);
     assert.equal(await readFile(join(output, 'data.tgz'), 'utf8'), content);
     const stopped = await onTerminal(command, /passphrase of .*: $/, 'secret\u0003');
     assert.equal(stopped.code, 130, stopped.screen);
