@@ -12,9 +12,9 @@ import { dirname, isAbsolute, join } from 'node:path';
  *
  * @see XDG Base Directory Specification, XDG_CACHE_HOME; module.enableCompileCache of Node
  */
-export function keepCompiledCode(env: NodeJS.ProcessEnv = process.env): void {
-  const home = env['HOME'];
-  const caches = env['XDG_CACHE_HOME'] || (home ? join(home, '.cache') : '');
+export function keepCompiledCode(): void {
+  const { HOME: home, XDG_CACHE_HOME: chosen } = process.env;
+  const caches = chosen || (home ? join(home, '.cache') : '');
   if (!isAbsolute(caches)) return;
   const ours = join(caches, 'hpcs');
   const directory = join(ours, 'code');

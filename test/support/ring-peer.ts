@@ -63,7 +63,9 @@ if (role === 'produce') {
     held.push(block);
     if (taken++ === widenAfter) reader.widen();
     stall();
-    while (held.length > random(7)) take();
+    // From then on the ring is as wide as it may be, whatever its place was.
+    const wide = widenAfter !== undefined && taken > widenAfter + 64;
+    while (held.length > random(wide ? 31 : 7)) take();
   }
   while (held.length > 0) take();
 }

@@ -175,7 +175,8 @@ describe('hpcs open', function () {
     const { screen, code } = await onTerminal(command, /passphrase of .*: $/, 'secret wöx\u007F\u007Förd\r');
     assert.equal(code, 0, screen);
     assert.match(screen, /passphrase of \S+: \r\nopened /);
-    assert.doesNotMatch(screen, /secret|wö|örd/);
+    // The directory's name is made at random.
+    assert.doesNotMatch(screen.replaceAll(directory, ''), /secret|rd\b/);
     assert.equal(await readFile(join(output, 'data.tgz'), 'utf8'), content);
     const stopped = await onTerminal(command, /passphrase of .*: $/, 'secret\u0003');
     assert.equal(stopped.code, 130, stopped.screen);
