@@ -11,7 +11,6 @@ import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
 import type { Recipient } from '../src/seal/recipients.ts';
-import { connect } from '../src/site/connect.ts';
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
@@ -73,33 +72,37 @@ export default class ContainerPrep extends BaseCommand {
     // What can be wrong with the command line is said before the image is made.
     const plan = flags.encrypted ? await this.#plan(flags) : undefined;
     const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
-    await using image = await openImage({
+    const asked = {
       image: flags['base-oci-image'],
       platform: flags.platform,
       pull: flags.pull,
-      compression: flags.compression === 'auto' ? this.#fitting(plan?.config, flags.username) : flags.compression,
       dockerPath: flags['docker-path'],
-      signal: this.signal,
       progress: this.progress,
-    });
+    };
     if (plan === undefined) {
+      // A SIF that is only written has no site to ask what it can read.
+      const compression = flags.compression === 'auto' ? 'zstd' : flags.compression;
+      await using image = await openImage({ ...asked, compression, signal: this.signal });
       const sif = join(directory, name);
-      await keepOnly(image.bytes, sif);
+      await keepOnly(image.source, sif);
       this.log(`SIF written, not encrypted: ${sif}`);
       return { sif };
     }
+    const { apptainer } = plan.config.supercomputer;
     const published = await publish(
       {
         kind: 'image',
-        content: image.bytes,
+        open: async (site, signal) => {
+          const fitting = async (): Promise<SifCompression> => siteCompression(await site, apptainer, { signal });
+          const compression = flags.compression === 'auto' ? fitting() : flags.compression;
+          return await openImage({ ...asked, compression, signal });
+        },
         fileName: name,
         directory: plan.directory,
         username: flags.username,
         format: flags.format,
         readers: plan.readers,
         recipients: plan.recipients,
-        image: image.config,
-        total: image.size,
         bandwidth: flags['bandwidth-limit'],
       },
       { config: plan.config, signal: this.signal, progress: this.progress, warning: this.warning, meter: this.meter },
@@ -125,13 +128,6 @@ export default class ContainerPrep extends BaseCommand {
       directory: required(flags['data-path-at-rest'], 'data-path-at-rest'),
       recipients: await this.recipients(config, flags),
     };
-  }
-
-  /** What the site can read. A SIF that is only written has no site to ask. */
-  async #fitting(config: Config | undefined, username: string | undefined): Promise<SifCompression> {
-    if (config === undefined) return 'zstd';
-    await using site = await connect(config, { signal: this.signal, username });
-    return await siteCompression(site, config.supercomputer.apptainer, { signal: this.signal });
   }
 }
 

@@ -68,14 +68,13 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     const published = await publish(
       {
         kind: 'data',
-        content: { path: input },
+        open: async () => ({ source: { path: input }, total: found.archive, [Symbol.asyncDispose]: async () => {} }),
         fileName,
         directory: flags['data-path-at-rest'],
         username: flags.username,
         format: flags.format,
         readers,
         recipients,
-        total: found.archive,
         bandwidth: flags['bandwidth-limit'],
         keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),
       },

@@ -3,7 +3,7 @@ import { basename, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
-import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
+import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Granter, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
@@ -14,14 +14,20 @@ import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
 import { freeName, makeDirectory } from './site/files.ts';
+import type { Transport } from './site/transport.ts';
 import { startUpload, uploadFile } from './site/upload.ts';
 import { stateDirectory } from './state.ts';
+import { together } from './together.ts';
 
 /** An artefact to be sealed, shipped and granted. */
 export interface Publication {
   kind: 'image' | 'data';
-  /** What to seal, read once. */
-  content: SealSource;
+  /**
+   * Opens what is to be sealed. Meanwhile connections are made and an identity is got.
+   *
+   * @param site the connection to the site, once it is made
+   */
+  open: (site: Promise<Transport>, signal: AbortSignal) => Promise<Content>;
   /** Name of the sealed file. */
   fileName: string;
   /** Directory on the site. */
@@ -31,13 +37,19 @@ export interface Publication {
   /** Who can open it beside the holder of the key in the vault. */
   recipients: readonly Recipient[];
   readers: Readers;
-  image?: ImageConfig;
-  /** Plain bytes in all, where they are known, for the progress. */
-  total?: number | undefined;
   /** Local file that keeps a copy of the sealed bytes. */
   keep?: string | undefined;
   /** Bytes per second, at most; in place of the configuration's. */
   bandwidth?: number | undefined;
+}
+
+/** What is to be sealed. Disposed of when it was, or was not. */
+export interface Content extends AsyncDisposable {
+  /** Read once. */
+  source: SealSource;
+  /** Plain bytes in all, for the progress. */
+  total: number;
+  image?: ImageConfig;
 }
 
 /** What was published. */
@@ -73,29 +85,48 @@ export async function publish(
   const key = await generateKey(publication.format);
   using _secret = key.secretKey;
   let shown: Meter | undefined;
-  // Sealing begins while the connections are made, and waits for them when it is some blocks ahead.
-  // The original opens age files straight into a SIF or into tar.
-  await using sealing = await Sealing.start(publication.content, {
-    format: publication.format,
-    recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
-    // An image is compressed within.
-    compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
-    signal,
-    onProgress: (bytes) => shown?.update(bytes),
-  });
-  await using transport = await connect(config, { signal, username: publication.username });
-  await makeDirectory(transport, publication.directory, { signal });
-  await using identity = await openIdentity(config, { signal, progress });
+  const site = Promise.withResolvers<Transport>();
+  // Who waits for it, if anybody, has the error from there.
+  site.promise.catch(() => undefined);
 
-  const granter = { services, identity, mode, signal, progress };
-  // Whether the key can be stored is known before hours of upload, not after.
-  await checkVault(granter);
-  const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
+  // Sealing begins while connections are made, and waits for them when it is some blocks ahead. And whether the key can be stored is
+  // known before hours of making and upload, not after.
+  const seal = async (signal: AbortSignal): Promise<Sealed> => {
+    await using cleanup = new AsyncDisposableStack();
+    const content = cleanup.use(await publication.open(site.promise, signal));
+    const sealing = cleanup.use(
+      await Sealing.start(content.source, {
+        format: publication.format,
+        recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
+        // An image is compressed within. The original opens age files straight into a SIF or into tar.
+        compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
+        signal,
+        onProgress: (bytes) => shown?.update(bytes),
+      }),
+    );
+    const owned = cleanup.move();
+    return { content, sealing, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  };
+  // Until both are done: what is disposed of sooner would fail under the other one, and hide why.
+  await using stack = new AsyncDisposableStack();
+  const prepare = async (signal: AbortSignal): Promise<Prepared> => {
+    const connecting = connect(config, { signal, username: publication.username });
+    connecting.then(site.resolve, site.reject);
+    const transport = stack.use(await connecting);
+    await makeDirectory(transport, publication.directory, { signal });
+    const identity = stack.use(await openIdentity(config, { signal, progress }));
+    const granter = { services, identity, mode, signal, progress };
+    await checkVault(granter);
+    const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
+    return { transport, granter, readers, [Symbol.asyncDispose]: async () => undefined };
+  };
+  const [sealed, { transport, granter, readers }] = await together(signal, seal, prepare);
+  const { content, sealing } = stack.use(sealed);
 
   const wanted = posix.join(publication.directory, publication.fileName);
   const doing = `sealing and shipping ${publication.fileName}`;
   progress(doing);
-  using meter = context.meter(doing, publication.total);
+  using meter = context.meter(doing, content.total);
   shown = meter;
   await using upload = await startUpload(transport, wanted, keepCopy(sealing, publication.keep), {
     mode: 0o640,
@@ -116,7 +147,7 @@ export async function publish(
     sha512,
     size,
     created: new Date().toISOString(),
-    ...(publication.image === undefined ? {} : { image: publication.image }),
+    ...(content.image === undefined ? {} : { image: content.image }),
     ...recipientsField(publication.recipients),
     key: key.secretKey.reveal(),
   };
@@ -147,6 +178,17 @@ export async function publish(
     created: record.created,
   });
   return { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+}
+
+interface Sealed extends AsyncDisposable {
+  content: Content;
+  sealing: Sealing;
+}
+
+interface Prepared extends AsyncDisposable {
+  transport: Transport;
+  granter: Granter;
+  readers: Readers;
 }
 
 function list(value: string | undefined): string[] {

@@ -23,12 +23,13 @@ export interface OpenImageOptions {
   readonly progress: (message: string) => void;
 }
 
-/** An image as a SIF, ready to be read once. Disposing of it frees what was kept for it. */
+/** An image as a SIF. Disposing of it frees what was kept for it. */
 export interface OpenImage extends AsyncDisposable {
-  readonly config: ImageConfig;
-  readonly bytes: AsyncIterable<Uint8Array>;
+  readonly image: ImageConfig;
+  /** The SIF, to be read once. */
+  readonly source: AsyncIterable<Uint8Array>;
   /** Bytes of the SIF. */
-  readonly size: number;
+  readonly total: number;
 }
 
 /**
@@ -44,5 +45,5 @@ export async function openImage(options: OpenImageOptions): Promise<OpenImage> {
   const docker = await connectDocker({ address: dockerPath, env, signal });
   const source = await resolveSource(docker, { image, platform, pull, env, signal, progress });
   const sif = await buildSif({ docker, source, compression, signal, progress });
-  return { config: source.config, bytes: sif.bytes, size: sif.size, [Symbol.asyncDispose]: () => sif[Symbol.asyncDispose]() };
+  return { image: source.config, source: sif.bytes, total: sif.size, [Symbol.asyncDispose]: () => sif[Symbol.asyncDispose]() };
 }

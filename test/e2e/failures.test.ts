@@ -135,46 +135,32 @@ describe('what can fail', function () {
     }
   });
 
+  const prepareImage = (image: string, more: readonly string[] = [], config = site.configuration): Promise<CliExit> => {
+    const readers = ['-u', 'alice', '-c', 'nid000001'];
+    return site.hpcs(['container-prep', '--json', '--config', config, '-b', image, '--pull', 'never', '-e', ...readers, ...more]);
+  };
+
   it('the site: a directory of somebody else', async () => {
     await check(await prepare(site.configuration, '/root/x'), 5, /permission/);
+    // While the same connection is asked what the site can read, and the image is made.
+    await check(await prepareImage('debian:bookworm-slim', ['--data-path-at-rest', '/root/x']), 5, /permission/);
+  });
+
+  it('the vault and the HPCS server: nobody listens, while an image is made', async () => {
+    for (const section of ['vault', 'hpcs-server']) {
+      const config = await altered(new RegExp(`(\\[${section}\\]\\nurl=https://[^:]*:)\\d+`), `$1${closed}`);
+      const exit = await prepareImage('debian:bookworm-slim', ['--data-path-at-rest', site.scratch], config);
+      await check(exit, 4, /unreachable/);
+    }
   });
 
   it('Docker: no engine', async () => {
-    const exit = await site.hpcs([
-      'container-prep',
-      '--json',
-      '-b',
-      'debian:bookworm-slim',
-      '-e',
-      '-u',
-      'alice',
-      '-c',
-      'nid000001',
-      '--data-path-at-rest',
-      site.scratch,
-      '-d',
-      '/nonexistent.sock',
-    ]);
+    const exit = await prepareImage('debian:bookworm-slim', ['--data-path-at-rest', site.scratch, '-d', '/nonexistent.sock']);
     await check(exit, 3, /docker/);
   });
 
   it('Docker: no such image', async () => {
-    const exit = await site.hpcs([
-      'container-prep',
-      '--json',
-      '-b',
-      'hpcs-test/there-is-none',
-      '--pull',
-      'never',
-      '-e',
-      '-u',
-      'alice',
-      '-c',
-      'nid000001',
-      '--data-path-at-rest',
-      site.scratch,
-    ]);
-    await check(exit, 3, /image/);
+    await check(await prepareImage('hpcs-test/there-is-none', ['--data-path-at-rest', site.scratch]), 3, /image/);
   });
 
   it('an interruption: Ctrl-C while bytes go up', async () => {

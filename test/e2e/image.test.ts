@@ -100,7 +100,7 @@ const open = (image: string, more: Partial<OpenImageOptions> = {}): Promise<Open
 async function toSite(image: string, path: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> {
   await using sif = await open(image, more);
   const child = spawn('docker', ['exec', '-i', site, 'sh', '-c', 'cat >"$0"', path], { stdio: ['pipe', 'ignore', 'inherit'] });
-  await pipeline(sif.bytes, child.stdin);
+  await pipeline(sif.source, child.stdin);
   await ended(child);
   return sif;
 }
@@ -184,7 +184,7 @@ describe('an OCI image as a SIF', function () {
 
     for (const target of ['static', 'musl'] as const) {
       it(`an image without a shell runs by its configuration: ${target}`, async () => {
-        const { config } = await toSite(tag(target), '/tmp/app.sif');
+        const { image: config } = await toSite(tag(target), '/tmp/app.sif');
         const command = [...config.entrypoint, ...(target === 'static' ? odd : config.cmd)];
         const pwd = config.workdir === '' ? [] : ['--pwd', config.workdir];
         const actual = await apptainer('exec', '--containall', '--cleanenv', ...pwd, '/tmp/app.sif', ...command);
@@ -251,7 +251,7 @@ describe('an OCI image as a SIF', function () {
     });
 
     it('carries its configuration', async () => {
-      const { config } = await toSite(tag('entrypoint'), '/tmp/app.sif');
+      const { image: config } = await toSite(tag('entrypoint'), '/tmp/app.sif');
       const { stdout } = await apptainer('exec', '/tmp/app.sif', 'cat', '/sd-container/image.json');
       assert.deepEqual(JSON.parse(stdout), config);
       assert.equal(config.workdir, '/srv/a dir');
@@ -259,7 +259,7 @@ describe('an OCI image as a SIF', function () {
       assert.equal(config.platform, 'linux/amd64');
       assert.match(config.digest, /^sha256:[0-9a-f]{64}$/);
       assert.equal(
-        (await open(tag('user')).then(async (image) => (await image[Symbol.asyncDispose](), image))).config.user,
+        (await open(tag('user')).then(async (image) => (await image[Symbol.asyncDispose](), image))).image.user,
         '12345:54321',
       );
     });
@@ -403,13 +403,13 @@ describe('an OCI image as a SIF', function () {
 
     it('with the password in config.json; the digest is the registry’s', async () => {
       const env = await configure({ auths: { [registry()]: { auth: Buffer.from(login).toString('base64') } } });
-      const [{ config }, said] = await pulled(env);
+      const [{ image: config }, said] = await pulled(env);
       const [digest] = JSON.parse(await must('inspect', '-f', '{{json .RepoDigests}}', image)) as string[];
       assert.equal(digest, `${registry()}/some/static@${config.digest}`);
       assert.match(said.join('\n'), /^pulling .*\/some\/static:1 for linux\/amd64\n(.*\n)*Digest: sha256:/);
       // By digest it is the same image, and there already.
       const [again, silent] = await pulled(env, { image: `${registry()}/some/static@${config.digest}` });
-      assert.deepEqual(again.config, config);
+      assert.deepEqual(again.image, config);
       assert.ok(!silent.some((line) => line.startsWith('pulling')));
       assert.ok((await pulled(env, { pull: 'always' }))[1].some((line) => line.startsWith('pulling')));
     });
@@ -424,7 +424,7 @@ describe('an OCI image as a SIF', function () {
       const path = process.env['PATH'];
       try {
         process.env['PATH'] = `${directory}:${path}`;
-        const [{ config }] = await pulled(await configure({ credHelpers: { [registry()]: 'own' } }));
+        const [{ image: config }] = await pulled(await configure({ credHelpers: { [registry()]: 'own' } }));
         assert.equal(config.env.includes('GREETING=static'), true);
       } finally {
         process.env['PATH'] = path;
@@ -446,7 +446,7 @@ describe('an OCI image as a SIF', function () {
       assert.deepEqual(await ours(), []);
       assert.deepEqual(await named(), []);
       assert.ok((await openBlocks()).length > 0);
-      assert.ok(sif.size > 300_000);
+      assert.ok(sif.total > 300_000);
     });
 
     it('makes no volume of what the image declares as one', async () => {
@@ -473,7 +473,7 @@ describe('an OCI image as a SIF', function () {
         const timer = setTimeout(() => abort.abort(reason), delay);
         try {
           await using sif = await open(tag('odd'), { signal: abort.signal });
-          for await (const part of sif.bytes) void part;
+          for await (const part of sif.source) void part;
           finished++;
         } catch (error) {
           assert.equal(error, reason);
@@ -491,7 +491,7 @@ describe('an OCI image as a SIF', function () {
       const reading = async (): Promise<void> => {
         await using sif = await open(tag('odd'), { signal: abort.signal });
         let parts = 0;
-        for await (const part of sif.bytes) if (part.length > 0 && parts++ === 5) abort.abort(reason);
+        for await (const part of sif.source) if (part.length > 0 && parts++ === 5) abort.abort(reason);
       };
       await assert.rejects(reading(), reason);
       await nothingLeft();

@@ -40,6 +40,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/shell.ts',
     'src/table.ts',
     'src/terminal.ts',
+    'src/together.ts',
     'src/until.ts',
   ],
 };
