@@ -4,14 +4,11 @@
  * memory, and a fifth more of processor time. Later it could not be undone.
  */
 import { setFlagsFromString } from 'node:v8';
+import { collect } from './collection.ts';
 
 setFlagsFromString('--semi-space-growth-factor=1');
 
-/**
- * The old generation is collected when it has grown by a fifth, not to twice to four times its size: what a thread drops while data streams
- * through is little, and would be collected only after gigabytes. Ten MiB less, and no more processor time that could be measured.
- */
-setFlagsFromString('--heap-growing-percent=20');
+collect('often');
 
 /**
  * The C library gives memory back to the system as soon as 128 KiB at the end of its heap are free, and has it filled with zeros anew a

@@ -1,4 +1,5 @@
 import type Docker from 'dockerode';
+import { collect } from '../collection.ts';
 import { BlockStore, type StoredContent } from './block-store.ts';
 import { dockerError } from './docker.ts';
 import { ImageTree } from './entries.ts';
@@ -34,6 +35,8 @@ export interface SifStream extends AsyncDisposable {
 export async function buildSif(options: SifOptions): Promise<SifStream> {
   const { docker, source, signal, progress } = options;
   const started = performance.now();
+  collect('as usual');
+  using _often = { [Symbol.dispose]: () => collect('often') };
   await using cleanup = new AsyncDisposableStack();
   const given = new AbortController();
   cleanup.defer(() => given.abort());
