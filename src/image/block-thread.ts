@@ -3,7 +3,7 @@ import { createCipheriv } from 'node:crypto';
 import { writevSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { systemCode } from '../errors.ts';
-import { free } from '../seal/bytes.ts';
+import { free, freeWhole } from '../seal/bytes.ts';
 import type { BlockAnswer, BlockBatch, BlockTask } from './block-store.ts';
 import { fileBlockSize, squeeze, storedBit } from './squashfs.ts';
 
@@ -28,6 +28,7 @@ parentPort?.on('message', ({ memory, sizes, holes }: BlockBatch) => {
       const small = squeeze(block, compression);
       words.push(small.length | (small === block ? storedBit : 0));
       kept.push(cipher.update(small));
+      if (small !== block) freeWhole(small);
     }
     keep(kept);
     for (const bytes of kept) free(bytes);
