@@ -2,8 +2,7 @@ import { hostname } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
-import { messageOf } from '../errors.ts';
-import { dockerError, engineStatus } from './docker.ts';
+import { dial, dockerError, engineStatus } from './docker.ts';
 import { readFrames } from './frames.ts';
 
 /** Bytes of a container's standard error that are kept for messages. */
@@ -118,7 +117,7 @@ export async function startContainer(docker: Docker, spec: ContainerSpec, signal
   try {
     const options = { stream: true, stdin: true, stdout: true, stderr: true, hijack: true };
     const connection = (await own.container.attach(options)) as Duplex;
-    const exit = await awaitExit(own.container);
+    const exit = await awaitExit(docker, own.container);
     await own.container.start();
     return new RunningContainer(own, connection, exit, signal);
   } catch (error) {
@@ -129,21 +128,9 @@ export async function startContainer(docker: Docker, spec: ContainerSpec, signal
 
 // dockerode's wait() tells nothing until the end, so it may come too late for a short-lived container. The engine sends the
 // head of its answer as soon as it waits.
-function awaitExit(container: Docker.Container): Promise<{ code: Promise<number> }> {
-  const request = {
-    path: `/containers/${container.id}/wait?`,
-    options: { _query: { condition: 'next-exit' }, _body: {} },
-    method: 'POST',
-    isStream: true,
-    statusCodes: { 200: true, 404: 'no such container', 500: 'server error' },
-  };
-  return new Promise((resolve, reject) => {
-    const dial = container.modem as { dial(request: unknown, done: (error: unknown, answer: Duplex) => void): void };
-    dial.dial(request, (error, answer) => {
-      if (error) reject(error instanceof Error ? error : new Error(messageOf(error)));
-      else resolve({ code: readExit(answer) });
-    });
-  });
+async function awaitExit(docker: Docker, { id }: Docker.Container): Promise<{ code: Promise<number> }> {
+  const body = { _query: { condition: 'next-exit' }, _body: {} };
+  return { code: readExit(await dial(docker, { method: 'POST', path: `/containers/${id}/wait`, body })) };
 }
 
 async function readExit(answer: AsyncIterable<Buffer>): Promise<number> {

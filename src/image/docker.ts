@@ -1,5 +1,6 @@
 import { Agent } from 'node:http';
 import { Agent as SecureAgent } from 'node:https';
+import type { Duplex } from 'node:stream';
 import Docker from 'dockerode';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { describeEndpoint, findEndpoint, type DockerEndpoint } from './endpoint.ts';
@@ -55,6 +56,49 @@ function modemOptions(endpoint: DockerEndpoint, sshAgent: SshAgent | undefined):
     default:
       return endpoint satisfies never;
   }
+}
+
+/** Whether an engine is reached over a socket of this machine. */
+export function isLocal(docker: Docker): boolean {
+  return (docker.modem as { socketPath?: unknown }).socketPath !== undefined;
+}
+
+/** A request to an engine for which dockerode has no call, or one that cannot do what is needed. */
+export interface EngineRequest {
+  readonly method: 'GET' | 'POST';
+  readonly path: string;
+  readonly body?: object;
+  readonly headers?: Readonly<Record<string, string | readonly string[]>>;
+  /** The connection becomes ours when the engine has agreed to another protocol. */
+  readonly hijack?: boolean;
+  /** Ends the wait for the answer, and the answer. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Makes a request and waits for the head of its answer.
+ *
+ * @returns the answer's body, or the connection
+ * @throws what dockerode throws: see {@link engineStatus} and {@link engineMessage}
+ */
+export function dial(docker: Docker, { method, path, body, headers, hijack, signal }: EngineRequest): Promise<Duplex> {
+  const request = {
+    method,
+    path: body === undefined ? path : `${path}?`,
+    ...(body === undefined ? {} : { options: body }),
+    ...(headers === undefined ? {} : { headers: { ...headers } }),
+    ...(hijack === undefined ? {} : { hijack }),
+    ...(signal === undefined ? {} : { abortSignal: signal }),
+    isStream: true,
+    statusCodes: { 200: true, 404: 'not found', 500: 'server error' },
+  };
+  const modem = docker.modem as { dial(request: unknown, done: (error: unknown, answer: Duplex) => void): void };
+  return new Promise((resolve, reject) => {
+    modem.dial(request, (error, answer) => {
+      if (error) reject(error instanceof Error ? error : new Error(messageOf(error)));
+      else resolve(answer);
+    });
+  });
 }
 
 /** What the engine itself says about an error, without dockerode's wrapping. */
