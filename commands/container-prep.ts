@@ -15,7 +15,7 @@ import type { Recipient } from '../src/seal/recipients.ts';
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
   static override summary = 'seal an OCI image as an Apptainer image, ship it to the site and grant its key';
-  static override description = `The layers of the image are read from the Docker engine and made into a SIF, which is encrypted and uploaded while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
+  static override description = `The files of the image are read from the Docker engine and made into a SIF, which is encrypted and uploaded while it is read. Without --encrypted the SIF is written in plain to --sif-path and nothing is shipped.`;
   static override examples = [
     '<%= config.bin %> container-prep -b talinx/jp2a -e -u alice -c nid000001 --data-path encrypted_jp2a.sif --data-path-at-rest /scratch/project/alice',
     '<%= config.bin %> container-prep -b talinx/jp2a -s .',

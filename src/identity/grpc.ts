@@ -1,18 +1,8 @@
 import { Channel, Client, Metadata, credentials, status, type ChannelCredentials, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'; // prettier-ignore
 import { fromJSON, type AnyDefinition } from '@grpc/proto-loader';
 import { HpcsError } from '../errors.ts';
+import type { Messages } from '../protobuf.ts';
 import type { Secret } from '../secret.ts';
-
-/** Type of one field of a message: protobuf's scalar or message type and its number. */
-export interface FieldDescriptor {
-  type: string;
-  id: number;
-  rule?: 'repeated';
-  keyType?: string;
-}
-
-/** Messages as TypeScript objects, so that no `.proto` file has to travel with the program. */
-export type Messages = Readonly<Record<string, { fields: Record<string, FieldDescriptor> }>>;
 
 /** Request and response type of one method. */
 export interface MethodDescriptor {

@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { HpcsError } from '../errors.ts';
+import type { Messages } from '../protobuf.ts';
 import { Secret } from '../secret.ts';
-import { GrpcClient, GrpcError, grpcStatus, type Messages, type MethodDescriptor } from './grpc.ts';
+import { GrpcClient, GrpcError, grpcStatus, type MethodDescriptor } from './grpc.ts';
 
 /** @see SPIFFE Workload API, Appendix A (workload.proto) */
 const methods: Record<string, MethodDescriptor> = {

@@ -5,7 +5,7 @@ import { Secret } from '../secret.ts';
 import type { DockerConfig } from './docker-config.ts';
 
 /** Key of Docker Hub in the Docker client's configuration, kept from the days of its first API. */
-const dockerHub = 'https://index.docker.io/v1/';
+export const dockerHub = 'https://index.docker.io/v1/';
 
 /** What opens a registry. Either a password with a user name, or a token. */
 export interface RegistryCredentials {

@@ -1,9 +1,9 @@
 import type Docker from 'dockerode';
 import { collect } from '../collection.ts';
+import type { Bytes } from '../seal/bytes.ts';
 import { BlockStore, type StoredContent } from './block-store.ts';
-import { dockerError } from './docker.ts';
 import { ImageTree } from './entries.ts';
-import { readImage } from './layers.ts';
+import { readFiles } from './files.ts';
 import { sifHeader, sifHeaderSize } from './sif-header.ts';
 import type { SourceImage } from './source.ts';
 import { squashfsTables, superblockSize, type SifCompression } from './squashfs.ts';
@@ -42,9 +42,11 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
   cleanup.defer(() => given.abort());
   const asked = signal === undefined ? given.signal : AbortSignal.any([signal, given.signal]);
   // The engine takes its time before the first byte; meanwhile the site tells what it can read.
-  const [saved, compression] = await Promise.all([requestSaved(docker, source.id, asked), options.compression]);
-  const store = cleanup.use(await BlockStore.start(compression));
-  const tree = await readImage(received(saved, asked), (size, body) => store.add(size, body));
+  const starting = (async () => BlockStore.start(await options.compression))();
+  cleanup.defer(async () => (await starting.catch(() => undefined))?.[Symbol.asyncDispose]());
+  const keep = async (size: number, body: Bytes): Promise<StoredContent> => (await starting).add(size, body);
+  const [tree, store] = await Promise.all([readFiles({ docker, source, keep, signal: asked, progress }), starting]);
+  const compression = await options.compression;
   const created = Math.floor(Date.now() / 1000);
   await addOurs(tree, options, created, store);
   await store.finish();
@@ -79,36 +81,6 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
   };
 }
 
-/** Asks for the archive that `docker save` would write. (dockerode's own call takes no signal.) */
-async function requestSaved(docker: Docker, id: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
-  const request = {
-    path: `/images/${encodeURIComponent(id)}/get`,
-    method: 'GET',
-    isStream: true,
-    abortSignal: signal,
-    statusCodes: { 200: true, 404: 'no such image', 500: 'server error' },
-  };
-  const { promise, resolve, reject } = Promise.withResolvers<AsyncIterable<Uint8Array>>();
-  const modem = docker.modem as {
-    dial(request: unknown, done: (error: unknown, answer: AsyncIterable<Uint8Array>) => void): void;
-  };
-  modem.dial(request, (error, answer) => (error ? reject(readError(error, signal)) : resolve(answer)));
-  return promise;
-}
-
-async function* received(saved: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  try {
-    yield* saved;
-  } catch (error) {
-    throw readError(error, signal);
-  }
-}
-
-function readError(error: unknown, signal: AbortSignal): Error {
-  if (signal.aborted && signal.reason instanceof Error) return signal.reason;
-  return dockerError('cannot read the layers of the image', error);
-}
-
 /** Leaves out what has no place in a SIF, and adds what belongs there. */
 async function addOurs(
   tree: FileTree<StoredContent>,
@@ -130,6 +102,7 @@ async function addOurs(
     }
   }
   tree.apply(added);
+  tree.root.attributes = { ...tree.root.attributes, mtime: created };
 }
 
 function contentsOf(tree: FileTree<StoredContent>): Set<StoredContent> {

@@ -1,7 +1,7 @@
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
 import type { ImageConfig } from '../record.ts';
-import { authConfig, findCredentials, registryOf } from './credentials.ts';
+import { authConfig, dockerHub, findCredentials, registryOf } from './credentials.ts';
 import { dockerError, engineMessage, engineStatus } from './docker.ts';
 import { readDockerConfig } from './docker-config.ts';
 import { sifKnows } from './sif-header.ts';
@@ -26,6 +26,8 @@ export interface SourceOptions {
 export interface SourceImage {
   /** Id on the engine, which no later pull or tag can change. */
   readonly id: string;
+  /** One of its names, with registry and tag. Undefined for an image that has only an id or a digest. */
+  readonly name: string | undefined;
   /** Bytes of its file system, as the engine counts them. */
   readonly size: number;
   readonly config: ImageConfig;
@@ -175,6 +177,7 @@ function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {
   const variant = (found as { Variant?: string }).Variant;
   return {
     id: found.Id,
+    name: found.RepoTags?.filter((name) => !name.startsWith('<none>')).map(wholeName)[0],
     size: found.Size,
     labels: Labels ?? {},
     volumes: Object.keys(Volumes ?? {}),
@@ -188,6 +191,14 @@ function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {
       platform: `${found.Os}/${found.Architecture}${variant ? `/${variant}` : ''}`,
     },
   };
+}
+
+/** A name as the engine lists it, with its registry and that one's directory. @see Docker distribution reference, "familiar names" */
+export function wholeName(name: string): string {
+  const { repository } = parseReference(name);
+  if (registryOf(repository) !== dockerHub) return name;
+  const path = repository.replace(/^(index\.)?docker\.io\//, '');
+  return `docker.io/${path.includes('/') ? '' : 'library/'}${name.slice(repository.length - path.length)}`;
 }
 
 function isId(image: string): boolean {

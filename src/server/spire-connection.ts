@@ -1,6 +1,7 @@
-import { GrpcClient, GrpcError, grpcStatus, openChannel, type CallOptions, type Channel, type Messages, type MethodDescriptor } from '../identity/grpc.ts'; // prettier-ignore
+import { GrpcClient, GrpcError, grpcStatus, openChannel, type CallOptions, type Channel, type MethodDescriptor } from '../identity/grpc.ts'; // prettier-ignore
 import { formatSpiffeId } from '../identity/spiffe-id.ts';
 import type { TrustingSvid } from '../identity/x509-svid.ts';
+import type { Messages } from '../protobuf.ts';
 import { Secret } from '../secret.ts';
 
 /**

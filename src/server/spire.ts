@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { HpcsError, messageOf } from '../errors.ts';
-import { GrpcError, grpcStatus, type Messages, type MethodDescriptor } from '../identity/grpc.ts';
+import { GrpcError, grpcStatus, type MethodDescriptor } from '../identity/grpc.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
+import type { Messages } from '../protobuf.ts';
 import { Secret } from '../secret.ts';
 import { SpireConnection, SpireService, type SpireReach } from './spire-connection.ts';
 

@@ -1,8 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { chmod, mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
-import { connect, createServer, type AddressInfo } from 'node:net';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -15,6 +13,7 @@ import { ownLabel, runContainer, startContainer } from '../../src/image/containe
 import { connectDocker } from '../../src/image/docker.ts';
 import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';
 import { tarOf } from '../../src/pack/tar.ts';
+import { EngineProxy, type OnRequest } from '../support/engine-proxy.ts';
 import { Sshd } from '../support/sshd.ts';
 
 const run = promisify(execFile);
@@ -33,6 +32,7 @@ const targets = [
   'layered',
   'linked',
   'odd',
+  'on-build',
 ] as const;
 type Target = (typeof targets)[number];
 const site = 'hpcs-test-apptainer';
@@ -103,6 +103,12 @@ async function toSite(image: string, path: string, more: Partial<OpenImageOption
   await pipeline(sif.source, child.stdin);
   await ended(child);
   return sif;
+}
+
+function abortAfter(delay: number, reason: Error): AbortSignal {
+  const abort = new AbortController();
+  setTimeout(() => abort.abort(reason), delay);
+  return abort.signal;
 }
 
 function ended(child: ChildProcess): Promise<number | null> {
@@ -308,7 +314,6 @@ describe('an OCI image as a SIF', function () {
 
     for (const target of ['entrypoint', 'user', 'static', 'musl', 'layered', 'linked', 'odd', 'labelled'] as const) {
       it(target, async () => {
-        await toSite(tag(target), '/tmp/ours.sif');
         await run('sh', ['-c', 'docker save "$0" | docker exec -i "$1" sh -c "cat >/tmp/image.tar"', tag(target), site]);
         await must(
           'exec',
@@ -322,23 +327,133 @@ describe('an OCI image as a SIF', function () {
           '/tmp/theirs.sif',
           'docker-archive:/tmp/image.tar',
         );
-        const [mine, theirs] = [await tree('/tmp/ours.sif'), await tree('/tmp/theirs.sif')];
-        assert.deepEqual(relevant(mine, target), relevant(theirs, target));
-        assert.ok(!mine.some(device));
-        if (target === 'labelled') {
-          for (const label of ['both x security.capability=', 'both x user.note=', 'labels x user.note=', 'labels x user.long='])
-            assert.ok(
-              mine.some((line) => line.includes(label)),
-              label,
-            );
-        }
-        if (target === 'odd') {
-          assert.ok(mine.some((line) => line.includes('capable') && line.includes('security.capability')));
-          assert.ok(mine.some((line) => /setuid\|f\|4755\|0:0/.test(line)));
-          assert.ok(mine.some((line) => line.includes('|f|644|3000000000:3000000001|')));
+        const theirs = await tree('/tmp/theirs.sif');
+        // An engine elsewhere has to save it.
+        await using elsewhere = await EngineProxy.start('tcp');
+        for (const dockerPath of [undefined, elsewhere.address]) {
+          const said: string[] = [];
+          await toSite(tag(target), '/tmp/ours.sif', { dockerPath, progress: (line) => void said.push(line) });
+          assert.equal(said.length, 1, said.join('\n'));
+          const mine = await tree('/tmp/ours.sif');
+          // BuildKit does not tell that two names are of one symbolic link.
+          const told = (line: string): string =>
+            dockerPath === undefined ? line.replace(/^([^|]*\|l\|.*)\|\d+\|[^|]*$/s, '$1') : line;
+          assert.deepEqual(relevant(mine, target).map(told), relevant(theirs, target).map(told));
+          assert.ok(!mine.some(device));
+          if (target === 'labelled') {
+            for (const label of [
+              'both x security.capability=',
+              'both x user.note=',
+              'labels x user.note=',
+              'labels x user.long=',
+            ])
+              assert.ok(
+                mine.some((line) => line.includes(label)),
+                label,
+              );
+          }
+          if (target === 'odd') {
+            assert.ok(mine.some((line) => line.includes('capable') && line.includes('security.capability')));
+            assert.ok(mine.some((line) => /setuid\|f\|4755\|0:0/.test(line)));
+            assert.ok(mine.some((line) => line.includes('|f|644|3000000000:3000000001|')));
+          }
         }
       });
     }
+  });
+
+  describe('sent by the build service', () => {
+    const made = async (image: string, more: Partial<OpenImageOptions> = {}): Promise<string[]> => {
+      const said: string[] = [];
+      await toSite(image, '/tmp/app.sif', { progress: (line) => void said.push(line), ...more });
+      return said;
+    };
+    // Without times, as what we add is of now; without the sizes of directories, which are the file system's own affair; and without
+    // the root, of which BuildKit does not tell.
+    const list =
+      "unsquashfs -o 32768 -lls /tmp/app.sif | sed -n 's/^\\(d[^ ]* [^ ]*\\) *[0-9]*/\\1/; s/ [0-9-]* [0-9:]* squashfs-root\\// /p'";
+    const listed = (): Promise<string> => must('exec', site, 'sh', '-c', list);
+
+    it('an image is not run, nor what it would have run in a build upon it', async () => {
+      await made(tag('on-build'));
+      const files = await listed();
+      assert.match(files, / probe\n/);
+      assert.doesNotMatch(files, /ran-in-a-build/);
+    });
+
+    it('an image without a name is saved instead', async () => {
+      const id = (await must('build', '-q', '--label', 'nameless=1', '--target', 'static', join(here, 'image'))).trim();
+      try {
+        assert.equal((await made(id)).length, 1);
+        assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+      } finally {
+        await docker('rmi', id);
+      }
+    });
+
+    it('no name is given to an image, nor taken from one', async () => {
+      const names = async (): Promise<string[]> =>
+        (await must('image', 'ls', '--no-trunc', '--format', '{{.Repository}}:{{.Tag}} {{.ID}}')).split('\n').sort();
+      const before = await names();
+      await made(tag('static'));
+      assert.deepEqual(await names(), before);
+    });
+
+    const refused: OnRequest = (line, client) => {
+      if (!line.includes('/session')) return undefined;
+      client.end('HTTP/1.1 404 Not Found\r\nContent-Length: 24\r\nConnection: close\r\n\r\n{"message":"no session"}');
+      return 'taken';
+    };
+    const cut =
+      (path: string, after: number): OnRequest =>
+      (line, client, engine) => {
+        if (!line.includes(path)) return;
+        let passed = 0;
+        if (after === 0) client.destroy();
+        else engine.on('data', (part) => (passed += part.length) > after && client.destroy());
+      };
+    const silent: OnRequest = (line) => (line.includes('/grpc') ? 'taken' : undefined);
+    for (const [what, image, onRequest, reason] of [
+      ['does not have one', 'static', refused, /no session/],
+      ['ends at once', 'static', cut('/grpc', 0), /socket hang up|ECONNRESET/],
+      ['ends when it has agreed', 'odd', cut('/grpc', 130), /lost|hang up|premature close|ECONNRESET/i],
+      ['is cut off in the middle of a file', 'odd', cut('/session', 20e6), /ended early|premature close|ECONNRESET/i],
+      ['says nothing', 'static', silent, /nothing for 30 s/],
+    ] as const) {
+      it(`from an engine whose build service ${what}, the image is saved`, async () => {
+        await made(tag(image));
+        const expected = await listed();
+        await using proxy = await EngineProxy.start('unix', onRequest);
+        const said = await made(tag(image), { dockerPath: proxy.address });
+        assert.match(said[0] ?? '', /^the engine has to save the image, as its build service did not send it: /);
+        assert.match(said[0] ?? '', reason);
+        assert.equal(await listed(), expected);
+      });
+    }
+
+    it('an image that loses its name to another one meanwhile is still the one that was asked for', async () => {
+      const name = 'hpcs-test/moving';
+      await must('tag', tag('static'), name);
+      await using proxy = await EngineProxy.start('unix', async (line) => {
+        if (line.includes('/grpc')) await must('tag', tag('musl'), name);
+      });
+      try {
+        const said = await made(name, { dockerPath: proxy.address });
+        assert.match(said[0] ?? '', /docker\.io\/hpcs-test\/moving:latest is another image now/);
+        assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+        const moved = await listed();
+        await made(tag('static'));
+        assert.equal(await listed(), moved);
+      } finally {
+        await docker('rmi', name);
+      }
+    });
+
+    it('it can be interrupted while the engine says nothing', async () => {
+      await using proxy = await EngineProxy.start('unix', silent);
+      const reason = new HpcsError('interrupted', 'interrupted', 'interrupted');
+      await assert.rejects(open(tag('static'), { dockerPath: proxy.address, signal: abortAfter(300, reason) }), reason);
+    });
   });
 
   describe('is refused with a clear error', () => {
@@ -523,22 +638,9 @@ describe('an OCI image as a SIF', function () {
 
   describe('from an engine elsewhere', () => {
     it('over TCP', async () => {
-      const server = createServer({ allowHalfOpen: true }, (client) => {
-        const engine = connect({ path: '/var/run/docker.sock', allowHalfOpen: true });
-        client
-          .on('error', () => engine.destroy())
-          .pipe(engine)
-          .on('error', () => client.destroy())
-          .pipe(client);
-      }).listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      try {
-        const { port } = server.address() as AddressInfo;
-        await toSite(tag('static'), '/tmp/app.sif', { dockerPath: `tcp://127.0.0.1:${port}` });
-        assert.equal((await apptainer('exec', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
-      } finally {
-        server.close();
-      }
+      await using proxy = await EngineProxy.start('tcp');
+      await toSite(tag('static'), '/tmp/app.sif', { dockerPath: proxy.address });
+      assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
     });
 
     it('over SSH, whose host key is checked', async () => {

@@ -34,6 +34,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/nearest.ts',
     'src/owner.ts',
     'src/package-root.ts',
+    'src/protobuf.ts',
     'src/rate.ts',
     'src/report.ts',
     'src/secret.ts',

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { events, parseReference } from '../../../src/image/source.ts';
+import { events, parseReference, wholeName } from '../../../src/image/source.ts';
 
 describe('the name of an image', () => {
   const digest = `sha256:${'a'.repeat(64)}`;
@@ -18,6 +18,18 @@ describe('the name of an image', () => {
 
   for (const image of ['', ' debian', 'debian:', '-x', 'a@sha256:zz', 'a b', '../x?y', 'Debian', 'a//b']) {
     it(`'${image}' is refused`, () => assert.throws(() => parseReference(image), { code: 'image-name', kind: 'usage' }));
+  }
+});
+
+describe('the whole name of an image', () => {
+  for (const [name, whole] of [
+    ['debian:12', 'docker.io/library/debian:12'],
+    ['talinx/jp2a:latest', 'docker.io/talinx/jp2a:latest'],
+    ['docker.io/debian:12', 'docker.io/library/debian:12'],
+    ['ghcr.io/a/b:1', 'ghcr.io/a/b:1'],
+    ['localhost:5000/a:1', 'localhost:5000/a:1'],
+  ] as const) {
+    it(`${name} is ${whole}`, () => assert.equal(wholeName(name), whole));
   }
 });
 
