@@ -59,6 +59,17 @@ describe('compression', () => {
     assert.ok((await size(Buffer.concat([text, text, text]), leaving(500))) < 0.5);
   });
 
+  it('wakes no thread, with paced, for single frames while bytes leave fast', async () => {
+    let time = 0;
+    const pace = new Pace(() => (time += 1));
+    const nobody = { capacity: 1, put: () => assert.fail('a thread was asked'), take: () => assert.fail('a thread was asked') };
+    // Each fifth frame, so that each fifth sample is of text.
+    const input = Buffer.concat(Array.from({ length: 40 }, (_, index) => (index % 5 === 4 ? text : random).subarray(0, mib)));
+    const stored = await collect(compressed(inPieces(input), 'paced', { compressor: nobody, pace }));
+    assert.ok(stored.length > input.length);
+    assert.ok((await collect(decompressed(inPieces(stored)))).equals(input));
+  });
+
   it('leaves nothing of its samples to the garbage collector, which would let them pile up', async () => {
     const block = random.subarray(0, mib);
     const many = (async function* () {
