@@ -4,15 +4,12 @@
  * memory, and a fifth more of processor time. Later it could not be undone.
  */
 import { setFlagsFromString } from 'node:v8';
-import { collect } from './collection.ts';
 
 setFlagsFromString('--semi-space-growth-factor=1');
 
 // Buffers that wait for the collector count as what they are, a part of the heap. With a limit of their own, that of V8's default, the
 // heap was marked anew after every few dozen MiB that had streamed through: a quarter of the processor time of making an image.
 setFlagsFromString('--external-memory-accounted-in-global-limit');
-
-collect('often');
 
 /**
  * The C library gives memory back to the system as soon as 128 KiB at the end of its heap are free, and has it filled with zeros anew a

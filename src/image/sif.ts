@@ -1,5 +1,4 @@
 import type Docker from 'dockerode';
-import { collect } from '../collection.ts';
 import type { Bytes } from '../seal/bytes.ts';
 import { BlockStore, type StoredContent } from './block-store.ts';
 import { ImageTree } from './entries.ts';
@@ -26,17 +25,15 @@ export interface SifStream extends AsyncDisposable {
 }
 
 /**
- * Makes a SIF of an image: its layers come from the engine as one stream, files are compressed as they come, and when the last
- * layer is known, the file system that all of them make together is written around those that are left in it, with what Apptainer
- * and the job need added. No container is made and nothing of the image is run.
+ * Makes a SIF of an image: its files are compressed as they come from the engine, and when the last one has come, the file system is
+ * written around those that are in the image, with what Apptainer and the job need added. No container is made and nothing of the image
+ * is run.
  *
  * @throws HpcsError `local`
  */
 export async function buildSif(options: SifOptions): Promise<SifStream> {
   const { docker, source, signal, progress } = options;
   const started = performance.now();
-  collect('as usual');
-  using _often = { [Symbol.dispose]: () => collect('often') };
   await using cleanup = new AsyncDisposableStack();
   const given = new AbortController();
   cleanup.defer(() => given.abort());

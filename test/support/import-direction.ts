@@ -24,7 +24,6 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
   state: ['src/catalogue.ts', 'src/state.ts', 'src/config.ts', 'src/ini.ts'],
   leaves: [
     'src/errors.ts',
-    'src/collection.ts',
     'src/compile-cache.ts',
     'src/heap.ts',
     'src/http.ts',
