@@ -10,7 +10,7 @@ import { addAbortListener, once } from 'node:events';
 import { connect, performServerHandshake, type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type Docker from 'dockerode';
-import { systemCode } from '../errors.ts';
+import { HpcsError, systemCode } from '../errors.ts';
 import { ByteReader, type Bytes } from '../seal/bytes.ts';
 import { dial, engineMessage, engineStatus } from './docker.ts';
 import { FileSyncError, packetCoder, receiveFiles, type Packet } from './file-sync.ts';
@@ -45,12 +45,14 @@ export class BuildKitError extends Error {
 /**
  * Has the build service send an image. Nothing of the image is run, and it keeps its name.
  *
+ * @param check is asked when the build knows its image, and before anything is kept
  * @param keep takes the content of a file
- * @throws BuildKitError when the service is not there, does not know the image, or breaks off; what `keep` throws; the signal's reason
+ * @throws BuildKitError when the service is not there, does not know the image, or breaks off; what `check` and `keep` throw; the signal's reason
  */
 export async function receiveImage<Content>(
   docker: Docker,
   image: NamedImage,
+  check: () => Promise<void>,
   keep: (size: number, body: Bytes) => Promise<Content>,
   signal: AbortSignal,
 ): Promise<FileTree<Content>> {
@@ -78,15 +80,27 @@ export async function receiveImage<Content>(
     const waited = once(late, 'abort').then(() => Promise.reject(late.reason as Error));
     waited.catch(() => {});
     const stream = await Promise.race([offered, nothing, waited]);
+    // An engine that does not end the stream with the build.
+    solved.catch((error: unknown) => stream.destroy(error as Error));
+    let begun = false;
+    waited.catch((error: unknown) => begun || stream.destroy(error as Error));
+    await check();
+    const packets = async function* (): AsyncGenerator<Packet> {
+      for await (const packet of packetsOf(stream)) {
+        begun = true;
+        yield packet;
+      }
+    };
     const send = (packet: Partial<Packet>): void => {
       if (stream.writable) stream.write(framed(packetCoder.encode(packet)));
     };
-    const tree = await receiveFiles(packetsOf(stream), send, keep);
+    const tree = await receiveFiles(packets(), send, keep);
     stream.end();
     await solved;
     return tree;
   } catch (error) {
     signal.throwIfAborted();
+    if (error instanceof HpcsError || error instanceof BuildKitError) throw error;
     if (late.aborted && (error === late.reason || systemCode(error) === 'ABORT_ERR'))
       throw new BuildKitError(`it sent nothing for ${patience / 1000} s`, { cause: error });
     const foreign = error instanceof FileSyncError || systemCode(error) !== undefined || engineStatus(error) !== undefined;

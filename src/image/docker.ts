@@ -90,7 +90,8 @@ export function dial(docker: Docker, { method, path, body, headers, hijack, sign
     ...(hijack === undefined ? {} : { hijack }),
     ...(signal === undefined ? {} : { abortSignal: signal }),
     isStream: true,
-    statusCodes: { 200: true, 404: 'not found', 500: 'server error' },
+    // Where another protocol is asked for, an answer in this one is a refusal.
+    statusCodes: { ...(hijack === true ? {} : { 200: true }), 404: 'not found', 500: 'server error' },
   };
   const modem = docker.modem as { dial(request: unknown, done: (error: unknown, answer: Duplex) => void): void };
   return new Promise((resolve, reject) => {

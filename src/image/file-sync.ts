@@ -101,7 +101,8 @@ export class FileSyncError extends Error {
 
 /**
  * Receives a file system. Nothing is read from `packets` that is not needed for the next file, so that they wait for `keep`. Two names
- * of one file are the same object, but for symbolic links, of which that is not told; nor is anything of the root itself.
+ * of one file are the same object, but for symbolic links, of which that is not told; nor is anything of the root itself. A socket comes as
+ * an empty file.
  *
  * @param send sends a packet to the other side
  * @param keep takes the content of a file
@@ -114,11 +115,15 @@ export async function receiveFiles<Content>(
 ): Promise<FileTree<Content>> {
   const receiver = new Receiver(packets[Symbol.asyncIterator](), send);
   const entries: LayerEntry<Content>[] = [];
-  for await (const { stat, transfer } of receiver.files()) {
-    const path = nameOf(Buffer.from(stat.path));
-    const type = typeOf(stat.mode);
-    if (type !== 'symlink' && stat.linkname.length > 0) entries.push({ path, linkTo: nameOf(Buffer.from(stat.linkname)) });
-    else entries.push({ path, node: await nodeOf(type, stat, () => keep(transfer?.size ?? 0, receiver.body(transfer))) });
+  for await (const { path, type, linkname, attributes, transfer } of receiver.files()) {
+    if (type !== 'symlink' && linkname !== '') entries.push({ path, linkTo: linkname });
+    else if (type === 'directory') entries.push({ path, node: { type, attributes, children: new Map() } });
+    else if (type === 'symlink') entries.push({ path, node: { type, attributes, target: linkname } });
+    else if (type !== 'file') entries.push({ path, node: { type, attributes } });
+    else {
+      const content = await keep(transfer?.size ?? 0, receiver.body(transfer));
+      entries.push({ path, node: { type, attributes, content } });
+    }
   }
   await receiver.finish();
   const tree = new FileTree<Content>();
@@ -135,8 +140,12 @@ interface Transfer {
   ended: boolean;
 }
 
+/** A file that was told of. Nothing of it is in the memory of the packet: that is a part of some larger piece of the stream. */
 interface Announced {
-  readonly stat: Stat;
+  readonly path: string;
+  readonly type: TreeNode<unknown>['type'];
+  readonly linkname: string;
+  readonly attributes: Attributes;
   /** Undefined for what has no content. */
   readonly transfer: Transfer | undefined;
 }
@@ -144,7 +153,7 @@ interface Announced {
 class Receiver {
   readonly #packets: AsyncIterator<Packet>;
   readonly #send: (packet: Partial<Packet>) => void;
-  readonly #announced: Announced[] = [];
+  readonly #announced: (Announced | undefined)[] = [];
   /** How many of these have been handed on, and how many asked for as far as they have content. */
   #told = 0;
   #asked = 0;
@@ -164,8 +173,10 @@ class Receiver {
   async *files(): AsyncGenerator<Announced, void, undefined> {
     for (;;) {
       while (this.#told === this.#announced.length && !this.#walked) await this.#next();
-      const announced = this.#announced[this.#told++];
+      const announced = this.#announced[this.#told];
       if (announced === undefined) return;
+      // One is asked for, if at all, when it is told at the latest.
+      this.#announced[this.#told++] = undefined;
       yield announced;
     }
   }
@@ -209,9 +220,11 @@ class Receiver {
     const id = this.#announced.length;
     const size = Number(stat.size);
     if (!Number.isSafeInteger(size) || size < 0) throw new FileSyncError('it told of a file of an impossible size');
-    const hasContent = typeOf(stat.mode) === 'file' && stat.linkname.length === 0 && size > 0;
+    const [path, linkname] = [stat.path, stat.linkname].map((bytes) => nameOf(Buffer.from(bytes))) as [string, string];
+    const type = typeOf(stat.mode);
+    const hasContent = type === 'file' && linkname === '' && size > 0;
     const transfer = hasContent ? { id, size, pieces: [], received: 0, ended: false } : undefined;
-    this.#announced.push({ stat, transfer });
+    this.#announced.push({ path, type, linkname, attributes: attributesOf(stat), transfer });
     this.#ask();
   }
 
@@ -250,18 +263,6 @@ function typeOf(mode: number): TreeNode<unknown>['type'] {
   return (mode & modeBits.character) === 0 ? 'block' : 'character';
 }
 
-async function nodeOf<Content>(
-  type: TreeNode<unknown>['type'],
-  stat: Stat,
-  keep: () => Promise<Content>,
-): Promise<TreeNode<Content>> {
-  const attributes = attributesOf(stat);
-  if (type === 'file') return { type, attributes, content: await keep() };
-  if (type === 'directory') return { type, attributes, children: new Map() };
-  if (type === 'symlink') return { type, attributes, target: nameOf(Buffer.from(stat.linkname)) };
-  return { type, attributes };
-}
-
 function attributesOf({ mode, uid, gid, modTime, xattrs }: Stat): Attributes {
   const bit = (of: number, value: number): number => ((mode & of) === 0 ? 0 : value);
   const special = bit(modeBits.setuid, 0o4000) | bit(modeBits.setgid, 0o2000) | bit(modeBits.sticky, 0o1000);
@@ -270,7 +271,9 @@ function attributesOf({ mode, uid, gid, modTime, xattrs }: Stat): Attributes {
     uid,
     gid,
     mtime: Number(floorDivided(BigInt(modTime), 1_000_000_000n)),
-    xattrs: new Map(Object.entries(xattrs).filter(([name]) => isOfImage(name))),
+    xattrs: new Map(
+      Object.entries(xattrs).flatMap(([name, value]) => (isOfImage(name) ? [[name, Uint8Array.from(value)] as const] : [])),
+    ),
   };
 }
 

@@ -1,3 +1,4 @@
+import { json } from 'node:stream/consumers';
 import type Docker from 'dockerode';
 import type { Bytes } from '../seal/bytes.ts';
 import { BuildKitError, receiveImage } from './buildkit.ts';
@@ -26,21 +27,24 @@ export async function readFiles<Content>(options: ReadOptions<Content>): Promise
   const { docker, source, keep, signal, progress } = options;
   // From an engine elsewhere the network takes the time, and no connection need be turned into another on the way.
   if (source.name === undefined || !isLocal(docker)) return await readSaved(options);
+  const { name } = source;
+  // A name can be given to another image at any time.
+  const check = async (): Promise<void> => {
+    if ((await idOf(docker, name, signal)) !== source.id) throw new BuildKitError(`${name} is another image now`);
+  };
   try {
-    const tree = await receiveImage(docker, { name: source.name, platform: source.config.platform }, keep, signal);
-    // A name can be given to another image at any time.
-    const now = await docker
-      .getImage(source.name)
-      .inspect()
-      .catch(() => undefined);
-    if (now?.Id !== source.id) throw new BuildKitError(`${source.name} is another image now`);
-    return tree;
+    return await receiveImage(docker, { name, platform: source.config.platform }, check, keep, signal);
   } catch (error) {
     signal.throwIfAborted();
     if (!(error instanceof BuildKitError)) throw error;
     progress(`the engine has to save the image, as its build service did not send it: ${error.message}`);
     return await readSaved(options);
   }
+}
+
+async function idOf(docker: Docker, name: string, signal: AbortSignal): Promise<unknown> {
+  const found = await json(await dial(docker, { method: 'GET', path: `/images/${name}/json`, signal }));
+  return typeof found === 'object' && found !== null && 'Id' in found ? found.Id : undefined;
 }
 
 async function readSaved<Content>({ docker, source, keep, signal }: ReadOptions<Content>): Promise<FileTree<Content>> {

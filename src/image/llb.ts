@@ -49,8 +49,9 @@ const request = messageCoder<object>(messages, 'SolveRequest');
 export function solveRequest({ name, platform }: NamedImage, session: string): Buffer {
   const [OS, Architecture, Variant = ''] = platform.split('/');
   const source = operation.encode({
-    // The image of that name that the engine has: no registry is to be asked.
-    source: { identifier: `docker-image://${name}`, attrs: { 'image.resolvemode': 'local' } },
+    // The image of that name that the engine has; should it have none by now, it asks the registry. What two builds do at the same time is
+    // done once if it is the same, also where the name has changed its image in between: so no two are the same.
+    source: { identifier: `docker-image://${name}`, attrs: { 'image.resolvemode': 'local', 'hpcs.session': session } },
     platform: { OS, Architecture, Variant },
   });
   const digest = `sha256:${createHash('sha256').update(source).digest('hex')}`;

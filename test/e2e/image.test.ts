@@ -11,7 +11,9 @@ import type Docker from 'dockerode';
 import { HpcsError } from '../../src/errors.ts';
 import { ownLabel, runContainer, startContainer } from '../../src/image/container.ts';
 import { connectDocker } from '../../src/image/docker.ts';
+import { readFiles } from '../../src/image/files.ts';
 import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';
+import { resolveSource } from '../../src/image/source.ts';
 import { tarOf } from '../../src/pack/tar.ts';
 import { EngineProxy, type OnRequest } from '../support/engine-proxy.ts';
 import { Sshd } from '../support/sshd.ts';
@@ -374,8 +376,14 @@ describe('an OCI image as a SIF', function () {
       "unsquashfs -o 32768 -lls /tmp/app.sif | sed -n 's/^\\(d[^ ]* [^ ]*\\) *[0-9]*/\\1/; s/ [0-9-]* [0-9:]* squashfs-root\\// /p'";
     const listed = (): Promise<string> => must('exec', site, 'sh', '-c', list);
 
+    /** Made without having been saved. */
+    const sent = async (image: string): Promise<void> => {
+      const said = await made(image);
+      assert.equal(said.length, 1, said.join('\n'));
+    };
+
     it('an image is not run, nor what it would have run in a build upon it', async () => {
-      await made(tag('on-build'));
+      await sent(tag('on-build'));
       const files = await listed();
       assert.match(files, / probe\n/);
       assert.doesNotMatch(files, /ran-in-a-build/);
@@ -383,9 +391,13 @@ describe('an OCI image as a SIF', function () {
 
     it('an image without a name is saved instead', async () => {
       const id = (await must('build', '-q', '--label', 'nameless=1', '--target', 'static', join(here, 'image'))).trim();
+      const lines: string[] = [];
+      await using proxy = await EngineProxy.start('unix', (line) => void lines.push(line));
       try {
-        assert.equal((await made(id)).length, 1);
+        assert.equal((await made(id, { dockerPath: proxy.address })).length, 1);
         assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+        assert.ok(lines.some((line) => line.startsWith('GET') && line.includes('/get')));
+        assert.ok(!lines.some((line) => line.includes('/session')));
       } finally {
         await docker('rmi', id);
       }
@@ -395,15 +407,17 @@ describe('an OCI image as a SIF', function () {
       const names = async (): Promise<string[]> =>
         (await must('image', 'ls', '--no-trunc', '--format', '{{.Repository}}:{{.Tag}} {{.ID}}')).split('\n').sort();
       const before = await names();
-      await made(tag('static'));
+      await sent(tag('static'));
       assert.deepEqual(await names(), before);
     });
 
-    const refused: OnRequest = (line, client) => {
-      if (!line.includes('/session')) return undefined;
-      client.end('HTTP/1.1 404 Not Found\r\nContent-Length: 24\r\nConnection: close\r\n\r\n{"message":"no session"}');
-      return 'taken';
-    };
+    const refused =
+      (path: string, status: string): OnRequest =>
+      (line, client) => {
+        if (!line.includes(path)) return undefined;
+        client.end(`HTTP/1.1 ${status}\r\nContent-Length: 24\r\nConnection: close\r\n\r\n{"message":"no session"}`);
+        return 'taken';
+      };
     const cut =
       (path: string, after: number): OnRequest =>
       (line, client, engine) => {
@@ -414,14 +428,20 @@ describe('an OCI image as a SIF', function () {
       };
     const silent: OnRequest = (line) => (line.includes('/grpc') ? 'taken' : undefined);
     for (const [what, image, onRequest, reason] of [
-      ['does not have one', 'static', refused, /no session/],
+      ['is not there', 'static', refused('/session', '404 Not Found'), /no session/],
+      ['knows nothing of other protocols', 'static', refused('/grpc', '200 OK'), /no session/],
       ['ends at once', 'static', cut('/grpc', 0), /socket hang up|ECONNRESET/],
       ['ends when it has agreed', 'odd', cut('/grpc', 130), /lost|hang up|premature close|ECONNRESET/i],
-      ['is cut off in the middle of a file', 'odd', cut('/session', 20e6), /ended early|premature close|ECONNRESET/i],
+      [
+        'is cut off in the middle of a file',
+        'odd',
+        cut('/session', 20e6),
+        /ended early|premature close|hang up|lost|ECONNRESET/i,
+      ],
       ['says nothing', 'static', silent, /nothing for 30 s/],
     ] as const) {
       it(`from an engine whose build service ${what}, the image is saved`, async () => {
-        await made(tag(image));
+        await sent(tag(image));
         const expected = await listed();
         await using proxy = await EngineProxy.start('unix', onRequest);
         const said = await made(tag(image), { dockerPath: proxy.address });
@@ -447,6 +467,48 @@ describe('an OCI image as a SIF', function () {
       } finally {
         await docker('rmi', name);
       }
+    });
+
+    it('nor does it become another one that has its name while another client reads that', async () => {
+      const name = 'hpcs-test/moving';
+      const signal = new AbortController().signal;
+      const [began, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const read = async (keep: (size: number, body: AsyncIterable<Uint8Array>) => Promise<number>): Promise<string[]> => {
+        const source = await resolveSource(engine, { image: name, platform: 'linux/amd64', pull: 'never', progress: () => {} });
+        const tree = await readFiles({ docker: engine, source, keep, signal, progress: assert.fail });
+        return [...tree.root.children.keys()];
+      };
+      const taken = async (_size: number, body: AsyncIterable<Uint8Array>): Promise<number> =>
+        (await Array.fromAsync(body)).length;
+      await must('tag', tag('layered'), name);
+      try {
+        const first = read(async (size, body) => {
+          began.resolve();
+          await gate.promise;
+          return await taken(size, body);
+        });
+        await began.promise;
+        await must('tag', tag('static'), name);
+        assert.deepEqual(await read(taken), ['probe']);
+        gate.resolve();
+        assert.ok((await first).includes('usr'));
+      } finally {
+        gate.resolve();
+        await docker('rmi', name);
+      }
+    });
+
+    it('what fails here is told, and is no reason to save the image', async () => {
+      const source = await resolveSource(engine, {
+        image: tag('static'),
+        platform: 'linux/amd64',
+        pull: 'never',
+        progress: () => {},
+      });
+      const full = new HpcsError('local', 'build-space', 'no room');
+      const keep = async (): Promise<never> => Promise.reject(full);
+      const { signal } = new AbortController();
+      await assert.rejects(readFiles({ docker: engine, source, keep, signal, progress: assert.fail }), full);
     });
 
     it('it can be interrupted while the engine says nothing', async () => {
