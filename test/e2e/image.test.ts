@@ -470,11 +470,13 @@ describe('an OCI image as a SIF', function () {
     });
 
     it('nor does it become another one that has its name while another client reads that', async () => {
-      const name = 'hpcs-test/moving';
+      // The first of its names in their order, from which it is built.
+      const name = 'hpcs-test/both-moving';
       const signal = new AbortController().signal;
       const [began, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
       const read = async (keep: (size: number, body: AsyncIterable<Uint8Array>) => Promise<number>): Promise<string[]> => {
         const source = await resolveSource(engine, { image: name, platform: 'linux/amd64', pull: 'never', progress: () => {} });
+        assert.equal(source.name, `docker.io/${name}:latest`);
         const tree = await readFiles({ docker: engine, source, keep, signal, progress: assert.fail });
         return [...tree.root.children.keys()];
       };
