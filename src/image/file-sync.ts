@@ -5,7 +5,7 @@
  * @see tonistiigi/fsutil, types/wire.proto and types/stat.proto (messages), send.go (their order)
  */
 import { nameOf } from '../pack/name.ts';
-import { type Bytes } from '../seal/bytes.ts';
+import { asBuffer, type Bytes } from '../seal/bytes.ts';
 import { messageCoder, type MessageCoder } from '../protobuf.ts';
 import { FileTree, type Attributes, type LayerEntry, type TreeNode } from './tree.ts';
 
@@ -207,7 +207,7 @@ class Receiver {
     if (type === packetType.stat) this.#announce(stat);
     else if (type === packetType.data) this.#receive(ID, data);
     else if (type === packetType.end) this.#ended = true;
-    else if (type === packetType.error) throw new FileSyncError(Buffer.from(data).toString('utf8'));
+    else if (type === packetType.error) throw new FileSyncError(asBuffer(data).toString('utf8'));
     else throw new FileSyncError(`it sent a packet of the unknown type ${type}`);
   }
 
@@ -220,7 +220,8 @@ class Receiver {
     const id = this.#announced.length;
     const size = Number(stat.size);
     if (!Number.isSafeInteger(size) || size < 0) throw new FileSyncError('it told of a file of an impossible size');
-    const [path, linkname] = [stat.path, stat.linkname].map((bytes) => nameOf(Buffer.from(bytes))) as [string, string];
+    const path = nameOf(asBuffer(stat.path));
+    const linkname = nameOf(asBuffer(stat.linkname));
     const type = typeOf(stat.mode);
     const hasContent = type === 'file' && linkname === '' && size > 0;
     const transfer = hasContent ? { id, size, pieces: [], received: 0, ended: false } : undefined;

@@ -197,8 +197,8 @@ function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {
 export function wholeName(name: string): string {
   const { repository } = parseReference(name);
   if (registryOf(repository) !== dockerHub) return name;
-  const path = repository.replace(/^(index\.)?docker\.io\//, '');
-  return `docker.io/${path.includes('/') ? '' : 'library/'}${name.slice(repository.length - path.length)}`;
+  const path = familiar(repository) ?? repository;
+  return `docker.io/${path.includes('/') ? '' : 'library/'}${path}${name.slice(repository.length)}`;
 }
 
 function isId(image: string): boolean {

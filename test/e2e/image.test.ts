@@ -337,10 +337,10 @@ describe('an OCI image as a SIF', function () {
           await toSite(tag(target), '/tmp/ours.sif', { dockerPath, progress: (line) => void said.push(line) });
           assert.equal(said.length, 1, said.join('\n'));
           const mine = await tree('/tmp/ours.sif');
-          // BuildKit does not tell that two names are of one symbolic link.
+          // BuildKit does not tell that two names are of one symbolic link: each is one of its own.
           const told = (line: string): string =>
-            dockerPath === undefined ? line.replace(/^([^|]*\|l\|.*)\|\d+\|[^|]*$/s, '$1') : line;
-          assert.deepEqual(relevant(mine, target).map(told), relevant(theirs, target).map(told));
+            dockerPath === undefined ? line.replace(/^([^|]*)(\|l\|.*)\|\d+\|[^|]*$/s, '$1$2|1|$1') : line;
+          assert.deepEqual(relevant(mine, target), relevant(theirs, target).map(told));
           assert.ok(!mine.some(device));
           if (target === 'labelled') {
             for (const label of [
@@ -704,7 +704,7 @@ describe('an OCI image as a SIF', function () {
     it('over TCP', async () => {
       await using proxy = await EngineProxy.start('tcp');
       await toSite(tag('static'), '/tmp/app.sif', { dockerPath: proxy.address });
-      assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+      assert.equal((await apptainer('exec', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
     });
 
     it('over SSH, whose host key is checked', async () => {
