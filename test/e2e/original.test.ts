@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parse, stringify } from 'yaml';
 import { z } from 'zod';
+import { alterByte } from '../support/alter.ts';
 import { openJob, prepareData, prepareImage, probe, resultText, runJob, type Prepared } from '../support/jobs.ts';
 import { originalData, originalImage } from '../support/original.ts';
 import { Site } from '../support/site.ts';
@@ -112,7 +113,8 @@ describe('artefacts that the original prepared', function () {
 
   it('are what their info records say', async () => {
     const path = data.info.replace('.info.yaml', '');
-    await site.run(`cp ${path} ${path}.good; chmod u+w ${path}; printf X | dd of=${path} bs=1 seek=300 conv=notrunc`);
+    await site.run(`cp ${path} ${path}.good`);
+    await alterByte(site, path, 300);
     const exit = await runJob(site, image, data, [...on, flag]);
     await site.run(`mv -f ${path}.good ${path}`);
     assert.equal(exit.code, 7, exit.stderr);

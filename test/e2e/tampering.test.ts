@@ -5,6 +5,7 @@ import { buffer } from 'node:stream/consumers';
 import { readPrivateKey } from 'openpgp';
 import { parse, stringify } from 'yaml';
 import { z } from 'zod';
+import { alterByte } from '../support/alter.ts';
 import { jobArguments, openJob, prepareData, prepareImage, probe, runJob, type Prepared } from '../support/jobs.ts';
 import { pack } from '../../src/pack/pack.ts';
 import { renderInfoRecord } from '../../src/record.ts';
@@ -168,7 +169,7 @@ describe('a site that tampers', function () {
     it('having altered the data', async () => {
       const path = String(infoFile.parse(parse((await site.run(`cat ${data.info}`)).stdout)).info['path_at_rest']);
       await site.run(`cp ${path} ${path}.good`);
-      const exit = await submitThen(() => site.run(`chmod u+w ${path}; printf X | dd of=${path} bs=1 seek=200 conv=notrunc`));
+      const exit = await submitThen(() => alterByte(site, path, 200));
       await site.run(`mv -f ${path}.good ${path}`);
       assert.equal(exit.code, 7, exit.stderr);
       assert.match(exit.stderr, /hpcs: error: (corrupt|artefact-altered):/);
@@ -179,20 +180,14 @@ describe('a site that tampers', function () {
       const gpg = await prepareData(site, join(site.temporary, 'one'), { name: 'gpg.tgz', format: 'openpgp-gpg' });
       const { path_at_rest: path } = await infoRecord(site, gpg.info);
       // The first tar header: what unpacking says of it could hold a part of the content.
-      const exit = await submitThen(
-        () => site.run(`chmod u+w ${path}; printf X | dd of=${path} bs=1 seek=200 conv=notrunc`),
-        [],
-        gpg,
-      );
+      const exit = await submitThen(() => alterByte(site, path, 200), [], gpg);
       refusedInJob(exit, 'artefact-altered');
       assert.match(exit.stderr, /gpg\.tgz could not be decrypted: it is not what was published, or there is no room for it$/m);
     });
 
     it('having altered the tool kit', async () => {
       const kit = '/scratch/project_462000031/alice/.hpcs/hpcs-tool-kit-*.tar.gz';
-      const exit = await submitThen(() =>
-        site.run(`for k in ${kit}; do chmod u+w $k; printf X | dd of=$k bs=1 seek=1000 conv=notrunc; done`),
-      );
+      const exit = await submitThen(() => alterByte(site, kit, 1000));
       assert.equal(exit.code, 7, exit.stderr);
       assert.match(exit.stderr, /tool-kit-altered/);
     });
@@ -219,11 +214,11 @@ describe('a site that tampers', function () {
     });
 
     for (const [what, tamper] of [
-      ['having altered them', () => `printf X | dd of=$(echo ${sealed()}) bs=1 seek=300 conv=notrunc`],
-      ['having removed them', () => `rm ${sealed()}`],
+      ['having altered them', () => alterByte(site, sealed(), 300)],
+      ['having removed them', () => site.run(`rm -f ${sealed()}`)],
     ] as const) {
       it(what, async () => {
-        const exit = await submitThen(() => site.run(`chmod u+w ${sealed()}; ${tamper()}`), ['-i', `local:${scripts}`]);
+        const exit = await submitThen(tamper, ['-i', `local:${scripts}`]);
         refusedInJob(exit, 'script-altered');
         await site.run(`rm -f ${sealed()}`);
       });
@@ -245,11 +240,11 @@ describe('a site that tampers', function () {
       assert.equal(errorCode(await results()), 'manifest-forged');
       await site.run(`mv ${directory}/m ${directory}/manifest.json`);
 
-      await site.run(
-        `cd ${directory}; cp encrypted_output.tgz e; printf XXXX | dd of=encrypted_output.tgz bs=1 seek=$(($(stat -c %s e) - 60)) conv=notrunc`,
-      );
+      const sealed = `${directory}/encrypted_output.tgz`;
+      await site.run(`cp ${sealed} ${directory}/e`);
+      await alterByte(site, sealed, '$(stat -c %s "$file") - 60');
       assert.ok(['corrupt', 'results-altered'].includes(errorCode(await results())));
-      await site.run(`mv ${directory}/e ${directory}/encrypted_output.tgz`);
+      await site.run(`mv ${directory}/e ${sealed}`);
       assert.equal(await readFile(join(await openJob(site, job.jobId), 'args'), 'utf8'), 'x\0');
     });
   });
