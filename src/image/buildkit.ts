@@ -45,6 +45,7 @@ export class BuildKitError extends Error {
 /**
  * Has the build service send an image. Nothing of the image is run, and it keeps its name.
  *
+ * @param signal ends what is under way, which at the end is the service's tidying up
  * @param check is asked when the build knows its image, and before anything is kept
  * @param keep takes the content of a file
  * @throws BuildKitError when the service is not there, does not know the image, or breaks off; what `check` and `keep` throw; the signal's reason
@@ -96,7 +97,10 @@ export async function receiveImage<Content>(
     };
     const tree = await receiveFiles(packets(), send, keep);
     stream.end();
-    await solved;
+    // The service says that it has sent all, and then takes its time to tidy up.
+    const owned = cleanup.move();
+    const dispose = (): Promise<void> => owned.disposeAsync();
+    void solved.then(dispose, dispose);
     return tree;
   } catch (error) {
     signal.throwIfAborted();

@@ -451,6 +451,18 @@ describe('an OCI image as a SIF', function () {
       });
     }
 
+    it('an image is there when all of it has come, though the build has not ended', async () => {
+      const ended = Promise.withResolvers<unknown>();
+      await using proxy = await EngineProxy.start('unix', (line, client, engine) => {
+        if (!line.includes('/grpc')) return;
+        client.once('end', ended.resolve);
+        // It has agreed to another protocol, and says nothing in that.
+        engine.once('data', () => setImmediate(() => engine.unpipe(client).resume()));
+      });
+      assert.equal((await made(tag('static'), { dockerPath: proxy.address })).length, 1);
+      await ended.promise;
+    });
+
     it('an image that loses its name to another one meanwhile is still the one that was asked for', async () => {
       const name = 'hpcs-test/moving';
       await must('tag', tag('static'), name);
