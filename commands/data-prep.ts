@@ -63,12 +63,14 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     const recipients = await this.recipients(config, flags);
     const input = flags['input-path'];
     const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);
-    const found = await scan(input);
-    this.progress(`${input}: ${found.entries} entries, ${found.bytes} bytes`);
     const published = await publish(
       {
         kind: 'data',
-        open: async () => ({ source: { path: input }, total: found.archive, [Symbol.asyncDispose]: async () => {} }),
+        open: async (_site, signal) => {
+          const { entries, bytes, archive } = await scan(input, { signal });
+          this.progress(`${input}: ${entries} entries, ${bytes} bytes`);
+          return { source: { path: input }, total: archive, [Symbol.asyncDispose]: async () => {} };
+        },
         fileName,
         directory: flags['data-path-at-rest'],
         username: flags.username,

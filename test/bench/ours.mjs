@@ -20,14 +20,17 @@ if (mode === 'send') {
     ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/keys', 'seal/threads'].map(built),
   );
   const config = await loadConfig(configuration);
-  await scan(source);
   const key = await generateKey(format);
   await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
+  // As publishing does: the connection is made while sealing begins.
+  const connecting = connect(config);
+  connecting.catch(() => undefined);
+  await scan(source);
   await using sealing = await Sealing.start(
     { path: source },
     { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'paced' },
   );
-  await using transport = await connect(config);
+  await using transport = await connecting;
   await using upload = await startUpload(transport, target, sealing, {
     mode: 0o640,
     patience: 300,
