@@ -13,7 +13,7 @@ import {
 } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
-import { BlockWriter } from '../seal/block-writer.ts';
+import { BlockWriter, type NextBlock } from '../seal/block-writer.ts';
 import { blockSize } from '../seal/bytes.ts';
 import { fsPath, nameOf } from './name.ts';
 import { tarBlock, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
@@ -28,6 +28,8 @@ export interface PackOptions {
   blockSize?: number | undefined;
   /** Memory is used again after this many blocks. Default: never. */
   reuseAfter?: number | undefined;
+  /** Memory of others for the blocks. */
+  given?: NextBlock | undefined;
   /** Told of each entry when it begins: its name in the archive and the size of its content. */
   onEntry?: ((name: string, size: number) => void) | undefined;
 }
@@ -85,7 +87,7 @@ export async function scan(path: string, options: Pick<PackOptions, 'name' | 'si
 
 function* packBlocks(path: string, options: PackOptions): Generator<Buffer, void, undefined> {
   const { name, signal, onEntry } = options;
-  const output = new BlockWriter(options.blockSize ?? blockSize, options.reuseAfter ?? 0);
+  const output = new BlockWriter(options.blockSize ?? blockSize, options.reuseAfter ?? 0, options.given);
   for (const found of walk(path, name)) {
     signal?.throwIfAborted();
     onEntry?.(found.entry.name, found.entry.size);

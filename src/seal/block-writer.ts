@@ -1,20 +1,30 @@
 import { copyBytes } from './bytes.ts';
 
+/**
+ * Gives memory of the size of a block for the next one, which is as it was handed over until memory is asked for again; undefined leaves
+ * that to who asks.
+ */
+export type NextBlock = () => Buffer | undefined;
+
 /** Gathers bytes into blocks that pass on when they are full. */
 export class BlockWriter {
   readonly #size: number;
   readonly #reuseAfter: number;
+  readonly #given: NextBlock;
   readonly #handedOver: Buffer[] = [];
   #block: Buffer;
+  #own = true;
   #used = 0;
 
   /**
    * @param size of the blocks, in bytes
    * @param reuseAfter memory of a block is used again when this many later ones have come out; 0 means never
+   * @param given memory of others for the blocks after the first one
    */
-  constructor(size: number, reuseAfter = 0) {
+  constructor(size: number, reuseAfter = 0, given: NextBlock = () => undefined) {
     this.#size = size;
     this.#reuseAfter = reuseAfter;
+    this.#given = given;
     this.#block = Buffer.allocUnsafeSlow(size);
   }
 
@@ -49,7 +59,10 @@ export class BlockWriter {
   }
 
   #next(full: Buffer): Buffer {
-    if (this.#reuseAfter > 0) this.#handedOver.push(full);
+    if (this.#reuseAfter > 0 && this.#own) this.#handedOver.push(full);
+    const given = this.#given();
+    this.#own = given === undefined;
+    if (given !== undefined) return given;
     const oldest = this.#handedOver.length > this.#reuseAfter ? this.#handedOver.shift() : undefined;
     return oldest ?? Buffer.allocUnsafeSlow(this.#size);
   }

@@ -81,6 +81,14 @@ export class CompressingThreads implements Compressor {
     this.capacity = slots * memories.length;
   }
 
+  /**
+   * Memory for the next frame, which need not be copied then; undefined before the first one. Waits while a thread has as many before it
+   * as there may be.
+   */
+  room(): Buffer | undefined {
+    return this.#put === 0 ? undefined : this.#thread(this.#put).frames.allocate(frameSize);
+  }
+
   put(frame: Uint8Array): void {
     if (this.#put === 0) this.#start();
     const thread = this.#thread(this.#put++);

@@ -32,7 +32,7 @@ try {
 
 function plain(source: SealTask['source']): Bytes {
   if ('ring' in source) return blocksOf(source.ring);
-  return pack(source.path, { name: source.name, reuseAfter });
+  return pack(source.path, { name: source.name, reuseAfter, given: () => compressor.room() });
 }
 
 // Copied, since compression holds several at a time for a while.

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { HpcsError } from '../../../src/errors.ts';
+import { pack } from '../../../src/pack/pack.ts';
 import { unpack } from '../../../src/pack/unpack.ts';
 import { sealFormats, type SealFormat } from '../../../src/record.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
@@ -81,6 +82,28 @@ describe('sealing on threads', () => {
     assert.equal(await readFile(join(directory, 'out/renamed/small'), 'utf8'), 'small');
     assert.ok((seen.at(-1) ?? 0) > 3 * mib);
   });
+
+  for (const compress of ['auto', 'paced', 'zstd'] as const) {
+    it(`packs what gets smaller and what does not, in turn, and mixes up nothing: ${compress}`, async () => {
+      const source = join(directory, 'in-turn');
+      let line = 0;
+      const lines = (): Buffer => Buffer.from(Array.from({ length: 110_000 }, () => `line ${line++}\n`).join(''));
+      // Longer and shorter runs of some 1.3 MB each, and more than all rings hold.
+      const runs = [1, 1, 30, 1, 2, 25, 9, 1, 20].flatMap((length, run) =>
+        Array.from({ length }, () => (run % 2 === 0 ? lines() : randomBytes(1_300_000))),
+      );
+      await writeFile(source, Buffer.concat(runs));
+      const expected = await collect(pack(source));
+      const { publicKey, secretKey } = keyOf('openpgp');
+      for (const stall of [0, 3]) {
+        await using sealing = await Sealing.start({ path: source }, { format: 'openpgp', recipients: [publicKey], compress });
+        const sealed = await taken(sealing, stall);
+        await sealing.summary;
+        assert.ok((await collect(open(inPieces(sealed), secretKey))).equals(expected), `stall ${stall}`);
+        assert.ok(sealed.length < 0.9 * expected.length);
+      }
+    }).timeout(60_000);
+  }
 
   it('tells of a source that shrinks, grows or vanishes, by its name', async () => {
     const { publicKey } = keyOf('openpgp');
