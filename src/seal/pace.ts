@@ -1,9 +1,8 @@
 /** How fast blocks of bytes have passed lately. */
 export class Pace {
   readonly #now: () => number;
-  /** The last blocks, the oldest first, and how long each was waited for, in milliseconds. */
-  readonly #passed: { wait: number; bytes: number }[] = [];
-  #last: number | undefined;
+  readonly #passed: { time: number; bytes: number }[] = [];
+  #bytes = 0;
 
   /** @param now a clock, in milliseconds */
   constructor(now: () => number = () => performance.now()) {
@@ -12,23 +11,22 @@ export class Pace {
 
   /** Counts bytes that passed just now. */
   count(bytes: number): void {
-    const time = this.#now();
-    if (this.#last !== undefined) this.#passed.push({ wait: time - this.#last, bytes });
-    this.#last = time;
-    if (this.#passed.length > window) this.#passed.shift();
+    this.#passed.push({ time: this.#now(), bytes });
+    this.#bytes += bytes;
+    if (this.#passed.length > window) this.#bytes -= this.#passed.shift()?.bytes ?? 0;
   }
 
-  /**
-   * In MB/s, over the last blocks but the one that took longest: a connection that is being made, or a moment in which the machine does
-   * something else, is no slow network. Unlimited before there were that many.
-   */
+  /** In MB/s, over the last blocks; unlimited before there were that many. */
   get rate(): number {
-    if (this.#passed.length < window) return Infinity;
-    const counted = this.#passed.toSorted((a, b) => a.wait - b.wait).slice(0, -1);
-    const [bytes, wait] = counted.reduce(([bytes, wait], block) => [bytes + block.bytes, wait + block.wait], [0, 0]);
-    return bytes / 1000 / wait;
+    const [oldest] = this.#passed;
+    const newest = this.#passed.at(-1);
+    if (oldest === undefined || newest === undefined || this.#passed.length < window) return Infinity;
+    return (this.#bytes - oldest.bytes) / 1000 / (newest.time - oldest.time);
   }
 }
 
-/** Blocks that are looked back at. */
-const window = 16;
+/**
+ * Blocks that are looked back at: so many that a moment in which nothing leaves, such as that of connecting, is no slow network. They
+ * leave in bursts of up to sixteen, since an upload gives back what it has of a segment at once.
+ */
+const window = 64;

@@ -45,17 +45,23 @@ describe('compression', () => {
     const halves = Array.from({ length: 200 }, (_, index) =>
       (index % 2 === 0 ? text : random).subarray((index * part) / 2, (index * part) / 2 + part),
     );
-    const prose = Buffer.concat(Array.from({ length: 6 }, () => halves).flat());
-    // A clock by which each block takes its share of a second, and one in twenty half a second more.
+    const prose = Buffer.concat(Array.from({ length: 18 }, () => halves).flat());
+    // A clock by which sixteen blocks leave at once, as late as they would have one by one. A connection is made in the meantime.
     const leaving = (megabytes: number): Pace => {
       let [time, blocks] = [0, 0];
-      return new Pace(() => (time += (mib * 1e-3) / megabytes + (blocks++ % 20 === 0 ? 500 : 0)));
+      return new Pace(() => {
+        if (++blocks === 32) time += 150;
+        if (blocks % 16 === 0) time += (16 * mib * 1e-3) / megabytes;
+        return time;
+      });
     };
     const size = async (input: Buffer, pace: Pace): Promise<number> =>
       (await collect(compressed(inPieces(input), 'paced', { pace }))).length / input.length;
-    assert.ok((await size(prose, leaving(500))) > 0.95);
-    const slowly = await size(prose, leaving(20));
-    assert.ok(slowly < 0.85, `${slowly}`);
+    assert.ok((await size(prose, leaving(500))) > 0.99);
+    for (const megabytes of [20, 110]) {
+      const slowly = await size(prose, leaving(megabytes));
+      assert.ok(slowly < 0.9, `${slowly} at ${megabytes} MB/s`);
+    }
     assert.ok((await size(Buffer.concat([text, text, text]), leaving(500))) < 0.5);
   });
 
