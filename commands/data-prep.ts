@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import { conditionsOf } from '../src/access/conditions.ts';
 import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
-import { scan } from '../src/pack/pack.ts';
+import { checkInput, scan } from '../src/pack/pack.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
 import { sealFormats, type SealFormat } from '../src/record.ts';
 
@@ -62,6 +62,8 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     const readers = { ...readersOf(flags), conditions };
     const recipients = await this.recipients(config, flags);
     const input = flags['input-path'];
+    // Before anything is asked of others; the rest of the input is looked at while they answer.
+    checkInput(input);
     const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);
     const published = await publish(
       {

@@ -28,7 +28,7 @@ export interface PackOptions {
   blockSize?: number | undefined;
   /** Memory is used again after this many blocks. Default: never. */
   reuseAfter?: number | undefined;
-  /** Memory of others for the blocks. */
+  /** Memory of others for the blocks. Such a block is good until the next one is asked for, whatever `reuseAfter` says. */
   given?: NextBlock | undefined;
   /** Told of each entry when it begins: its name in the archive and the size of its content. */
   onEntry?: ((name: string, size: number) => void) | undefined;
@@ -43,6 +43,9 @@ export interface Scan {
   /** Size of the archive that {@link pack} would make now, in bytes. */
   archive: number;
 }
+
+/** Milliseconds for which others may have to wait. */
+const longestTurn = 10;
 
 /** One thing to pack. */
 interface Found {
@@ -65,6 +68,11 @@ export async function* pack(path: string, options: PackOptions = {}): AsyncGener
   for (const block of packBlocks(path, options)) yield block;
 }
 
+/** Looks whether there is anything to {@link pack}. @throws HpcsError `local` */
+export function checkInput(path: string): void {
+  rootStats(resolve(path));
+}
+
 /**
  * Looks at everything that {@link pack} would read, without reading file contents.
  *
@@ -72,6 +80,7 @@ export async function* pack(path: string, options: PackOptions = {}): AsyncGener
  */
 export async function scan(path: string, options: Pick<PackOptions, 'name' | 'signal'> = {}): Promise<Scan> {
   const sum = { entries: 0, bytes: 0, archive: tarEnd.length };
+  let turn = performance.now();
   for (const found of walk(path, options.name)) {
     options.signal?.throwIfAborted();
     const { type, size } = found.entry;
@@ -79,8 +88,10 @@ export async function scan(path: string, options: Pick<PackOptions, 'name' | 'si
     sum.entries += 1;
     sum.bytes += size;
     sum.archive += headerOf(found).length + size + tarPadding(size);
-    // The event loop gets a turn now and then, for signals.
-    if (sum.entries % 1000 === 0) await new Promise(setImmediate);
+    // The event loop gets its turns, for signals and connections, however long the file system takes.
+    if (performance.now() - turn < longestTurn) continue;
+    await new Promise(setImmediate);
+    turn = performance.now();
   }
   return sum;
 }
@@ -142,12 +153,7 @@ function* walk(path: string, name: string | undefined): Generator<Found, void, u
     });
   const links = new Map<string, string>();
   // A link given by name is followed: its user means what it leads to.
-  const first = describe(
-    root,
-    top,
-    atFile(root, () => statSync(root), true),
-    links,
-  );
+  const first = describe(root, top, rootStats(root), links);
   yield first;
   // Of the directories on the way down only the names in them are kept.
   const open = first.entry.type === 'directory' ? [{ ...first, children: childrenOf(root) }] : [];
@@ -163,6 +169,10 @@ function* walk(path: string, name: string | undefined): Generator<Found, void, u
     yield found;
     if (found.entry.type === 'directory') open.push({ ...found, children: childrenOf(path) });
   }
+}
+
+function rootStats(root: string): Stats {
+  return atFile(root, () => statSync(root), true);
 }
 
 /** The names in a directory, the last one first. */

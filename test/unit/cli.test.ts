@@ -57,7 +57,7 @@ interface Case {
 
 const unread = 'cannot read the configuration /nonexistent: ENOENT';
 
-/** Runs that fail as expected, in a directory with the three configurations. */
+/** Runs that fail as expected, in a directory with the configurations. */
 const cases: Record<string, Case> = {
   'a misspelt command': {
     args: ['jop-prep', '-N', '1'],
@@ -137,6 +137,12 @@ const cases: Record<string, Case> = {
     message: 'cannot read /nonexistent: ENOENT',
     next: /path/,
   },
+  'data that is not there, without asking a server for its mode': {
+    args: ['data-prep', '-i', '/nonexistent', '-u', 'alice', '--data-path-at-rest', '/scratch', '--config', 'asking.conf'],
+    code: 3,
+    message: 'cannot read /nonexistent: ENOENT',
+    next: /path/,
+  },
   'a recipient that is not there': {
     args: ['data-prep', '-i', 'test.conf', ...readers, '--recipient', 'none.cert', '--config', 'test.conf'],
     code: 3,
@@ -185,6 +191,7 @@ describe('command line', () => {
     const { port } = closing.address() as AddressInfo;
     makeKey(join(directory, 'key'), 'ed25519');
     await writeFile(join(directory, 'test.conf'), configuration);
+    await writeFile(join(directory, 'asking.conf'), configuration.replace('mode = agent\n', ''));
     await writeFile(join(directory, 'bad.conf'), configuration.replace('https://127.0.0.1:1', 'https://hpcs-server:port'));
     await writeFile(join(directory, 'closing.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
     // Neither the configuration nor the keys of whoever runs the tests.
