@@ -17,7 +17,7 @@ function youngBytes(): number {
 // V8 reads the first size before any code runs; later it grows by a factor, once as much as it is large has survived.
 setFlagsFromString(`--semi-space-growth-factor=${youngSize}`);
 const survivors: object[] = [];
-for (let round = 0; youngBytes() < 2 * 1024 * 1024 && round < 200; round++)
+for (let round = 0; youngBytes() < 1.5 * 1024 * 1024 && round < 200; round++)
   survivors.push(Array.from({ length: 1000 }, () => ({ round })));
 survivors.length = 0;
 setFlagsFromString('--semi-space-growth-factor=1');

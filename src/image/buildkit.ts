@@ -45,7 +45,7 @@ export class BuildKitError extends Error {
 /**
  * Has the build service send an image. Nothing of the image is run, and it keeps its name.
  *
- * @param signal ends what is under way, which at the end is the service's tidying up
+ * @param signal ends what is under way. To be aborted in the end, since the service may still tidy up when this returns
  * @param check is asked when the build knows its image, and before anything is kept
  * @param keep takes the content of a file
  * @throws BuildKitError when the service is not there, does not know the image, or breaks off; what `check` and `keep` throw; the signal's reason

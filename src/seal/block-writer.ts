@@ -1,8 +1,8 @@
 import { copyBytes } from './bytes.ts';
 
 /**
- * Gives memory of the size of a block for the next one, which is as it was handed over until memory is asked for again; undefined leaves
- * that to who asks.
+ * Gives memory of the size of a block for the next one; undefined leaves that to who asks. What was written into it is good until memory
+ * is asked for again.
  */
 export type NextBlock = () => Buffer | undefined;
 

@@ -13,7 +13,7 @@ export const frameSize = blockSize;
 export interface Compressor {
   /** Frames that may be put in before one has to be taken. */
   readonly capacity: number;
-  /** Takes a frame, of {@link frameSize} at most. Its memory may be used again at once. */
+  /** Takes a frame, of {@link frameSize} at most. Its memory may be used again at once, unless it is some that a compressor gave. */
   put(frame: Uint8Array): void;
   /** The oldest frame that was put in, compressed. Good until the next one is taken. */
   take(): Uint8Array;
@@ -82,8 +82,8 @@ export class CompressingThreads implements Compressor {
   }
 
   /**
-   * Memory for the next frame, which need not be copied then; undefined before the first one. Waits while a thread has as many before it
-   * as there may be.
+   * Memory for the next frame, which need not be copied then; undefined before the first one. The same comes again when that one was not
+   * put in. Waits while a thread's ring of frames is full.
    */
   room(): Buffer | undefined {
     return this.#put === 0 ? undefined : this.#thread(this.#put).frames.allocate(frameSize);

@@ -32,7 +32,9 @@ try {
 
 function plain(source: SealTask['source']): Bytes {
   if ('ring' in source) return blocksOf(source.ring);
-  return pack(source.path, { name: source.name, reuseAfter, given: () => compressor.room() });
+  // What is not compressed is encrypted where it is, which keeps a block for longer.
+  const given = task.compress === 'none' ? undefined : () => compressor.room();
+  return pack(source.path, { name: source.name, reuseAfter, given });
 }
 
 // Copied, since compression holds several at a time for a while.

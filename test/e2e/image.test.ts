@@ -455,7 +455,7 @@ describe('an OCI image as a SIF', function () {
       const ended = Promise.withResolvers<unknown>();
       await using proxy = await EngineProxy.start('unix', (line, client, engine) => {
         if (!line.includes('/grpc')) return;
-        client.once('end', ended.resolve);
+        client.once('end', ended.resolve).once('close', ended.resolve);
         // It has agreed to another protocol, and says nothing in that.
         engine.once('data', () => setImmediate(() => engine.unpipe(client).resume()));
       });

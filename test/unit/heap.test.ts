@@ -19,7 +19,10 @@ console.log(JSON.stringify(sizes));
 /** MiB of the young generation: after an import, and when much more has survived. */
 function sizes(module: string): number[] {
   return JSON.parse(
-    execFileSync(process.execPath, ['--input-type=module', '-e', program, module], { encoding: 'utf8' }),
+    execFileSync(process.execPath, ['--max-semi-space-size=16', '--input-type=module', '-e', program, module], {
+      encoding: 'utf8',
+      env: {},
+    }),
   ) as number[];
 }
 

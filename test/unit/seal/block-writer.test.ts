@@ -2,8 +2,7 @@ import assert from 'node:assert/strict';
 import { BlockWriter } from '../../../src/seal/block-writer.ts';
 
 describe('block writer', () => {
-  const written = (writer: BlockWriter, count: number): Buffer[] =>
-    [...writer.write(Buffer.alloc(count * 4, 'text'))].map((block) => block);
+  const written = (writer: BlockWriter, count: number): Buffer[] => Array.from(writer.write(Buffer.alloc(count * 4, 'text')));
 
   it('uses memory of its own again, but never that of others', () => {
     const others: Buffer[] = [];
