@@ -45,9 +45,9 @@ export class BuildKitError extends Error {
 /**
  * Has the build service send an image. Nothing of the image is run, and it keeps its name.
  *
- * @param signal ends what is under way. To be aborted in the end, since the service may still tidy up when this returns
  * @param check is asked when the build knows its image, and before anything is kept
  * @param keep takes the content of a file
+ * @param signal ends what is under way. To be aborted in the end, since the service may still tidy up when this returns
  * @throws BuildKitError when the service is not there, does not know the image, or breaks off; what `check` and `keep` throw; the signal's reason
  */
 export async function receiveImage<Content>(
