@@ -3,7 +3,7 @@
  * it was put in.
  */
 import { constants, zstdCompressSync } from 'node:zlib';
-import { blockSize } from './bytes.ts';
+import { blockSize, freeWhole } from './bytes.ts';
 import { makeRing, RingConsumer, RingProducer, type RingMemory } from './ring.ts';
 
 /** Bytes that are compressed as one, at most. Smaller ones would compress worse, larger ones leave a core's cache. */
@@ -62,14 +62,29 @@ export function makeCompressorMemory(): CompressorMemory {
   return { frames: makeRing(slots, frameSize, 1), compressed: makeRing(slots, bound(frameSize), 1) };
 }
 
-/** Compresses on other threads, which take turns. Waiting for them stops the calling thread. @throws RingFailed from its methods */
+/** Frames that are compressed here while the threads have enough to do, at most, before the oldest frame is waited for. */
+const mostHere = 8;
+
+interface Thread {
+  frames: RingProducer;
+  compressed: RingConsumer;
+}
+
+/**
+ * Compresses on other threads, and on the calling one while none of those has room. Waiting for them stops the calling thread.
+ *
+ * @throws RingFailed from its methods
+ */
 export class CompressingThreads implements Compressor {
   readonly capacity: number;
-  readonly #threads: { frames: RingProducer; compressed: RingConsumer }[];
-  #put = 0;
-  #taken = 0;
-
+  readonly #threads: readonly Thread[];
   readonly #start: () => void;
+  #started = false;
+  /** Where what was put in comes out, the oldest first; what was compressed here is there already. */
+  readonly #order: (RingConsumer | Buffer)[] = [];
+  #taken: RingConsumer | Buffer | undefined;
+  /** The thread whose turn it is. */
+  #turn = 0;
 
   /** @param start called before the first frame is put in: the threads need not run before */
   constructor(memories: readonly CompressorMemory[], start: () => void) {
@@ -78,27 +93,36 @@ export class CompressingThreads implements Compressor {
       frames: new RingProducer(frames),
       compressed: new RingConsumer(compressed, 0),
     }));
-    this.capacity = slots * memories.length;
+    this.capacity = slots * memories.length + mostHere;
   }
 
   /**
-   * Memory for the next frame, which need not be copied then; undefined before the first one. The same comes again when that one was not
-   * put in. Waits while a thread's ring of frames is full.
+   * Memory for the next frame, which need not be copied then; undefined before the first one, and while no thread has room. The same
+   * comes again when that one was not put in.
    */
   room(): Buffer | undefined {
-    return this.#put === 0 ? undefined : this.#thread(this.#put).frames.allocate(frameSize);
+    return this.#started ? this.#free()?.frames.allocate(frameSize) : undefined;
   }
 
   put(frame: Uint8Array): void {
-    if (this.#put === 0) this.#start();
-    const thread = this.#thread(this.#put++);
+    if (!this.#started) this.#start();
+    this.#started = true;
+    const thread = this.#free();
+    if (thread === undefined) {
+      this.#order.push(compressFrame(frame));
+      return;
+    }
     thread.frames.put(frame);
     thread.frames.flush();
+    this.#order.push(thread.compressed);
+    this.#turn++;
   }
 
   take(): Uint8Array {
-    if (this.#taken > 0) this.#thread(this.#taken - 1).compressed.release();
-    const compressed = this.#thread(this.#taken++).compressed.next();
+    if (this.#taken instanceof RingConsumer) this.#taken.release();
+    else if (this.#taken !== undefined) freeWhole(this.#taken);
+    this.#taken = this.#order.shift();
+    const compressed = this.#taken instanceof RingConsumer ? this.#taken.next() : this.#taken;
     if (compressed === undefined) throw new RangeError('more frames are taken than were put in');
     return compressed;
   }
@@ -108,7 +132,12 @@ export class CompressingThreads implements Compressor {
     for (const { frames } of this.#threads) frames.end();
   }
 
-  #thread(count: number): { frames: RingProducer; compressed: RingConsumer } {
-    return this.#threads[count % this.#threads.length] as { frames: RingProducer; compressed: RingConsumer };
+  /** The next thread that has room; the same again until a frame was put in. */
+  #free(): Thread | undefined {
+    for (let tried = 0; tried < this.#threads.length; tried++, this.#turn++) {
+      const thread = this.#threads[this.#turn % this.#threads.length];
+      if (thread?.frames.hasRoom === true) return thread;
+    }
+    return undefined;
   }
 }

@@ -102,6 +102,12 @@ export class RingProducer extends RingEnd {
     return this.#current.subarray(0, size);
   }
 
+  /** Whether a block can be filled without waiting. @throws RingFailed */
+  get hasRoom(): boolean {
+    this.#current ??= this.#free();
+    return this.#current !== undefined;
+  }
+
   /** Hands over bytes, at once what was allocated here, else by copying them; waits as `allocate` does. @throws RingFailed */
   put(bytes: Uint8Array): void {
     const current = this.#current;

@@ -56,8 +56,8 @@ const sealedSlots = { first: 32, most: 64 };
 const sealedSlotSize = blockSize + 4096;
 const plainSlots = 8;
 
-/** Threads that compress, at most: they are faster together than the others are. */
-const mostCompressors = 3;
+/** Threads that compress. The sealing one does so too when it would wait for them; more than three are faster than all others are. */
+const compressingThreads = (): number => Math.min(Math.max(availableParallelism() - 1, 1), 3);
 
 /** Small heaps: what these threads move lies outside of them. */
 const threadLimits = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
@@ -107,7 +107,7 @@ export class Sealing implements BlockMemory, AsyncDisposable {
       header,
       body,
       compress: options.compress ?? 'auto',
-      compressors: Array.from({ length: Math.min(availableParallelism(), mostCompressors) }, makeCompressorMemory),
+      compressors: Array.from({ length: compressingThreads() }, makeCompressorMemory),
       sealed: makeRing(sealedSlots.first, sealedSlotSize, 2, sealedSlots.most),
       taken: new SharedArrayBuffer(8),
     };
