@@ -1,5 +1,6 @@
 import { HpcsError } from '../errors.ts';
 import { assignments } from '../shell.ts';
+import { secondsOf } from '../site/slurm.ts';
 import type { JobPlan } from './plan.ts';
 
 /** What Slurm is asked for. Times and counts are Slurm's own forms. */
@@ -22,8 +23,13 @@ export interface ShippedToolKit {
   sha256: string;
 }
 
-/** Seconds before the time limit at which the job is asked to end, so that it can still seal what it has. */
-const graceBeforeLimit = 60;
+/**
+ * Seconds before the time limit at which the job is asked to end, so that it can still seal what it has; of a short limit a quarter,
+ * so that it can begin. Slurm counts limits in whole minutes, rounded up, and asks up to half a minute early.
+ */
+function graceBefore(timeLimit: string): number {
+  return Math.min(60, Math.ceil(secondsOf(timeLimit) / 60) * 15);
+}
 
 // Fixed text: shellcheck reads it in the tests. Values stand above it as quoted variables, and in the plan below it.
 const body = `
@@ -121,7 +127,7 @@ function directives(request: SlurmRequest): string[] {
     ['output', `${workdir}/%x-%j.out`],
     ['open-mode', 'append'],
     ['export', 'NONE'],
-    ['signal', `B:TERM@${graceBeforeLimit}`],
+    ['signal', `B:TERM@${graceBefore(request.time)}`],
   ];
   const flags = ['no-requeue', ...(request.exclusive ? ['exclusive'] : [])];
   return [...values.map(([name, value]) => `${name}=${value}`), ...flags];

@@ -435,3 +435,13 @@ export function parseTimeLimit(value: string): string {
     suggestion: 'write it as HH:MM:SS or D-HH:MM:SS',
   });
 }
+
+/** Seconds of a time limit as {@link parseTimeLimit} gives it; Infinity for none. */
+export function secondsOf(timeLimit: string): number {
+  const [, days, clock] = /^(?:(\d+)-)?(\d+(?::\d+){0,2})$/.exec(timeLimit) ?? [];
+  if (clock === undefined) return Infinity;
+  const parts = clock.split(':').map(Number);
+  // Beside days stand hours first; alone, minutes, unless all three are there.
+  const [hours = 0, minutes = 0, seconds = 0] = days === undefined && parts.length < 3 ? [0, ...parts] : parts;
+  return ((Number(days ?? 0) * 24 + hours) * 60 + minutes) * 60 + seconds;
+}

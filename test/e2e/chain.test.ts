@@ -316,8 +316,7 @@ describe('the chain on real parts', function () {
     });
 
     it('are timed out, and leave what they wrote as partial results', async () => {
-      // Slurm looks each 30 s whether a job has 60 and 30 s left: with one minute, it would be told so at once if need be.
-      const job = await runJob(site, image, data, ['-t', '00:02:00', '--', 'sleep', '300']);
+      const job = await runJob(site, image, data, ['-t', '00:01:00', '--', 'sleep', '300']);
       assert.notEqual(job.code, 0);
       assert.equal(await resultText(await openJob(site, job.jobId), 'early'), 'started\n');
     });

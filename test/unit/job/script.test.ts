@@ -63,6 +63,20 @@ describe('batch script', () => {
     assert.ok(!lines.slice(first).some((line) => line.startsWith('#SBATCH')));
   });
 
+  it('asks the job to end a minute before its limit, and before a short limit not before it began', () => {
+    for (const [time, grace] of [
+      ['00:00:30', 15],
+      ['1', 15],
+      ['00:01:01', 30],
+      ['2:00', 30],
+      ['3:30', 60],
+      ['01:00:00', 60],
+      ['2-0', 60],
+      ['UNLIMITED', 60],
+    ] as const)
+      assert.match(render(plain, { request: { time } }), new RegExp(`^#SBATCH --signal=B:TERM@${grace}$`, 'm'), time);
+  });
+
   it('says where its log goes, as logPath does', () => {
     const script = render(plain, { request: { workdir: '/scratch/a//' } });
     const pattern = /^#SBATCH --output=(.*)$/m.exec(script)?.[1] ?? '';

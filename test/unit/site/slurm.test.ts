@@ -5,6 +5,7 @@ import {
   parseSacct,
   parseScontrol,
   parseTimeLimit,
+  secondsOf,
   stageOf,
   willNotStart,
 } from '../../../src/site/slurm.ts';
@@ -129,5 +130,21 @@ describe('Slurm', () => {
     assert.equal(parseTimeLimit('unlimited'), 'UNLIMITED');
     for (const text of ['', '0', '00:00:00', '1h', '1:2:3:4', '-1', '1-', 'now', '10\n#SBATCH --uid=0', '"10', '1-2:3:4:5'])
       assert.throws(() => parseTimeLimit(text), { code: 'bad-time-limit', exitCode: 2 }, text);
+  });
+
+  it('knows how long each form of time limit is', () => {
+    const [minute, hour, day] = [60, 3600, 86_400];
+    for (const [text, seconds] of [
+      ['10', 10 * minute],
+      ['10:30', 10 * minute + 30],
+      ['00:60:00', hour],
+      ['00:00:30', 30],
+      ['100:00:00', 100 * hour],
+      ['1-0', day],
+      ['1-12:30', day + 12 * hour + 30 * minute],
+      ['1-12:30:15', day + 12 * hour + 30 * minute + 15],
+      ['UNLIMITED', Infinity],
+    ] as const)
+      assert.equal(secondsOf(text), seconds, text);
   });
 });
