@@ -25,7 +25,9 @@ export interface ShippedToolKit {
 
 /**
  * Seconds before the time limit at which the job is asked to end, so that it can still seal what it has; of a short limit a quarter,
- * so that it can begin. Slurm counts limits in whole minutes, rounded up, and asks up to half a minute early.
+ * so that it has time to begin. Slurm counts limits in whole minutes, rounded up, and may ask earlier: by half a minute, as measured.
+ *
+ * @see sbatch(1), --signal
  */
 function graceBefore(timeLimit: string): number {
   return Math.min(60, Math.ceil(secondsOf(timeLimit) / 60) * 15);

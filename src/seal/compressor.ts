@@ -1,5 +1,5 @@
 /**
- * Who compresses frames: this thread, or several others that share memory with it. What is compressed comes out in the order in which
+ * Who compresses frames: this thread, others that share memory with it, or all of them. What is compressed comes out in the order in which
  * it was put in.
  */
 import { constants, zstdCompressSync } from 'node:zlib';
@@ -62,8 +62,11 @@ export function makeCompressorMemory(): CompressorMemory {
   return { frames: makeRing(slots, frameSize, 1), compressed: makeRing(slots, bound(frameSize), 1) };
 }
 
-/** Frames that are compressed here while the threads have enough to do, at most, before the oldest frame is waited for. */
-const mostHere = 8;
+/**
+ * Frames that are compressed here while the threads have enough to do, at most, before the oldest frame is waited for. With one more,
+ * a single thread that has done all it was given would have no room for the next one: its last result waits for the oldest to go.
+ */
+const mostHere = slots - 1;
 
 interface Thread {
   frames: RingProducer;

@@ -102,7 +102,7 @@ export class RingProducer extends RingEnd {
     return this.#current.subarray(0, size);
   }
 
-  /** Whether a block can be filled without waiting. @throws RingFailed */
+  /** Whether there is a block to be filled without waiting. One that was free stays so until it is filled. @throws RingFailed */
   get hasRoom(): boolean {
     this.#current ??= this.#free();
     return this.#current !== undefined;

@@ -1,4 +1,4 @@
-/** The thread that packs and encrypts. Started by threads.ts. */
+/** The thread that packs and encrypts, and helps those that compress. Started by threads.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { pack } from '../pack/pack.ts';
 import { sealBody } from './body.ts';

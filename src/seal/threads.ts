@@ -56,7 +56,7 @@ const sealedSlots = { first: 32, most: 64 };
 const sealedSlotSize = blockSize + 4096;
 const plainSlots = 8;
 
-/** Threads that compress. The sealing one does so too when it would wait for them; more than three are faster than all others are. */
+/** Threads that compress, beside the sealing one, which does so when they have no room. More than three are faster than the rest. */
 const compressingThreads = (): number => Math.min(Math.max(availableParallelism() - 1, 1), 3);
 
 /** Small heaps: what these threads move lies outside of them. */

@@ -316,7 +316,8 @@ describe('the chain on real parts', function () {
     });
 
     it('are timed out, and leave what they wrote as partial results', async () => {
-      const job = await runJob(site, image, data, ['-t', '00:01:00', '--', 'sleep', '300']);
+      // Slurm looks each 30 s whether a job has its grace, here 30 s, and 30 s left: with one minute, that could be after 15 s.
+      const job = await runJob(site, image, data, ['-t', '00:02:00', '--', 'sleep', '300']);
       assert.notEqual(job.code, 0);
       assert.equal(await resultText(await openJob(site, job.jobId), 'early'), 'started\n');
     });
