@@ -3,7 +3,7 @@ import { basename, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
-import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Granter, type Readers } from './grant.ts';
+import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import type { Meter } from './meter.ts';
@@ -82,19 +82,30 @@ export async function publish(
   await using services = await openServices(config);
   const mode = await accessMode(config.identity.mode, services, signal);
   checkReaders(publication.readers, mode);
-  const key = await generateKey(publication.format);
-  using _secret = key.secretKey;
   let shown: Meter | undefined;
   const site = Promise.withResolvers<Transport>();
   // Who waits for it, if anybody, has the error from there.
   site.promise.catch(() => undefined);
+  await using stack = new AsyncDisposableStack();
 
-  // Sealing begins while connections are made, and waits for them when it is some blocks ahead. And whether the key can be stored is
-  // known before hours of making and upload, not after.
-  const seal = async (signal: AbortSignal): Promise<Sealed> => {
-    await using cleanup = new AsyncDisposableStack();
-    const content = cleanup.use(await publication.open(site.promise, signal));
-    const sealing = cleanup.use(
+  // Whether the key can be stored is known before hours of making and upload, not after.
+  const prepare = async (signal: AbortSignal) => {
+    const connecting = connect(config, { signal, username: publication.username });
+    connecting.then(site.resolve, site.reject);
+    const transport = stack.use(await connecting);
+    await makeDirectory(transport, publication.directory, { signal });
+    const identity = stack.use(await openIdentity(config, { signal, progress }));
+    const granter = { services, identity, mode, signal, progress };
+    await checkVault(granter);
+    const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
+    return { transport, granter, readers };
+  };
+  // Sealing begins while connections are made, and waits for them when it is some blocks ahead.
+  const seal = async (signal: AbortSignal) => {
+    const key = await generateKey(publication.format);
+    stack.use(key.secretKey);
+    const content = stack.use(await publication.open(site.promise, signal));
+    const sealing = stack.use(
       await Sealing.start(content.source, {
         format: publication.format,
         recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
@@ -104,24 +115,9 @@ export async function publish(
         onProgress: (bytes) => shown?.update(bytes),
       }),
     );
-    const owned = cleanup.move();
-    return { content, sealing, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    return { key, content, sealing };
   };
-  // Until both are done: what is disposed of sooner would fail under the other one, and hide why.
-  await using stack = new AsyncDisposableStack();
-  const prepare = async (signal: AbortSignal): Promise<Prepared> => {
-    const connecting = connect(config, { signal, username: publication.username });
-    connecting.then(site.resolve, site.reject);
-    const transport = stack.use(await connecting);
-    await makeDirectory(transport, publication.directory, { signal });
-    const identity = stack.use(await openIdentity(config, { signal, progress }));
-    const granter = { services, identity, mode, signal, progress };
-    await checkVault(granter);
-    const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
-    return { transport, granter, readers, [Symbol.asyncDispose]: async () => undefined };
-  };
-  const [sealed, { transport, granter, readers }] = await together(signal, seal, prepare);
-  const { content, sealing } = stack.use(sealed);
+  const [{ transport, granter, readers }, { key, content, sealing }] = await together(signal, prepare, seal);
 
   const wanted = posix.join(publication.directory, publication.fileName);
   const doing = `sealing and shipping ${publication.fileName}`;
@@ -178,17 +174,6 @@ export async function publish(
     created: record.created,
   });
   return { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
-}
-
-interface Sealed extends AsyncDisposable {
-  content: Content;
-  sealing: Sealing;
-}
-
-interface Prepared extends AsyncDisposable {
-  transport: Transport;
-  granter: Granter;
-  readers: Readers;
 }
 
 function list(value: string | undefined): string[] {

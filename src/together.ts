@@ -1,11 +1,11 @@
 /**
- * Does two things at the same time. When one of them fails, the other is ended, what it may have made is disposed of, and the error
- * of the first is thrown.
+ * Does two things at the same time. When one of them fails, the other is ended, and the error of the first is thrown once both are over:
+ * whoever keeps what they made can then dispose of it, and nothing fails under the one that was still at work.
  *
  * @param signal ends both with its reason
  * @param first given a signal to heed, as `second` is
  */
-export async function together<First extends AsyncDisposable, Second extends AsyncDisposable>(
+export async function together<First, Second>(
   signal: AbortSignal,
   first: (signal: AbortSignal) => Promise<First>,
   second: (signal: AbortSignal) => Promise<Second>,
@@ -21,11 +21,8 @@ export async function together<First extends AsyncDisposable, Second extends Asy
       throw error;
     }
   };
-  const results = await Promise.allSettled([guarded(first), guarded(second)]);
-  const [one, other] = results;
+  const [one, other] = await Promise.allSettled([guarded(first), guarded(second)]);
   if (one.status === 'fulfilled' && other.status === 'fulfilled') return [one.value, other.value];
-  await using made = new AsyncDisposableStack();
-  for (const result of results) if (result.status === 'fulfilled') made.use(result.value);
   signal.throwIfAborted();
   throw halt.signal.reason;
 }

@@ -20,11 +20,11 @@ if (mode === 'send') {
     ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/keys', 'seal/threads'].map(built),
   );
   const config = await loadConfig(configuration);
-  const key = await generateKey(format);
-  await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
-  // As publishing does: the connection is made while sealing begins.
+  // As publishing does: the connection is made while the key is, and sealing begins.
   const connecting = connect(config);
   connecting.catch(() => undefined);
+  const key = await generateKey(format);
+  await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
   await scan(source);
   await using sealing = await Sealing.start(
     { path: source },
