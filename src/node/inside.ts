@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs';
-import { type FileHandle, mkdir, open as openFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, open as openFile, rename, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -14,7 +14,9 @@ import { seal } from '../seal/seal.ts';
 import { digestingAside, Sealing } from '../seal/threads.ts';
 import { Secret } from '../secret.ts';
 import { applicationCommand, containerArguments, containerEnvironment, type Bind, type ContainerRun } from './container.ts';
+import { nameless } from './nameless.ts';
 import { originalArguments, originalExitCode, replaceLogic } from './original.ts';
+import { openOutputFile, writeOutputFile } from './output-file.ts';
 import type { NodeContext } from './outside.ts';
 import { bareEnvironment, Program } from './program.ts';
 import { scriptTargets, takeScripts } from './scripts.ts';
@@ -162,7 +164,7 @@ async function decrypt(
     await use(open(sealed.bytes, key, { signal, checkedAtEnd: true }));
   } catch (error) {
     signal.throwIfAborted();
-    throw artefact.format === 'openpgp-gpg' ? withheld(artefact) : error;
+    throw artefact.format === 'openpgp-gpg' ? withheld(artefact) : nameless(`decrypting ${artefact.path}`, error);
   }
   const { sha512 } = await sealed.summary;
   if (sha512 === artefact.sha512) return;
@@ -203,7 +205,7 @@ type ScriptLogs = AsyncDisposable & Record<'input' | 'output', FileHandle | unde
 async function scriptLogs(output: string, scripts: Record<'input' | 'output', readonly string[]>): Promise<ScriptLogs> {
   await using cleanup = new AsyncDisposableStack();
   const log = async (kind: 'input' | 'output'): Promise<FileHandle | undefined> =>
-    scripts[kind].length === 0 ? undefined : cleanup.use(await openFile(join(output, `${kind}_scripts.log`), 'wx', 0o600));
+    scripts[kind].length === 0 ? undefined : cleanup.use(await openOutputFile(output, `${kind}_scripts.log`));
   const files = { input: await log('input'), output: await log('output') };
   const owned = cleanup.move();
   return { ...files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
@@ -239,17 +241,17 @@ async function runScripts(
 }
 
 async function runApplication(run: ContainerRun, output: string, signal: AbortSignal): Promise<Outcome> {
-  await using stdout = await openFile(join(output, 'stdout'), 'wx', 0o600);
-  await using stderr = await openFile(join(output, 'stderr'), 'wx', 0o600);
+  await using stdout = await openOutputFile(output, 'stdout');
+  await using stderr = await openOutputFile(output, 'stderr');
   const code = await contain(run, ['ignore', stdout.fd, stderr.fd], signal);
   if (signal.aborted) return { exitCode: null, partial: 'time limit or cancel' };
-  await writeFile(join(output, 'exit_code'), `${code}\n`, { flag: 'wx', mode: 0o600 });
+  await writeOutputFile(output, 'exit_code', `${code}\n`);
   return { exitCode: code, partial: null };
 }
 
 /** As {@link runApplication}, for an image whose entry point writes the same three files itself. */
 async function runOriginal(run: ContainerRun, output: string, signal: AbortSignal): Promise<Outcome> {
-  await using log = await openFile(join(output, 'image.log'), 'wx', 0o600);
+  await using log = await openOutputFile(output, 'image.log');
   const code = await contain({ ...run, entryPoint: true }, ['ignore', log.fd, log.fd], signal);
   if (signal.aborted) return { exitCode: null, partial: 'time limit or cancel' };
   return { exitCode: await originalExitCode(output, code), partial: null };
@@ -293,7 +295,9 @@ async function sealVolumeKey(input: InsideInput, output: Volume): Promise<void> 
 async function sealResults(input: InsideInput, output: Volume, outcome: Outcome): Promise<void> {
   const { plan, resultDirectory } = input;
   await output.revive();
-  await leaveOutSpecialFiles(output.path);
+  await leaveOutSpecialFiles(output.path).catch((error: unknown) => {
+    throw nameless('looking through the results', error);
+  });
   await using sealing = await Sealing.start(
     { path: output.path, name: 'output' },
     {
@@ -328,20 +332,27 @@ function resultRecipients({ results }: JobPlan): string[] {
   return [results.publicKey, ...results.recipients];
 }
 
-/** Writes a file that appears whole or not at all. @param release told of each block that was written */
+/**
+ * Writes a file that appears whole or not at all.
+ *
+ * @param release told of each block that was written
+ * @throws HpcsError that names nothing but this file
+ */
 async function publishFile(
   path: string,
   blocks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   release?: (blocks: number) => void,
 ): Promise<void> {
   const temporary = `${path}.part`;
-  {
+  try {
     await using file = await openFile(temporary, 'wx', 0o600);
     for await (const block of blocks) {
       await file.writeFile(block);
       release?.(1);
     }
     await file.sync();
+  } catch (error) {
+    throw nameless(`writing ${path}`, error);
   }
   await rename(temporary, path);
 }

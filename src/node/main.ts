@@ -3,10 +3,11 @@ import '../heap.ts';
 import { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createReadStream } from 'node:fs';
-import { firstError, HpcsError, messageOf } from '../errors.ts';
+import { firstError, HpcsError } from '../errors.ts';
 import { insideSchema, jobPlanSchema, type Inside } from '../job/plan.ts';
 import { Secret } from '../secret.ts';
 import { inside } from './inside.ts';
+import { nameless } from './nameless.ts';
 import { outside } from './outside.ts';
 
 /**
@@ -63,9 +64,10 @@ try {
   process.exitCode = await main(process.argv[2]);
 } catch (thrown) {
   const error = firstError(thrown);
-  const known = error instanceof HpcsError ? error : new HpcsError('bug', 'bug', messageOf(error), { cause: error });
+  const known = error instanceof HpcsError ? error : nameless('the job', error);
   process.stdout.write(`hpcs: error: ${known.code}: ${known.message}\n`);
   if (known.suggestion !== undefined) process.stdout.write(`hpcs:   ${known.suggestion}\n`);
-  if (known.kind === 'bug' && error instanceof Error) process.stdout.write(`${error.stack}\n`);
+  // Without the message, which may name a file.
+  if (known.kind === 'bug' && error instanceof Error) process.stdout.write(`${error.stack?.replace(error.message, '')}\n`);
   process.exitCode = known.exitCode;
 }

@@ -175,8 +175,8 @@ function rootStats(root: string): Stats {
   return atFile(root, () => statSync(root), true);
 }
 
-/** The names in a directory, the last one first. */
-function childrenOf(directory: string): string[] {
+/** The names in a directory, the last one first. @throws HpcsError `local`, as `pack` does */
+export function childrenOf(directory: string): string[] {
   const names = atFile(directory, () => readdirSync(fsPath(directory), 'utf8'));
   // What stands for bytes that are not UTF-8 would not lead back to the file.
   if (names.some((name) => name.includes('\ufffd')))

@@ -56,6 +56,30 @@ describe('the chain on real parts', function () {
       });
     }
 
+    it('cost neither their results nor a file of the site with what they leave behind', async () => {
+      const victim = `${site.scratch}/victim`;
+      await site.run(`echo whole > ${victim}`);
+      const job = await runJob(site, image, data, ['--', 'odd', victim]);
+      assert.equal(job.code, 5, job.stderr);
+      assert.equal((await site.run(`cat ${victim}`)).stdout, 'whole\n');
+      const results = await openJob(site, job.jobId);
+      assert.equal(await resultText(results, 'exit_code'), 'mine\n');
+      const beside = async (name: string): Promise<string[]> => {
+        const names = (await readdir(results)).filter((found) => new RegExp(`^${name}\\.hpcs\\.[0-9a-f]{16}$`).test(found));
+        return Promise.all(names.map((found) => resultText(results, found)));
+      };
+      assert.deepEqual(await beside('exit_code'), ['5\n']);
+      assert.deepEqual(await beside('left_out'), ['"odd\\udcff/pipe"\n']);
+    });
+
+    it('whose results cannot be sealed leave no name of them in the log', async () => {
+      const job = await runJob(site, image, data, ['--', 'deep']);
+      assert.equal(job.code, 5, job.stderr);
+      const { stdout } = await site.hpcsOk(['job', 'logs', job.jobId]);
+      assert.match(stdout, /looking through the results failed: ENAMETOOLONG\n/);
+      assert.doesNotMatch(stdout, /4711| {4}at /);
+    });
+
     it('leave nothing readable outside the encrypted volumes', async () => {
       const canary = `canary-${Date.now()}-${Math.random()}`;
       const job = await runJob(site, image, data, ['--', 'leak', canary]);

@@ -12,6 +12,13 @@ case $1 in
   copy) cp -a /sd-container/encrypted/. $out/data/ ;;
   list) cd /sd-container/encrypted && mkdir $out/data && cp -a . $out/data ;;
   where) pwd > $out/pwd; env > $out/env; id > $out/id ;;
+  odd)
+    odd=$out/$(printf 'odd\\377'); mkdir "$odd" && mkfifo "$odd/pipe"
+    for name in left_out left_out.hpcs exit_code.hpcs; do ln -s "$2" $out/$name; done
+    echo mine > $out/exit_code; exit 5 ;;
+  deep)
+    cd $out; name=patient-4711-$(printf '%0200d' 0)
+    for level in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21; do mkdir $name && cd $name || exit; done ;;
   sleep) echo started > $out/early; sync; sleep "$2" ;;
   leak)
     for place in /tmp /var/tmp "$HOME" . /dev/shm; do echo "$2" > "$place/leak" && echo "$place" >> $out/written; done

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { lstat, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -44,5 +44,29 @@ describe('special files in results', () => {
     await leaveOutSpecialFiles(directory);
     assert.equal(await readFile(join(directory, 'left_out'), 'utf8'), 'mine');
     assert.equal(await readFile(join(directory, 'left_out.hpcs'), 'utf8'), '"pipe"\n');
+  });
+
+  it('are named in no file that a link of the application leads to', async () => {
+    const victim = `${directory}-victim`;
+    await writeFile(victim, 'whole');
+    await symlink(victim, join(directory, 'left_out'));
+    await symlink(`${victim}-new`, join(directory, 'left_out.hpcs'));
+    execFileSync('mkfifo', [join(directory, 'pipe')]);
+    await leaveOutSpecialFiles(directory);
+    assert.equal(await readFile(victim, 'utf8'), 'whole');
+    await rm(victim);
+    await assert.rejects(lstat(`${victim}-new`), { code: 'ENOENT' });
+    const [beside = ''] = (await readdir(directory)).filter((name) => /^left_out\.hpcs\.[0-9a-f]{16}$/.test(name));
+    assert.equal(await readFile(join(directory, beside), 'utf8'), '"pipe"\n');
+  });
+
+  it('are found whatever the bytes of names, theirs and those of directories', async () => {
+    const odd = Buffer.concat([Buffer.from(`${directory}/odd`), Buffer.of(0xff)]);
+    await mkdir(odd);
+    // As arguments of a program, such bytes would be lost.
+    execFileSync('sh', ['-c', `cd ${directory}/odd* && mkfifo "$(printf 'p\\376')"`]);
+    assert.equal(await leaveOutSpecialFiles(directory), 1);
+    assert.deepEqual(await readdir(odd), []);
+    assert.equal(await readFile(join(directory, 'left_out'), 'utf8'), '"odd\\udcff/p\\udcfe"\n');
   });
 });
