@@ -3,27 +3,47 @@ import { HpcsError } from '../errors.ts';
 import { classifyName, decryptName, directoryIvSize, longNameOf } from './names.ts';
 import type { VolumeKeys } from './volume.ts';
 
+/** Bytes of memory that what describes a volume may take: some hundred thousand directories. */
+const mostMemory = 256 * 1024 * 1024;
+/** What an object in memory takes beside its bytes, about. */
+const overhead = 128;
+
 /**
  * The names of a whole volume, from what its directories hold about them. All paths are relative to the volume's root, which is
  * the empty path.
  */
 export class VolumeTree {
   readonly #keys: VolumeKeys;
+  #memory: number;
   readonly #ivs = new Map<string, Uint8Array>();
   readonly #longNames = new Map<string, Uint8Array>();
   readonly #plain = new Map<string, Buffer>([['', Buffer.alloc(0)]]);
 
-  constructor(keys: VolumeKeys) {
+  /** @param memory bytes that it may take, about: whoever sends a volume must not be able to fill ours */
+  constructor(keys: VolumeKeys, memory = mostMemory) {
     this.#keys = keys;
+    this.#memory = memory;
   }
 
-  /** Takes the content of a directory's `gocryptfs.diriv`. One of another length counts as none. */
+  /** Counts what is kept of the volume. @throws HpcsError `integrity` `volume-too-large` */
+  keep(path: string, bytes = 0): void {
+    this.#memory -= 2 * path.length + bytes + overhead;
+    if (this.#memory >= 0) return;
+    throw new HpcsError('integrity', 'volume-too-large', 'the encrypted volume has more names than a volume of a job can have', {
+      suggestion: 'do not trust whoever sends it',
+    });
+  }
+
+  /** Takes the content of a directory's `gocryptfs.diriv`. One of another length counts as none. @throws HpcsError as {@link keep} does */
   addDirectoryIv(directory: string, iv: Uint8Array): void {
-    if (iv.length === directoryIvSize) this.#ivs.set(directory, iv);
+    if (iv.length !== directoryIvSize) return;
+    this.keep(directory, iv.length);
+    this.#ivs.set(directory, iv);
   }
 
-  /** Takes the content of a `.name` file. */
+  /** Takes the content of a `.name` file. @throws HpcsError as {@link keep} does */
   addLongName(path: string, content: Uint8Array): void {
+    this.keep(path, content.length);
     this.#longNames.set(path, content);
   }
 
@@ -43,9 +63,10 @@ export class VolumeTree {
     return parent.length === 0 ? name : Buffer.concat([parent, Buffer.from('/'), name]);
   }
 
-  /** As {@link resolve}, remembered for what lies below. */
+  /** As {@link resolve}, remembered for what lies below. @throws HpcsError also as {@link keep} does */
   resolveDirectory(path: string): Buffer {
     const plain = this.resolve(path);
+    this.keep(path, plain.length);
     this.#plain.set(path, plain);
     return plain;
   }

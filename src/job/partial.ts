@@ -140,8 +140,10 @@ async function* decryptEntries(
     else if (kind === 'name-file') tree.addLongName(path, await collect(entry.body, longestOwn));
     else if (kind !== 'own') {
       const plain = decryptEntry(entry, path, keys, tree, results, signal);
-      if (plain === undefined) results.altered.push(`${path} (encrypted name)`);
-      else yield plain;
+      if (plain === undefined) {
+        tree.keep(path);
+        results.altered.push(`${path} (encrypted name)`);
+      } else yield plain;
     }
   }
   if (volume === undefined) throw noConfiguration();
@@ -163,7 +165,7 @@ function decryptEntry(
     if (type === 'symlink') return { ...plain, linkname: nameOf(decryptLink(keys, linkname)) };
     if (type !== 'file') return plain;
     results.files += 1;
-    return { ...plain, body: decryptFile(entry, name, keys, results, signal) };
+    return { ...plain, body: decryptFile(entry, name, { keys, tree }, results, signal) };
   } catch (error) {
     if (error instanceof HpcsError && error.kind === 'integrity') return undefined;
     throw error;
@@ -173,15 +175,19 @@ function decryptEntry(
 async function* decryptFile(
   entry: ReadTarEntry,
   name: string,
-  keys: VolumeKeys,
+  { keys, tree }: { keys: VolumeKeys; tree: VolumeTree },
   results: PartialResults,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void, undefined> {
+  const note = (list: string[]): void => {
+    tree.keep(name);
+    list.push(name);
+  };
   try {
-    yield* decryptContent(keys, entry.body, { onCut: () => void results.damaged.push(name), signal });
+    yield* decryptContent(keys, entry.body, { onCut: () => note(results.damaged), signal });
   } catch (error) {
     if (!(error instanceof HpcsError) || error.code !== 'file-altered') throw error;
-    results.altered.push(name);
+    note(results.altered);
   }
 }
 

@@ -35,17 +35,32 @@ export async function openResults(
   checkManifest(manifest, job, found.restart);
 
   await using destination = await TargetDirectory.make(target);
-  const fetched = digesting(readStream(transport, `${found.directory}/${resultFiles.sealed}`, { signal }));
-  await unpack(open(fetched.bytes, job.resultKey, { signal, checkedAtEnd: true }), destination.temporary, { signal });
-  const { sha512, size } = await fetched.summary;
-  if (sha512 !== manifest.result.sha512 || size !== manifest.result.size) {
-    throw new HpcsError('integrity', 'results-altered', `the results of job ${job.jobId} are not the ones its manifest names`, {
+  const altered = (): HpcsError =>
+    new HpcsError('integrity', 'results-altered', `the results of job ${job.jobId} are not the ones its manifest names`, {
       suggestion: 'do not use them; tell the site, and submit the job again',
     });
-  }
+  const sealed = readStream(transport, `${found.directory}/${resultFiles.sealed}`, { signal });
+  const fetched = digesting(noMoreThan(manifest.result.size, sealed, altered));
+  await unpack(open(fetched.bytes, job.resultKey, { signal, checkedAtEnd: true }), destination.temporary, { signal });
+  const { sha512, size } = await fetched.summary;
+  if (sha512 !== manifest.result.sha512 || size !== manifest.result.size) throw altered();
   // The archive holds one directory, `output`: that becomes the target.
   await destination.publish('output');
   return manifest;
+}
+
+/** Anybody can seal for the job's owner: a site that sends without end is not listened to until the disk is full. */
+async function* noMoreThan(
+  most: number,
+  stream: AsyncIterable<Uint8Array>,
+  tooMuch: () => HpcsError,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  let size = 0;
+  for await (const piece of stream) {
+    size += piece.length;
+    if (size > most) throw tooMuch();
+    yield piece;
+  }
 }
 
 function checkManifest(manifest: ResultManifest, job: JobRecord & { jobId: string }, restart: number): void {

@@ -42,8 +42,6 @@ export interface TarEntry {
 
 /** An entry as it was read. */
 export interface ReadTarEntry extends Required<TarEntry> {
-  /** The entry's own blocks before its content, pax records included: copy these to keep the entry as it is. */
-  readonly raw: Buffer;
   /** The content. To be read, if at all, before the next entry is asked for. */
   readonly body: Bytes;
 }
@@ -76,6 +74,10 @@ const largestOctal11 = 0o77777777777;
 
 /** Longest pax header or GNU long name that is believed. */
 const longestRecord = 4 * 1024 * 1024;
+/** Bytes of all records before one entry, or of all global ones, that are believed. */
+const longestRecords = 2 * longestRecord;
+/** What a record takes in memory beside its bytes, about. */
+const recordOverhead = 128;
 
 /** pax records that {@link TarEntry} has fields for. */
 const fieldRecords = new Set(['path', 'linkpath', 'size', 'uid', 'gid', 'uname', 'gname', 'mtime']);
@@ -141,13 +143,6 @@ export function tarOf(entries: readonly SmallTarEntry[]): Uint8Array {
   return Buffer.concat([...parts, tarEnd]);
 }
 
-/** An entry as it was read, byte for byte, with its content and padding: for copying from archive to archive. */
-export async function* tarCopy(entry: ReadTarEntry): AsyncGenerator<Uint8Array, void, undefined> {
-  yield entry.raw;
-  yield* entry.body;
-  yield Buffer.alloc(tarPadding(entry.size));
-}
-
 /** Whether a stream that begins so is an archive: its first block is a header with a right checksum, or the end mark. */
 export function isTar(beginning: Buffer): boolean {
   const header = beginning.subarray(0, tarBlock);
@@ -164,37 +159,43 @@ export function isTar(beginning: Buffer): boolean {
  */
 export async function* readTar(input: Bytes): AsyncGenerator<ReadTarEntry, void, undefined> {
   await using reader = new ByteReader(input);
-  const globals = new Map<string, Buffer>();
-  let before: Before = { raw: [], records: new Map() };
+  const globals = new Records();
+  let before = new Records();
   for (;;) {
     const header = await reader.read(tarBlock);
     if (header.length < tarBlock) throw invalid('it ends without its end mark');
     if (header.every((byte) => byte === 0)) break;
     if (readNumber(header, 148, 8) !== checksum(header)) throw invalid('a header has a wrong checksum');
-    before.raw.push(header);
     const letter = header.toString('latin1', 156, 157);
     if ('xgLK'.includes(letter)) {
-      const body = await readRecordBody(reader, readNumber(header, 124, 12));
-      before.raw.push(body.padded);
-      if (letter === 'x') for (const [key, value] of paxRecords(body.content)) before.records.set(key, value);
-      else if (letter === 'g') for (const [key, value] of paxRecords(body.content)) globals.set(key, value);
-      else before.records.set(letter === 'L' ? 'path' : 'linkpath', untilNul(body.content));
+      const content = await readRecordBody(reader, readNumber(header, 124, 12));
+      if (letter === 'x') for (const [key, value] of paxRecords(content)) before.set(key, value);
+      else if (letter === 'g') for (const [key, value] of paxRecords(content)) globals.set(key, value);
+      else before.set(letter === 'L' ? 'path' : 'linkpath', untilNul(content));
       continue;
     }
-    const entry = describe(header, letter, new Map([...globals, ...before.records]));
+    const entry = describe(header, letter, new Map([...globals.values, ...before.values]));
     const content = new Content(reader, entry.size);
-    yield { ...entry, raw: before.raw.length === 1 ? header : Buffer.concat(before.raw), body: content.pieces() };
+    yield { ...entry, body: content.pieces() };
     await content.skip();
-    before = { raw: [], records: new Map() };
+    before = new Records();
   }
   // Writers pad archives to whole records of 20 blocks; and what decrypts the stream must see its end.
   while ((await reader.some(Infinity)) !== undefined);
 }
 
-/** Headers that wait for the entry they belong to. */
-interface Before {
-  raw: Buffer[];
-  records: Map<string, Buffer>;
+/** pax records that stay in memory until the entry they belong to comes, or for all entries: no archive can make them many. */
+class Records {
+  readonly values = new Map<string, Buffer>();
+  #size = 0;
+
+  set(key: string, value: Buffer): void {
+    const old = this.values.get(key);
+    this.#size += value.length - (old?.length ?? -(key.length + recordOverhead));
+    if (this.#size > longestRecords) throw invalid('the records of an entry are too long');
+    // Copied: the header that a value stands in may be a thousand times as long.
+    this.values.set(key, Buffer.from(value));
+  }
 }
 
 /** What is left of an entry's content in the stream. */
@@ -224,7 +225,7 @@ class Content {
   }
 }
 
-function describe(header: Buffer, letter: string, records: ReadonlyMap<string, Buffer>): Omit<ReadTarEntry, 'raw' | 'body'> {
+function describe(header: Buffer, letter: string, records: ReadonlyMap<string, Buffer>): Omit<ReadTarEntry, 'body'> {
   // GNU's own kind of header has other things where ustar has the prefix.
   const ustar = header.toString('latin1', 257, 263) === 'ustar\0';
   const prefix = ustar ? readName(header, 345, prefixSize) : '';
@@ -265,11 +266,11 @@ function describe(header: Buffer, letter: string, records: ReadonlyMap<string, B
   };
 }
 
-async function readRecordBody(reader: ByteReader, size: number): Promise<{ content: Buffer; padded: Buffer }> {
+async function readRecordBody(reader: ByteReader, size: number): Promise<Buffer> {
   if (size > longestRecord) throw invalid('a header is too long');
   const padded = await reader.read(size + tarPadding(size));
   if (padded.length < size + tarPadding(size)) throw invalid('it ends within a header');
-  return { content: padded.subarray(0, size), padded };
+  return padded.subarray(0, size);
 }
 
 /** `LENGTH KEY=VALUE\n` each, the length in decimal and that of the whole record. */

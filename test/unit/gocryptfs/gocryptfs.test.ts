@@ -57,6 +57,21 @@ describe('gocryptfs', () => {
     }
   });
 
+  it('keeps no more of a volume in memory than it may', () => {
+    const ways: ((tree: VolumeTree, index: number) => void)[] = [
+      (tree, index) => tree.addDirectoryIv(`d${index}`, Buffer.alloc(16)),
+      (tree, index) => tree.addLongName(`d${index}`, Buffer.alloc(100)),
+      (tree, index) => tree.keep(`d${index}`),
+    ];
+    for (const way of ways) {
+      const tree = new VolumeTree(keys, 10_000);
+      for (let index = 0; index < 20; index++) way(tree, index);
+      assert.throws(() => {
+        for (let index = 20; index < 200; index++) way(tree, index);
+      }, integrity('volume-too-large'));
+    }
+  });
+
   const cipherOf = (plain: string): Promise<Buffer> => readFile(join(volume, paths.get(plain) ?? 'missing'));
 
   async function decrypt(bytes: Buffer, pieceSize?: number): Promise<{ plain: Buffer; cut: boolean }> {
