@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { HpcsError, systemCode } from './errors.ts';
+import { makeDirectories } from './make-directories.ts';
 
 /**
  * Passes bytes through and keeps a copy in a local file, which appears whole or not at all.
@@ -25,7 +26,7 @@ export async function* keepCopy(bytes: AsyncIterable<Uint8Array>, file: string |
     }
   };
   const temporary = `${file}.${randomBytes(6).toString('hex')}.part`;
-  await write(mkdir(dirname(file), { recursive: true }));
+  await write(makeDirectories(dirname(file)));
   const handle = await write(open(temporary, 'wx', 0o600));
   try {
     for await (const part of bytes) {

@@ -1,11 +1,12 @@
 import { constants, existsSync, type Stats } from 'node:fs';
-import { access, mkdir, open, readFile, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
+import { access, open, readFile, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
+import { makeDirectories } from './make-directories.ts';
 import { isOthers } from './owner.ts';
 
 /**
@@ -25,7 +26,7 @@ export async function stateDirectory(
   const suggestion = 'set HPCS_STATE_DIR to a durable directory of your own';
   let found: Stats;
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectories(directory, 0o700);
     found = await stat(directory);
     await access(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -74,7 +75,7 @@ export async function assertDurable(directory: string): Promise<void> {
 export async function writeDurably(file: string, content: string | Uint8Array): Promise<void> {
   const temporary = `${file}.${randomBytes(6).toString('hex')}.tmp`;
   try {
-    await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+    await makeDirectories(dirname(file), 0o700);
     {
       await using handle = await open(temporary, 'wx', 0o600);
       await handle.writeFile(content);

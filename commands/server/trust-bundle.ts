@@ -1,8 +1,9 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../src/base-command.ts';
 import { HpcsError } from '../../src/errors.ts';
+import { makeDirectories } from '../../src/make-directories.ts';
 import { loadServerConfig } from '../../src/server/config.ts';
 import { Spire } from '../../src/server/spire.ts';
 
@@ -25,7 +26,7 @@ export default class ServerTrustBundle extends BaseCommand {
     }
     using spire = new Spire(socket);
     const { x509 } = await spire.bundle();
-    await mkdir(dirname(flags.output), { recursive: true });
+    await makeDirectories(dirname(flags.output));
     await writeFile(flags.output, x509, { mode: 0o644 });
     this.log(flags.output);
     return { file: flags.output };

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
+import { makeDirectories } from '../make-directories.ts';
 
 /** A new directory that appears whole or not at all: until then all goes into a hidden neighbour, which disposing removes. */
 export class TargetDirectory implements AsyncDisposable {
@@ -18,7 +19,7 @@ export class TargetDirectory implements AsyncDisposable {
   static async make(path: string): Promise<TargetDirectory> {
     const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString('hex')}.part`);
     try {
-      await mkdir(dirname(path), { recursive: true });
+      await makeDirectories(dirname(path));
       // Early, so that nothing is fetched in vain.
       await mkdir(path, { mode: 0o700 });
       await rm(path, { recursive: true });
@@ -32,7 +33,10 @@ export class TargetDirectory implements AsyncDisposable {
   /** Moves what was written, or one directory in it, to its place. */
   async publish(name = '.'): Promise<void> {
     try {
-      await rename(join(this.temporary, name), this.path);
+      const made = join(this.temporary, name);
+      // Confidential, whatever mode the application left it with.
+      await chmod(made, 0o700);
+      await rename(made, this.path);
     } catch (error) {
       throw failed(this.path, error);
     }

@@ -1,8 +1,9 @@
 import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, rename, rm } from 'node:fs/promises';
+import { lstat, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { HpcsError, systemCode } from '../errors.ts';
+import { makeDirectories } from '../make-directories.ts';
 import { blockSize, ByteReader, type Bytes } from '../seal/bytes.ts';
 import { isTar, tarBlock } from './tar.ts';
 import { unpack, type Unpacked } from './unpack.ts';
@@ -36,7 +37,7 @@ function plainName(sealed: string): string {
 async function writeWhole(plain: Bytes, output: string, directory: string, signal?: AbortSignal): Promise<number> {
   const partial = `${output}.${process.pid}.partial`;
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectories(directory, 0o700);
     if ((await lstat(output).catch(() => undefined)) !== undefined) {
       throw new HpcsError('local', 'file-exists', `${output} exists already and is not overwritten`, {
         suggestion: 'choose another directory, or move it away',

@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
+import { makeDirectories } from '../make-directories.ts';
 import type { Bytes } from '../seal/bytes.ts';
 import { bytesOf, fsPath } from './name.ts';
 import { readTar, type ReadTarEntry } from './tar.ts';
@@ -60,7 +61,7 @@ export async function unpackEntries(
   directory: string,
   options: UnpackOptions = {},
 ): Promise<Unpacked> {
-  using staging = new Staging(directory);
+  using staging = await Staging.make(directory);
   const sum = { entries: 0, bytes: 0 };
   for await (const entry of entries) {
     options.signal?.throwIfAborted();
@@ -87,12 +88,20 @@ class Staging implements Disposable {
   readonly #links = new Map<string, string>();
   readonly #tops = new Set<string>();
 
-  constructor(target: string) {
+  private constructor(target: string, directory: string) {
     this.#target = target;
-    this.#directory = join(target, `.hpcs-unpack-${randomBytes(8).toString('hex')}`);
-    // What is unpacked is confidential: a directory that is made for it is its owner's alone.
-    atFile(target, () => mkdirSync(target, { recursive: true, mode: 0o700 }));
-    atFile(this.#directory, () => mkdirSync(this.#directory, { mode: 0o700 }));
+    this.#directory = directory;
+  }
+
+  static async make(target: string): Promise<Staging> {
+    const directory = join(target, `.hpcs-unpack-${randomBytes(8).toString('hex')}`);
+    try {
+      // What is unpacked is confidential: a directory that is made for it is its owner's alone.
+      await makeDirectories(directory, 0o700);
+    } catch (error) {
+      throw writeFailed(target, error);
+    }
+    return new Staging(target, directory);
   }
 
   async add(path: string, entry: UnpackEntry, signal: AbortSignal | undefined): Promise<void> {

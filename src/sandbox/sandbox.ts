@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, readCa } from '../http.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
+import { makeDirectories } from '../make-directories.ts';
 import { parseServerConfig } from '../server/config.ts';
 import { spirePolicy } from '../server/spire-policy.ts';
 import { writeDurably } from '../state.ts';
@@ -83,7 +84,7 @@ type State = z.output<typeof stateSchema>;
  */
 export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
   const { docker, directory, signal, progress, nodes = 0 } = options;
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await makeDirectories(directory, 0o700);
   const images = await ensureImages({ docker, signal, progress });
   const state = await readState(directory);
   const legacy = options.legacy ?? state?.legacy ?? false;

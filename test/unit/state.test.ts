@@ -32,6 +32,10 @@ describe('state', () => {
       assert.equal(await stateDirectory(undefined, { HOME: env.HOME }), join(directory, 'home/.local/state/hpcs'));
     });
 
+    it('is refused where it cannot be made, at once', async () => {
+      await assert.rejects(stateDirectory(undefined, { HPCS_STATE_DIR: '/proc/hpcs/state' }), { code: 'state-unwritable' });
+    });
+
     it('is made with mode 0700, whatever the umask', async () => {
       const old = process.umask(0);
       try {
