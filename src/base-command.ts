@@ -5,7 +5,7 @@ import { Meter } from './meter.ts';
 import { parseRate } from './rate.ts';
 import type { SealFormat } from './record.ts';
 import { describeRecipient, readRecipients, type Recipient } from './seal/recipients.ts';
-import { asHpcsError, printable, reportError } from './report.ts';
+import { asHpcsError, jsonText, printable, reportError } from './report.ts';
 import { parseUntil } from './until.ts';
 
 /**
@@ -30,14 +30,12 @@ export abstract class BaseCommand extends Command {
 
   readonly #interrupt = (): void => {
     if (this.#abort.signal.aborted) process.exit(130);
-    process.stderr.write('hpcs: interrupted, cleaning up (again to stop at once)\n');
+    this.#tell('stage', 'hpcs: interrupted, cleaning up (again to stop at once)');
     this.#abort.abort(new HpcsError('interrupted', 'interrupted', 'interrupted'));
   };
 
   /** What is being done now, on standard error: a line, or with `--json` a record `{"stage": …}`. */
-  protected progress = (message: string): void => {
-    process.stderr.write(`${this.jsonEnabled() ? JSON.stringify({ stage: message }) : printable(message)}\n`);
-  };
+  protected progress = (message: string): void => this.#tell('stage', message);
 
   /** Progress of a stream of bytes, on standard error; with `--json` records `{"progress": …}`. */
   protected meter = (label: string, total?: number): Meter =>
@@ -48,10 +46,22 @@ export abstract class BaseCommand extends Command {
       write: (text) => void process.stderr.write(text),
     });
 
-  /** A warning, also shown with `--json`. */
-  protected warning = (message: string): void => {
-    process.stderr.write(`warning: ${printable(message)}\n`);
-  };
+  /** A warning, on standard error: a line, or with `--json` a record `{"warning": …}`. */
+  protected warning = (message: string): void =>
+    this.jsonEnabled() ? this.#tell('warning', message) : this.#tell('warning', `warning: ${message}`);
+
+  #tell(kind: 'stage' | 'warning', message: string): void {
+    process.stderr.write(`${this.jsonEnabled() ? jsonText({ [kind]: message }) : printable(message)}\n`);
+  }
+
+  // What a site or a server said may stand in any line.
+  override log(message = ''): void {
+    super.log(printable(message));
+  }
+
+  override logJson(json: unknown): void {
+    process.stdout.write(`${jsonText(json, 2)}\n`);
+  }
 
   /** The recipients of the configuration and the command line, checked before anything starts, and shown. @throws HpcsError */
   protected async recipients(config: Config, flags: { recipient: string[]; format: SealFormat }): Promise<Recipient[]> {

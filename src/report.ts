@@ -36,7 +36,7 @@ function parseErrorText(message: string): string {
 export function reportError(error: HpcsError, options: { json: boolean }): void {
   process.exitCode = error.exitCode;
   const debug = process.env['DEBUG']?.includes('hpcs') === true;
-  if (options.json) process.stdout.write(`${JSON.stringify(error, null, 2)}\n`);
+  if (options.json) process.stdout.write(`${jsonText(error, 2)}\n`);
   const lines = [`hpcs: error: ${error.message}`];
   if (error.suggestion !== undefined) lines.push(`  ${error.suggestion}`);
   const { cause } = error;
@@ -44,6 +44,14 @@ export function reportError(error: HpcsError, options: { json: boolean }): void 
     lines.push((error.kind === 'bug' && cause instanceof Error ? cause.stack : error.stack) ?? '');
   if (debug && cause !== undefined) lines.push(`caused by: ${messageOf(cause)}`);
   process.stderr.write(`${printable(lines.join('\n'))}\n`);
+}
+
+/** JSON for standard output and error: what some terminals obey is escaped there, too, from U+007F to U+009F. */
+export function jsonText(value: unknown, indent?: number): string {
+  return JSON.stringify(value, undefined, indent).replaceAll(
+    /[\u007f-\u009f]/g,
+    (character) => `\\u00${character.charCodeAt(0).toString(16)}`,
+  );
 }
 
 /** Text that may quote what the site said, without what could steer the terminal it is shown on. */

@@ -49,6 +49,8 @@ describe('reported errors', () => {
   });
 
   it('do not steer the terminal', () => {
+    const { stdout } = report(`new HpcsError('site', 'x', 'a\\u001b\\u009b\\u007f\\u0080')`, true);
+    assert.match(stdout, /"a\\u001b\\u009b\\u007f\\u0080"/);
     const { stderr } = report(`new HpcsError('site', 'x', 'a\\u001b[2J\\u009bb\\r\\nc\\td')`, false);
     assert.equal(stderr, 'hpcs: error: a?[2J?b?\nc\td\n');
   });

@@ -43,6 +43,16 @@ describe('hpcs job', () => {
     assert.deepEqual(exit, { code: 0, stdout: '', stderr: 'no jobs were submitted from this state directory\n' });
   });
 
+  it('list does not steer the terminal', async () => {
+    const store = new JobStore(join(state, 'hostile'));
+    await store.save(record('7', '2026-01-02T03:04:05.678Z', 'a\u001b[2J\u009b2Jb'));
+    const env = { HPCS_STATE_DIR: join(state, 'hostile'), HPCS_CONFIG: join(state, 'hpcs-client.conf') };
+    assert.match((await hpcs(['job', 'list'], { env })).stdout, / a\?\[2J\?2Jb$/m);
+    const { stdout } = await hpcs(['job', 'list', '--json'], { env });
+    assert.match(stdout, /"a\\u001b\[2J\\u009b2Jb"/);
+    assert.equal((JSON.parse(stdout) as { name: string }[])[0]?.name, 'a\u001b[2J\u009b2Jb');
+  });
+
   it('list shows all jobs, newest first, and no keys', async () => {
     const store = new JobStore(join(state, 'state'));
     await store.save(record('4711', '2026-01-02T03:04:05.678Z'));
