@@ -1,10 +1,10 @@
 import { Args } from '@oclif/core';
 import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
-import { attendJob, isAwaited } from '../../src/job/attend.ts';
+import { messageOf } from '../../src/errors.ts';
+import { attendToEnd, isAlarm, isAwaited } from '../../src/job/attend.ts';
 import { JobStore } from '../../src/job/store.ts';
 import { connect } from '../../src/site/connect.ts';
-import { waitForEnd } from '../../src/site/slurm.ts';
 import { stateDirectory } from '../../src/state.ts';
 
 /** Brings waiting jobs their keys. */
@@ -28,24 +28,26 @@ submitted from here and have not been brought their keys.`;
     const jobs = known.filter(isAwaited).filter((job) => job.site === site);
     const outcome = { answered: [] as string[], ended: [] as string[] };
     if (jobs.length === 0) this.progress(args.job === undefined ? 'no job waits for this client' : `job ${args.job} does not wait for its client`); // prettier-ignore
+    const failures: unknown[] = [];
     for (const username of new Set(jobs.map((job) => job.username))) {
       await using transport = await connect(config, { signal: this.signal, username });
+      const context = { config, transport, store, signal: this.signal, progress: this.progress, warn: this.warning };
       const attending = jobs.filter((job) => job.username === username).map(async (job) => {
         this.progress(`attending job ${job.jobId} (${job.name})`);
-        const done = new AbortController();
-        const ended = waitForEnd(transport, job.jobId, { signal: AbortSignal.any([this.signal, done.signal]) });
-        const context = { config, transport, store, signal: this.signal, progress: this.progress, warn: this.warning };
         try {
-          const answered = await attendJob(job, context, ended);
+          const answered = await attendToEnd(job, context);
           outcome[answered ? 'answered' : 'ended'].push(job.jobId);
           this.log(answered ? `job ${job.jobId} has its answer; follow it with: hpcs job logs ${job.jobId} --follow` : `job ${job.jobId} has ended`); // prettier-ignore
-        } finally {
-          done.abort();
+        } catch (error) {
+          failures.push(error);
+          // At once: the others may take days.
+          if (jobs.length > 1 && !this.signal.aborted) this.warning(messageOf(error));
         }
       }); // prettier-ignore
-      const failed = (await Promise.allSettled(attending)).find((result) => result.status === 'rejected');
-      if (failed !== undefined) throw failed.reason;
+      await Promise.all(attending);
     }
+    this.signal.throwIfAborted();
+    if (failures.length > 0) throw failures.find(isAlarm) ?? failures[0];
     return outcome;
   }
 }

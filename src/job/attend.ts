@@ -5,7 +5,7 @@ import { openIdentity } from '../identity/client-identity.ts';
 import { openServices } from '../services.ts';
 import { assignments } from '../shell.ts';
 import { readFile, run } from '../site/files.ts';
-import { isPassing, jobState, stageOf } from '../site/slurm.ts';
+import { isPassing, jobState, stageOf, waitForEnd } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { uploadFile } from '../site/upload.ts';
 import { connectionFiles, formatAnswer, longestMessage, readRequest, type Refusal } from './connection.ts';
@@ -68,13 +68,42 @@ export async function attendJob(job: JobRecord, context: AttendContext, until: P
     if (content === undefined) continue;
     const answer = Buffer.from(formatAnswer(ticket, job.jobId, key, content));
     await uploadFile(transport, [answer], `${directory}/${connectionFiles.answer}`, { mode: 0o600, signal });
-    await store.save({ ...job, connection: { ...job.connection, answered: new Date().toISOString() } });
+    const met = { ...job.connection, answered: new Date().toISOString() };
+    await store.update(job, (latest) => ({ ...latest, connection: met }));
     if (content instanceof Uint8Array) progress(`job ${job.jobId} was brought its keys, sealed to it`);
     else warn(`job ${job.jobId} gets no keys: ${content.message}`);
     return true;
   }
   signal.throwIfAborted();
   return false;
+}
+
+/**
+ * {@link attendJob} for a job that nobody follows: until it is answered, or has ended.
+ *
+ * @returns whether it was answered
+ * @throws HpcsError as `attendJob` does, and `site` or `job` where its end cannot be seen
+ */
+export async function attendToEnd(job: SubmittedRecord, context: AttendContext): Promise<boolean> {
+  const { transport, signal } = context;
+  const done = new AbortController();
+  const ended = waitForEnd(transport, job.jobId, { signal: AbortSignal.any([signal, done.signal]) });
+  try {
+    if (await attendJob(job, context, ended)) return true;
+    await ended;
+    return false;
+  } catch (error) {
+    // One that the scheduler knows no more has ended.
+    if (error instanceof HpcsError && error.code === 'job-unknown') return false;
+    throw error;
+  } finally {
+    done.abort();
+  }
+}
+
+/** Whether an error says that somebody else acts for a job. */
+export function isAlarm(error: unknown): boolean {
+  return error instanceof HpcsError && error.kind === 'integrity';
 }
 
 /**

@@ -7,7 +7,7 @@ import { isFinal, jobState, type JobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { stateDirectory } from '../state.ts';
 import { removeConnection } from './attend.ts';
-import { JobStore, type JobRecord } from './store.ts';
+import { JobStore, type JobRecord, type JobTicket } from './store.ts';
 
 /** Whether a job ran, as far as the scheduler tells: one that was given no node did not. Undefined where it knows no more. */
 export function hasRun(state: Pick<JobState, 'nodes'> | undefined): boolean | undefined {
@@ -32,38 +32,69 @@ export async function endIfOver(job: JobRecord & { jobId: string }, context: End
 }
 
 /**
- * Ends what a job may do: its ticket opens nothing any more, its own secret is destroyed. Once that is done it is not done again, but
- * an alarm is repeated. Whatever fails is warned of, since it ends by itself when the ticket expires.
+ * Ends what a job may do: its ticket opens nothing any more, its own secret is destroyed, and what it needed to start is removed from
+ * the site. What is done is not done again, but an alarm is repeated. Whatever fails is warned of.
  *
+ * @param given as it was read some time ago; what another process has done meanwhile counts
  * @param context.ran whether the job ran: a ticket that was redeemed although it did not, was somebody else's
  */
-export async function endJob(job: JobRecord, context: EndContext & { ran: boolean | undefined }): Promise<void> {
-  const { config, transport, ran, signal, warn } = context;
-  const { ticket } = job;
-  if (ticket === undefined) return;
-  const alarm = (line: string | null): void => void (line !== null && warn(line));
-  if (ticket.ended !== undefined) return alarm(ticket.ended.alarm);
+export async function endJob(given: JobRecord, context: EndContext & { ran: boolean | undefined }): Promise<void> {
+  const { signal, warn } = context;
+  const store = new JobStore(await stateDirectory(context.config));
+  const job = await store.latest(given);
+  if (job.ticket === undefined) return;
+  let { ended } = job.ticket;
   try {
-    await using services = await openServices(config);
-    await using identity = await openIdentity(config, { signal, progress: () => undefined });
-    const found = await services.server.endJob(ticket.hash, identity.prove, signal);
-    const what = found.stolen
-      ? 'was shown with two different keys'
-      : found.redeemed && ran === false
-        ? 'was redeemed, and the job never ran'
-        : undefined;
-    const line =
-      what === undefined
-        ? null
-        : `ALARM: the ticket of job ${job.jobId} ${what}: somebody else had it, and may have got the keys of image and data. Tell the site and those who run the HPCS server, and prepare both again`;
-    alarm(line);
-    await new JobStore(await stateDirectory(config)).save({ ...job, ticket: { ...ticket, ended: { alarm: line } } });
-    await remove(transport, ticket.file, { signal });
-    if (job.connection !== undefined) await removeConnection(transport, job.connection.directory, { signal });
+    ended ??= { alarm: await endTicket(job, job.ticket.hash, context), left: true };
   } catch (error) {
     signal.throwIfAborted();
     warn(
       `the identity of job ${job.jobId} could not be ended now, it ends by itself when its ticket expires: ${messageOf(error)}`,
     );
+    return;
   }
+  if (ended.alarm !== null) warn(ended.alarm);
+  if (job.ticket.ended !== undefined && ended.left !== true) return;
+  // The alarm first: whatever fails from here on, it is not lost.
+  await keepEnd(store, job, ended);
+  try {
+    await removeTraces(job, job.ticket.file, context);
+    await keepEnd(store, job, { alarm: ended.alarm });
+  } catch (error) {
+    signal.throwIfAborted();
+    warn(
+      `what job ${job.jobId} needed to start is not removed from the site: ${messageOf(error)}; hpcs job status ${job.jobId} tries again`,
+    );
+  }
+}
+
+/** @returns what is wrong */
+async function endTicket(
+  job: JobRecord,
+  hash: string,
+  context: EndContext & { ran: boolean | undefined },
+): Promise<string | null> {
+  const { config, ran, signal } = context;
+  await using services = await openServices(config);
+  await using identity = await openIdentity(config, { signal, progress: () => undefined });
+  const found = await services.server.endJob(hash, identity.prove, signal);
+  const redeemed = found.redeemed && ran === false ? 'was redeemed, and the job never ran' : undefined;
+  const what = found.stolen ? 'was shown with two different keys' : redeemed;
+  return what === undefined
+    ? null
+    : `ALARM: the ticket of job ${job.jobId} ${what}: somebody else had it, and may have got the keys of image and data. Tell the site and those who run the HPCS server, and prepare both again`;
+}
+
+/** Another process may have ended the same job, and seen more: an alarm is never taken back. */
+async function keepEnd(store: JobStore, job: JobRecord, ended: NonNullable<JobTicket['ended']>): Promise<void> {
+  await store.update(job, (latest) => {
+    const ticket = latest.ticket ?? job.ticket;
+    if (ticket === undefined) return latest;
+    return { ...latest, ticket: { ...ticket, ended: { ...ended, alarm: ended.alarm ?? ticket.ended?.alarm ?? null } } };
+  });
+}
+
+async function removeTraces(job: JobRecord, ticketFile: string, { transport, signal }: EndContext): Promise<void> {
+  await remove(transport, ticketFile, { signal });
+  if (job.connection !== undefined) await removeConnection(transport, job.connection.directory, { signal });
 }

@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
@@ -31,7 +32,13 @@ const schema = z.object({
       hash: z.string(),
       file: z.string(),
       /** Once the server was told that the job has ended; with what it said that was wrong. */
-      ended: z.object({ alarm: z.string().nullable() }).optional(),
+      ended: z
+        .object({
+          alarm: z.string().nullable(),
+          /** Whether files of it may still lie on the site. */
+          left: z.boolean().optional(),
+        })
+        .optional(),
     })
     .optional(),
   /** How the job got its keys: by itself, through this client, or as a reader that an agent attests, its own or the site's. */
@@ -58,6 +65,9 @@ const schema = z.object({
 /** What the submitter keeps of a job: without it the results are lost, so it is on disk before anything is submitted. */
 export type JobRecord = z.output<typeof schema>;
 
+/** What is kept of a job's ticket. */
+export type JobTicket = NonNullable<JobRecord['ticket']>;
+
 /** The private store of a client's jobs, one file of mode 0600 a job below the state directory. */
 export class JobStore {
   readonly #directory: string;
@@ -72,6 +82,23 @@ export class JobStore {
     const { connection: met } = record;
     const connection = met && { ...met, scriptHalf: met.scriptHalf.reveal(), fileHalf: met.fileHalf.reveal() };
     await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify({ ...record, ...keys, connection }));
+  }
+
+  /** A record as it is on disk now, where it still is: another process may have changed it. */
+  async latest(record: JobRecord): Promise<JobRecord> {
+    return (await this.list()).find(({ local }) => local === record.local) ?? record;
+  }
+
+  /** Changes a record as it is on disk now. @returns the changed one */
+  async update(record: JobRecord, change: (latest: JobRecord) => JobRecord): Promise<JobRecord> {
+    const changed = change(await this.latest(record));
+    await this.save(changed);
+    return changed;
+  }
+
+  /** Removes the record of a job that was never submitted: there will be no results that its key opens. */
+  async remove(record: JobRecord): Promise<void> {
+    await rm(join(this.#directory, `${record.local}.json`), { force: true });
   }
 
   /** All records, newest first. @throws HpcsError `local` naming one that cannot be read */

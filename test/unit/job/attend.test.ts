@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../../../src/config.ts';
-import { attendJob, type AttendContext } from '../../../src/job/attend.ts';
+import { attendJob, attendToEnd, type AttendContext } from '../../../src/job/attend.ts';
 import { formatRequest } from '../../../src/job/connection.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
 import { makeTicket } from '../../../src/job/ticket.ts';
@@ -67,6 +67,23 @@ describe('a client that attends a job', () => {
       assert.equal(existsSync(join(directory, 'answer.json')), false);
     });
   }
+
+  describe('to its end', () => {
+    beforeEach(() => rm(join(directory, 'request.json')));
+
+    it('says that it has ended when it has, or when the scheduler knows it no more', async () => {
+      await scheduler('COMPLETED');
+      assert.equal(await attendToEnd({ ...job, jobId: '7' }, context), false);
+      await writeFile(join(directory, 'scontrol'), '#!/bin/sh\necho Invalid job id specified >&2\nexit 1\n');
+      assert.equal(await attendToEnd({ ...job, jobId: '7' }, context), false);
+    });
+
+    it('does not take a site that tells nothing for the end', async () => {
+      await scheduler('RUNNING');
+      await writeFile(join(directory, 'scontrol'), '#!/bin/sh\necho slurm is broken >&2\nexit 1\n');
+      await assert.rejects(attendToEnd({ ...job, jobId: '7' }, context), refused('slurm-failed', /slurm is broken/));
+    });
+  });
 
   it('asks for its keys while it is RUNNING', async () => {
     await scheduler('RUNNING');
