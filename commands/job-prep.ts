@@ -1,9 +1,9 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig, withMode } from '../src/config.ts';
-import { followAttended } from '../src/job/attend.ts';
+import { followAttended, isAwaited } from '../src/job/attend.ts';
 import { endJob } from '../src/job/end.ts';
-import { followJob, jobFailed } from '../src/job/follow.ts';
+import { followJob, goesOn, jobFailed } from '../src/job/follow.ts';
 import { submitJob } from '../src/job/prepare.ts';
 import { JobStore } from '../src/job/store.ts';
 import { splitWords } from '../src/job/words.ts';
@@ -128,7 +128,9 @@ changes of state. The exit code is the application's. Results are opened with: h
           signal,
         },
       ),
-    );
+    ).catch(async (error: unknown) => {
+      throw this.signal.aborted ? goesOn(jobId, { awaited: isAwaited(await store.latest(record)) }) : error;
+    });
     await endJob(record, { config, transport, ran: end.ran, signal: this.signal, warn: this.warning });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);

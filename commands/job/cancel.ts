@@ -3,7 +3,7 @@ import { BaseCommand, configFlag } from '../../src/base-command.ts';
 import { endJob, hasRun } from '../../src/job/end.ts';
 import { knownJob } from '../../src/job/known.ts';
 import { connect } from '../../src/site/connect.ts';
-import { cancel, jobState } from '../../src/site/slurm.ts';
+import { cancel, isFinal, jobState } from '../../src/site/slurm.ts';
 
 /** Cancels a job. */
 export default class JobCancel extends BaseCommand {
@@ -15,14 +15,20 @@ export default class JobCancel extends BaseCommand {
   };
   static override flags = { config: configFlag };
 
-  async run(): Promise<{ jobId: string }> {
+  async run(): Promise<{ jobId: string; state: string | null; cancelled: boolean }> {
     const { args, flags } = await this.parse(JobCancel);
     const { config, job } = await knownJob(flags.config, args.job);
+    const { jobId } = job;
     await using transport = await connect(config, { signal: this.signal, username: job.username });
-    await cancel(transport, job.jobId, { signal: this.signal });
-    const ran = hasRun(await jobState(transport, job.jobId, { signal: this.signal }));
-    await endJob(job, { config, transport, ran, signal: this.signal, warn: this.warning });
-    this.log(`cancelled job ${job.jobId}\nwhat it left: hpcs job status ${job.jobId}`);
-    return { jobId: job.jobId };
+    const before = await jobState(transport, jobId, { signal: this.signal });
+    const over = before === undefined || isFinal(before.state);
+    if (!over) await cancel(transport, jobId, { signal: this.signal });
+    const state = over ? before : await jobState(transport, jobId, { signal: this.signal });
+    await endJob(job, { config, transport, ran: hasRun(state), signal: this.signal, warn: this.warning });
+    this.log(
+      over ? `job ${jobId} had ended already: ${before?.state ?? 'the scheduler knows it no more'}` : `cancelled job ${jobId}`,
+    );
+    this.log(`what it left: hpcs job status ${jobId}`);
+    return { jobId, state: state?.state ?? null, cancelled: !over };
   }
 }

@@ -39,10 +39,13 @@ export async function followJob(
   return endOf(await ended);
 }
 
+// Where slurmd itself failed, as when it cannot enter the working directory, Slurm gives this number in place of a signal's.
+const slurmsOwn = 53;
+
 function endOf(state: JobState): JobEnd {
+  const signalled = state.signal !== 0 && state.signal !== slurmsOwn;
   // A job that a signal or the scheduler ended has exit code 0 in Slurm's eyes.
-  const exitCode =
-    state.exitCode !== 0 ? state.exitCode : state.signal !== 0 ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
+  const exitCode = state.exitCode !== 0 ? state.exitCode : signalled ? 128 + state.signal : state.state === 'COMPLETED' ? 0 : 6;
   return { state: state.state, exitCode, ran: hasRun(state) === true };
 }
 
@@ -50,6 +53,18 @@ function endOf(state: JobState): JobEnd {
 export function jobFailed(jobId: string, end: JobEnd): HpcsError {
   return new HpcsError('job', 'job-failed', `job ${jobId} ended ${end.state} with exit code ${end.exitCode}`, {
     exitCode: end.exitCode,
-    suggestion: `its log says why; hpcs job results ${jobId} opens what it left`,
+    suggestion: end.ran
+      ? `its log says why: hpcs job logs ${jobId}; hpcs job results ${jobId} opens what it left`
+      : `it was given no node; hpcs job status ${jobId} shows the reason`,
+  });
+}
+
+/** The error of a command that was interrupted while it followed a job, which does not end with it. */
+export function goesOn(jobId: string, options: { awaited: boolean }): HpcsError {
+  const give = `give it up with: hpcs job cancel ${jobId}`;
+  return new HpcsError('interrupted', 'interrupted', `interrupted: job ${jobId} goes on`, {
+    suggestion: options.awaited
+      ? `it gets its keys from this client alone: hpcs job attend ${jobId}; or ${give}`
+      : `see how it stands with: hpcs job status ${jobId}; or ${give}`,
   });
 }

@@ -1,5 +1,6 @@
 import { HpcsError } from '../errors.ts';
 import { readStream } from '../site/files.ts';
+import { isFinal, jobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import type { JobOnSite } from './found.ts';
 import { logPath } from './script.ts';
@@ -19,9 +20,20 @@ export async function* readLog(
     yield* readStream(transport, path, options);
   } catch (error) {
     if (!(error instanceof HpcsError) || error.code !== 'site-not-found') throw error;
-    throw new HpcsError('job', 'no-log', `job ${job.jobId} has written no log yet: there is no ${path}`, {
-      cause: error,
-      suggestion: `wait for it with --follow, or see whether it has started: hpcs job status ${job.jobId}`,
-    });
+    const state = await jobState(transport, job.jobId, options);
+    const over = state === undefined || isFinal(state.state);
+    throw new HpcsError(
+      'job',
+      'no-log',
+      over
+        ? `job ${job.jobId} has ended and left no log: there is no ${path}`
+        : `job ${job.jobId} has written no log yet: there is no ${path}`,
+      {
+        cause: error,
+        suggestion: over
+          ? `it may never have started: hpcs job status ${job.jobId} shows what the scheduler knows`
+          : `wait for it with --follow, or see whether it has started: hpcs job status ${job.jobId}`,
+      },
+    );
   }
 }

@@ -10,7 +10,7 @@ import { generateKey } from '../seal/keys.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import { Secret } from '../secret.ts';
 import { makeDirectory } from '../site/files.ts';
-import { expandNodes, submit } from '../site/slurm.ts';
+import { expandNodes, isRefusal, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
 import { looseningFlags } from '../node/container.ts';
@@ -80,6 +80,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     output: await chooseScripts(request.outputScripts, 'output', context),
   };
   const kit = await localToolKit(config);
+  await makeDirectory(transport, slurm.workdir, { signal });
   const kitDirectory = config.supercomputer['tool-kit-directory'] ?? `${slurm.workdir}/.hpcs`;
   progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
   const kitPath = await shipToolKit(transport, kit, kitDirectory, signal);
@@ -119,6 +120,15 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const store = new JobStore(state);
   await store.save(record);
   await using unsubmitted = new AsyncDisposableStack();
+  // Where sbatch was asked and did not refuse, there may be a job whose results only this record's key opens.
+  let asked = false;
+  const refused = (error: unknown): never => {
+    asked = !isRefusal(error);
+    throw error;
+  };
+  unsubmitted.defer(async () => {
+    if (!asked) await store.remove(record);
+  });
   const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
   const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
   using _scriptsKey = scriptsKey;
@@ -165,7 +175,8 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   progress(`submitting to ${site}`);
   const script = renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan);
   if (ticket === undefined) {
-    const submitted = { ...record, jobId: await submit(transport, script, { signal }) };
+    asked = true;
+    const submitted = { ...record, jobId: await submit(transport, script, { signal }).catch(refused) };
     unsubmitted.move();
     await store.save(submitted);
     return { jobId: submitted.jobId, record: submitted };
@@ -176,6 +187,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     unsubmitted.defer(() => removeConnection(transport, directory));
     await makeDirectory(transport, directory, { signal });
   }
+  asked = true;
   const jobId = await submitWithTicket(
     script,
     ticket,
@@ -188,7 +200,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
       ...(connected && { connected }),
     },
     { ...granter, transport, progress, submitted: (id) => store.save({ ...record, jobId: id }) },
-  );
+  ).catch(refused);
   unsubmitted.move();
   return { jobId, record: { ...record, jobId } };
 }

@@ -85,7 +85,7 @@ function nothingYet(jobId: string, found: FoundResults): HpcsError {
   return new HpcsError('job', 'no-results', `job ${jobId} has left no results in ${found.directory}`, {
     suggestion:
       found.content === 'none'
-        ? 'it is still running, was withheld, or failed: see its log'
+        ? `it waits or runs, was withheld, or failed: hpcs job status ${jobId} and hpcs job logs ${jobId} tell`
         : `it is still running or was killed; what it wrote so far: hpcs job results ${jobId} --partial`,
   });
 }

@@ -142,7 +142,7 @@ async function digest(transport: Transport, program: string, path: string, optio
 }
 
 /**
- * Makes a directory with its parents; one that is there already stays as it is.
+ * Makes a directory in which files can be made, with its parents; one that is there already stays as it is.
  *
  * @param options.mode of directories that are made, 0700 by default
  * @throws HpcsError `site`
@@ -158,7 +158,7 @@ export async function makeDirectory(
     'make the directory',
     path,
     { path: plain(path), mask },
-    `umask "$mask"\nexec mkdir -p -- "$path"`,
+    `umask "$mask"\nmkdir -p -- "$path" || exit\n[ -w "$path" ] && [ -x "$path" ] && exit\necho 'Permission denied' >&2\nexit 1`,
     options,
   );
 }

@@ -93,7 +93,7 @@ function said(stderr: string): string {
   const lines = stderr
     .split('\n')
     .map((line) => line.replace(/^(sbatch|scontrol|scancel|sacct|slurm_\w+ error): ?(error: ?)?/, '').trim());
-  return lines.filter(Boolean).slice(0, 5).join('; ') || 'no reason given';
+  return [...new Set(lines)].filter(Boolean).slice(0, 5).join('; ') || 'no reason given';
 }
 
 /**
@@ -125,19 +125,21 @@ export function parseJobId(stdout: string): string {
   });
 }
 
+// What Slurm's words are about, the code for that, and what to do.
+const hints: ReadonlyArray<readonly [RegExp, string, string]> = [
+  [/partition/i, 'sbatch-partition', 'choose another --partition; sinfo on the site lists them'],
+  [/account/i, 'sbatch-account', 'choose another --account; ask the site which ones are yours'],
+  [/memory/i, 'sbatch-memory', 'ask for less memory, or for another partition'],
+  [/time limit|--time/i, 'sbatch-time', 'choose a shorter --time, written as HH:MM:SS; sinfo on the site shows the limits'],
+  [
+    /node (?:name|configuration|count)|nodelist/i,
+    'sbatch-nodes',
+    'choose other --nodes or --nodelist; sinfo on the site lists them',
+  ],
+  [/qos/i, 'sbatch-qos', 'ask the site which QOS your account may use'],
+];
+
 function submitError(stderr: string): HpcsError {
-  const hints: Array<[RegExp, string, string]> = [
-    [/partition/i, 'sbatch-partition', 'choose another --partition; sinfo on the site lists them'],
-    [/account/i, 'sbatch-account', 'choose another --account; ask the site which ones are yours'],
-    [/memory/i, 'sbatch-memory', 'ask for less memory, or for another partition'],
-    [/time limit|--time/i, 'sbatch-time', 'choose a shorter --time, written as HH:MM:SS; sinfo on the site shows the limits'],
-    [
-      /node (?:name|configuration|count)|nodelist/i,
-      'sbatch-nodes',
-      'choose other --nodes or --nodelist; sinfo on the site lists them',
-    ],
-    [/qos/i, 'sbatch-qos', 'ask the site which QOS your account may use'],
-  ];
   const text = said(stderr);
   const [, code, suggestion] = hints.find(([pattern]) => pattern.test(text)) ?? [
     undefined,
@@ -145,6 +147,11 @@ function submitError(stderr: string): HpcsError {
     'correct the options, then submit again',
   ];
   return new HpcsError('job', code, `sbatch refused the job: ${text}`, { suggestion });
+}
+
+/** Whether an error of {@link submit} says that there is no job, because the scheduler did not take it. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof HpcsError && error.code.startsWith('sbatch-');
 }
 
 /**
@@ -246,8 +253,10 @@ export async function release(
 ): Promise<void> {
   const { code, stderr } = await runSlurm(transport, `${assignments({ id: checkId(id) })}exec scontrol release "$id"`, options);
   if (code === 0) return;
-  throw new HpcsError('job', 'release-failed', `job ${id} could not be released: ${said(stderr)}`, {
-    suggestion: 'submit it again',
+  const text = said(stderr);
+  const [, , suggestion] = hints.find(([pattern]) => pattern.test(text)) ?? [];
+  throw new HpcsError('job', 'release-failed', `job ${id} could not be released: ${text}`, {
+    suggestion: suggestion ?? 'ask the site what that means; then submit again',
   });
 }
 

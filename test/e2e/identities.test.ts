@@ -577,6 +577,7 @@ find /scratch /tmp /dev/shm -type f -readable -size -2M -print0 2>/dev/null | xa
       const exit = await site.hpcs(jobArguments(site, image, data, ['-p', 'nosuch', '--', 'args', 'x']));
       assert.equal(exit.code, 6, exit.stderr);
       assert.deepEqual(await jobSecrets(client), before);
+      assert.doesNotMatch((await site.hpcsOk(['job', 'list'])).stdout, /not submitted/);
     });
 
     it('who had both halves nevertheless, and cancels the job lest it comes too, does not go unnoticed', async () => {

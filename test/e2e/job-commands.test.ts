@@ -71,6 +71,39 @@ describe('job commands on a real site', function () {
     }
   });
 
+  it('say that a job goes on when the command that follows it is interrupted, and what became of it', async () => {
+    const interrupt = new AbortController();
+    const info = (name: string) => ({ info: `${site.scratch}/${name}.info.yaml` });
+    // The node is taken by the job that runs.
+    const args = jobArguments(site, info('hpcs-test-probe.sif'), info('data.tgz'), ['--', 'args']);
+    const exit = await site.hpcs([...args.slice(0, 1), '--exclusive', ...args.slice(1)], {
+      onStderr: (text) => void (/job \d+ is PENDING/.test(text) && interrupt.abort()),
+      signal: interrupt.signal,
+    });
+    assert.equal(exit.code, 130, exit.stderr);
+    const [, id = ''] = /interrupted: job (\d+) goes on\n {2}see how it stands with: hpcs job status \d+; or give it up with: hpcs job cancel \d+\n$/.exec(exit.stderr) ?? []; // prettier-ignore
+    assert.match((await site.hpcsOk(['job', 'status', id])).stdout, /PENDING/);
+    assert.deepEqual(JSON.parse((await site.hpcsOk(['job', 'cancel', id, '--json'])).stdout), { jobId: id, state: 'CANCELLED', cancelled: true }); // prettier-ignore
+    const again = await site.hpcsOk(['job', 'cancel', id]);
+    assert.match(again.stdout, new RegExp(`^job ${id} had ended already: CANCELLED\n`));
+    const logs = await site.hpcs(['job', 'logs', id]);
+    assert.equal(logs.code, 6);
+    assert.match(logs.stderr, new RegExp(`job ${id} has ended and left no log`));
+  });
+
+  it('take a directory in which nothing can be written for what it is, before anything is submitted', async () => {
+    const info = (name: string) => ({ info: `${site.scratch}/${name}.info.yaml` });
+    const before = (await site.run('squeue -h -o %i | sort | tail -1')).stdout;
+    const listed = (await site.hpcsOk(['job', 'list'])).stdout;
+    for (const directory of ['/etc', '/etc/hostname', '/proc/hpcs']) {
+      const exit = await site.hpcs(jobArguments(site, info('hpcs-test-probe.sif'), info('data.tgz'), ['-s', directory]));
+      assert.equal(exit.code, 5, exit.stderr);
+      assert.match(exit.stderr, new RegExp(`cannot make the directory ${directory} on the site`));
+    }
+    assert.equal((await site.run('squeue -h -o %i | sort | tail -1')).stdout, before);
+    assert.equal((await site.hpcsOk(['job', 'list'])).stdout, listed);
+  });
+
   it('cancel it, end following its log, and open what it left', async () => {
     // Whoever can write there must not steer the terminal on which it is shown.
     await site.run(`printf 'a\\033[2Jb\\n' >> ${site.scratch}/test-${jobId}.out`);
