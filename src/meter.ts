@@ -21,6 +21,7 @@ export class Meter implements Disposable {
   readonly #start: number;
   #shown: number;
   #visible = false;
+  #over = false;
 
   constructor(options: MeterOptions) {
     this.#options = options;
@@ -30,8 +31,9 @@ export class Meter implements Disposable {
     this.#shown = this.#start + (options.reader === 'terminal' ? 1000 - intervals.terminal : 0);
   }
 
-  /** Tells how many bytes are done by now. */
+  /** Tells how many bytes are done by now. Nothing is shown once it was disposed of. */
   readonly update = (done: number): void => {
+    if (this.#over) return;
     const { reader, write, label, total } = this.#options;
     const now = this.#clock();
     if (now - this.#shown < intervals[reader]) return;
@@ -48,8 +50,36 @@ export class Meter implements Disposable {
 
   /** Clears the line of a terminal. */
   [Symbol.dispose](): void {
+    this.#over = true;
     if (this.#visible) this.#options.write('\r\u001B[K');
   }
+}
+
+/**
+ * How much of a content has arrived, where what is sent is another form of it: of the bytes read so far, the share that has arrived of
+ * what they became.
+ */
+export class Shipped {
+  readonly #tell: (bytes: number) => void;
+  #read = 0;
+  #share = 0;
+
+  /** @param tell given bytes of the content */
+  constructor(tell: (bytes: number) => void) {
+    this.#tell = tell;
+  }
+
+  /** So many bytes of the content were read. */
+  readonly read = (bytes: number): void => {
+    this.#read = bytes;
+    this.#tell(Math.floor(this.#read * this.#share));
+  };
+
+  /** Of so many bytes that were made, so many have arrived. */
+  readonly arrived = (bytes: number, made: number): void => {
+    this.#share = made === 0 ? 0 : bytes / made;
+    this.#tell(Math.floor(this.#read * this.#share));
+  };
 }
 
 /** How far something is, in bytes and seconds. */

@@ -6,7 +6,7 @@ import { HpcsError } from './errors.ts';
 import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
-import type { Meter } from './meter.ts';
+import { Shipped, type Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
 import { generateKey } from './seal/keys.ts';
 import { recipientsField, type Recipient } from './seal/recipients.ts';
@@ -79,10 +79,12 @@ export async function publish(
 ): Promise<Published> {
   const { config, signal, progress } = context;
   const catalogue = new Catalogue(await stateDirectory(config));
+  checkPlace(publication);
   await using services = await openServices(config);
   const mode = await accessMode(config.identity.mode, services, signal);
   checkReaders(publication.readers, mode);
   let shown: Meter | undefined;
+  const shipped = new Shipped((bytes) => shown?.update(bytes));
   const site = Promise.withResolvers<Transport>();
   // Who waits for it, if anybody, has the error from there.
   site.promise.catch(() => undefined);
@@ -112,7 +114,7 @@ export async function publish(
         // An image is compressed within. The original opens age files straight into a SIF or into tar.
         compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
         signal,
-        onProgress: (bytes) => shown?.update(bytes),
+        onProgress: shipped.read,
       }),
     );
     return { key, content, sealing };
@@ -130,6 +132,7 @@ export async function publish(
     patience: config.supercomputer['reconnect-limit'],
     bandwidth: publication.bandwidth ?? config.supercomputer['bandwidth-limit'],
     memory: sealing,
+    onProgress: shipped.arrived,
     warn: context.warning,
   });
   const { sha512, size } = await sealing.summary;
@@ -198,6 +201,20 @@ export function readersOf(flags: {
     });
   }
   return readers;
+}
+
+/** @throws HpcsError `usage` for a place that job-prep, which may start anywhere on the site, could not find */
+function checkPlace({ directory, fileName }: Publication): void {
+  if (!directory.startsWith('/')) {
+    throw new HpcsError('usage', 'bad-value', `the directory on the site ${JSON.stringify(directory)} is not an absolute path`, {
+      suggestion: 'name it from the root as --data-path-at-rest, for example /scratch/project_1/alice',
+    });
+  }
+  if (['', '.', '..'].includes(fileName)) {
+    throw new HpcsError('usage', 'bad-value', `${JSON.stringify(fileName)} is not a name of a file`, {
+      suggestion: 'name the sealed file with --data-path, or leave that out',
+    });
+  }
 }
 
 /** @throws HpcsError `usage` when nobody could read the artefact: in job mode its owner always can */

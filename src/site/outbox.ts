@@ -34,6 +34,7 @@ export class Outbox {
   /** Bytes a segment should have. May change at any time. */
   segmentSize = 2 * 1024 * 1024;
   readonly #memory: BlockMemory | undefined;
+  readonly #onProgress: ((acknowledged: number, read: number) => void) | undefined;
   readonly #waiting: Held[] = [];
   /** All that are not yet acknowledged, in order; with those behind them that are. */
   readonly #held: Held[] = [];
@@ -48,9 +49,15 @@ export class Outbox {
   /**
    * @param content read as far ahead as there is room for
    * @param memory told how many of the oldest blocks are not needed any more
+   * @param onProgress told how many bytes are acknowledged, of those that were read so far
    */
-  constructor(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, memory?: BlockMemory) {
+  constructor(
+    content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    memory?: BlockMemory,
+    onProgress?: (acknowledged: number, read: number) => void,
+  ) {
     this.#memory = memory;
+    this.#onProgress = onProgress;
     void this.#fill(content);
   }
 
@@ -95,6 +102,7 @@ export class Outbox {
       this.#heldBytes -= segment.size;
       this.#memory?.release(segment.blocks.length);
     }
+    this.#onProgress?.(this.#total - this.#heldBytes, this.#total);
     this.#changed();
   }
 

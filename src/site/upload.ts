@@ -23,6 +23,8 @@ export interface UploadOptions extends FileOptions {
   bandwidth?: number | undefined;
   /** Where the content's blocks lie: their bytes must stay as they are until they are released. Default: memory of their own each. */
   memory?: BlockMemory | undefined;
+  /** Told how many bytes of the content are acknowledged, of those that were given so far. */
+  onProgress?: ((acknowledged: number, given: number) => void) | undefined;
   /** Told, with one line for people, of a lost connection, and when the temporary file could not be removed. */
   warn?: ((message: string) => void) | undefined;
 }
@@ -93,7 +95,7 @@ class Shipment {
     this.#path = path;
     this.#options = options;
     this.#patience = options.patience ?? 0;
-    this.#outbox = new Outbox(content, options.memory);
+    this.#outbox = new Outbox(content, options.memory, options.onProgress);
     this.#throttle = new Throttle(options.bandwidth);
     this.#names = [temporaryName(path)];
   }

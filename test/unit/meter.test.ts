@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { describeProgress, Meter, type MeterOptions } from '../../src/meter.ts';
+import { describeProgress, Meter, Shipped, type MeterOptions } from '../../src/meter.ts';
 
 describe('Meter', () => {
   const shown = (reader: MeterOptions['reader'], times: readonly number[], total?: number): string[] => {
@@ -21,6 +21,16 @@ describe('Meter', () => {
       '\r\u001B[Kshipping: 1.2 MB of 10.0 MB, 1.0 MB/s, 9 s left',
       '\r\u001B[K',
     ]);
+  });
+
+  it('shows nothing once it was cleared', () => {
+    const lines: string[] = [];
+    let now = 0;
+    const meter = new Meter({ label: 'shipping', reader: 'log', write: (text) => lines.push(text), clock: () => now });
+    meter[Symbol.dispose]();
+    now = 60_000;
+    meter.update(1000);
+    assert.deepEqual(lines, []);
   });
 
   it('writes a line every ten seconds elsewhere', () => {
@@ -47,5 +57,18 @@ describe('Meter', () => {
     assert.equal(describeProgress(0, 0, 0), '0 B of 0 B, 0 B/s');
     assert.equal(describeProgress(123_456_789, 1_000_000_000_000, 1), '123 MB of 1.0 TB, 123 MB/s, 2 h 15 min left');
     assert.equal(describeProgress(2000, 1000, 1), '2.0 kB, 2.0 kB/s');
+  });
+});
+
+describe('what has arrived of a content that is sent in another form', () => {
+  it('is the share of what was read that has arrived of what it became', () => {
+    const told: number[] = [];
+    const shipped = new Shipped((bytes) => told.push(bytes));
+    shipped.read(1000);
+    shipped.arrived(0, 400);
+    shipped.arrived(100, 400);
+    shipped.read(2000);
+    shipped.arrived(800, 800);
+    assert.deepEqual(told, [0, 0, 250, 500, 2000]);
   });
 });

@@ -32,6 +32,17 @@ describe('an outbox', () => {
     assert.equal(outbox.total, 9);
   });
 
+  it('tells what has arrived of what was given', async () => {
+    const told: number[][] = [];
+    const outbox = new Outbox(blocks('aaa', 'bb'), undefined, (...counts) => void told.push(counts));
+    outbox.segmentSize = 1;
+    await outbox.take(lane);
+    await outbox.take(lane);
+    outbox.acknowledge(lane, 3, 2);
+    outbox.acknowledge(lane, 0, 3);
+    assert.deepEqual(told, [[0, 5], [5, 5]]); // prettier-ignore
+  });
+
   it('gives out again what was not acknowledged, and nothing else', async () => {
     const outbox = new Outbox(blocks('a', 'b', 'c'));
     outbox.segmentSize = 1;
