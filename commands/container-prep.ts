@@ -72,6 +72,7 @@ export default class ContainerPrep extends BaseCommand {
     // What can be wrong with the command line is said before the image is made.
     const plan = flags.encrypted ? await this.#plan(flags) : undefined;
     const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
+    if (plan === undefined) this.#warnOfUnused(flags);
     const asked = {
       image: flags['base-oci-image'],
       platform: flags.platform,
@@ -109,6 +110,14 @@ export default class ContainerPrep extends BaseCommand {
     );
     this.log(`image published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
     return published;
+  }
+
+  #warnOfUnused(flags: Readonly<Record<string, unknown>>): void {
+    const given = (['users', 'groups', 'compute-nodes', 'recipient', 'data-path-at-rest', 'grant-until', 'grant-jobs'] as const)
+      .filter((name) => flags[name] !== undefined && [flags[name]].flat().length > 0)
+      .map((name) => `--${name}`);
+    if (given.length > 0)
+      this.warning(`without --encrypted nothing is sealed, shipped or granted: ${given.join(', ')} count for nothing`);
   }
 
   async #plan(

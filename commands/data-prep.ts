@@ -1,5 +1,5 @@
 import { Flags } from '@oclif/core';
-import { basename, join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { conditionsOf } from '../src/access/conditions.ts';
 import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig } from '../src/config.ts';
@@ -64,7 +64,7 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     const input = flags['input-path'];
     // Before anything is asked of others; the rest of the input is looked at while they answer.
     checkInput(input);
-    const fileName = basename(flags['data-path'] ?? `encrypted_${basename(input)}.tgz`);
+    const fileName = basename(flags['data-path'] ?? `encrypted_${basename(resolve(input))}.tgz`);
     const published = await publish(
       {
         kind: 'data',

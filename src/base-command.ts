@@ -30,7 +30,7 @@ export abstract class BaseCommand extends Command {
 
   readonly #interrupt = (): void => {
     if (this.#abort.signal.aborted) process.exit(130);
-    this.#tell('stage', 'hpcs: interrupted, cleaning up (again to stop at once)');
+    process.stderr.write('hpcs: interrupted, cleaning up (again to stop at once)\n');
     this.#abort.abort(new HpcsError('interrupted', 'interrupted', 'interrupted'));
   };
 

@@ -13,11 +13,19 @@ interface OclifError extends Error {
  */
 export function asHpcsError(thrown: unknown, command: string): HpcsError {
   const error = firstError(thrown);
-  if (error instanceof HpcsError) return error;
+  if (error instanceof HpcsError) return fromFlag(error);
   if (error instanceof Error && (error as OclifError).oclif?.exit === 2) {
     return new HpcsError('usage', 'usage', parseErrorText(error.message), { suggestion: `see ${command} --help` });
   }
   return new HpcsError('bug', 'bug', messageOf(error), { cause: error });
+}
+
+// oclif writes its own words around those of an error that the value of a flag had.
+function fromFlag(error: HpcsError): HpcsError {
+  const [, flag, fact] = /^Parsing (--\S+) \n\t(.*)\nSee more help with --help$/su.exec(error.message) ?? [];
+  if (flag === undefined) return error;
+  const { kind, code, suggestion } = error;
+  return new HpcsError(kind, code, `${flag}: ${fact}`, suggestion === undefined ? {} : { suggestion });
 }
 
 // oclif writes sentences over several lines, under a heading where there are more than one.

@@ -3,6 +3,7 @@ import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
 import { artefactArg, BaseCommand, conditionFlags, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
+import { HpcsError } from '../../src/errors.ts';
 import { knownReaders } from '../../src/grant.ts';
 import { conditionsOf } from '../../src/access/conditions.ts';
 import { readersOf } from '../../src/publish.ts';
@@ -25,6 +26,12 @@ The conditions are checked by the HPCS server when a job is submitted and when i
 
   async run(): Promise<{ secretPath: string; grant: string; clients: Record<string, string> }> {
     const { args, flags } = await this.parse(AccessGrant);
+    const asked = readersOf(flags);
+    if (asked.users.length + asked.groups.length === 0) {
+      throw new HpcsError('usage', 'no-readers', 'nobody is named who may use the artefact', {
+        suggestion: 'name clients with -u or groups of clients with -g',
+      });
+    }
     const config = await loadConfig(flags.config);
     const context = { config, signal: this.signal, warn: this.warning };
     const secretPath = await namedSecret(args.artefact, context);
@@ -32,7 +39,7 @@ The conditions are checked by the HPCS server when a job is submitted and when i
     await using owner = await openOwner(config, { signal: this.signal, progress: this.progress });
     const { services, identity } = owner;
     const granter = { services, identity, mode: 'job' as const, signal: this.signal };
-    const readers = await knownReaders({ ...readersOf(flags), conditions }, config.supercomputer.username, granter);
+    const readers = await knownReaders({ ...asked, conditions }, config.supercomputer.username, granter);
     const { users, groups } = readers;
     const wanted = { clients: users, groups, ...conditions };
     const made = await services.server.addGrant(secretPath, wanted, identity.prove, this.signal);

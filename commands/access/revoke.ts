@@ -34,6 +34,12 @@ Keys that a job has read cannot be called back. In agent mode all readers share 
     const { args, flags } = await this.parse(AccessRevoke);
     const { users: clients, groups } = readersOf(flags);
     const { grant: grants, all } = flags;
+    const strange = grants.find((grant) => !/^[0-9a-f]{8}$/.test(grant));
+    if (strange !== undefined) {
+      throw new HpcsError('usage', 'bad-grant', `${JSON.stringify(strange)} is not the id of a grant`, {
+        suggestion: 'see the ids, of 8 characters each: hpcs access list',
+      });
+    }
     if (!all && clients.length + groups.length + grants.length === 0) {
       throw new HpcsError('usage', 'nothing-named', 'nothing is named that is to be taken back', {
         suggestion: 'name clients with -u, groups with -g, a grant with --grant, or everything with --all',

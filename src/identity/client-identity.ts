@@ -71,7 +71,8 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
   const file = await keyFile(config);
   const enrolled = await readEnrolled(file);
   if (enrolled !== undefined) return useKey(config, options, enrolled, file);
-  if (wanted === 'auto') {
+  // Whoever names a key means it.
+  if (wanted === 'auto' && config.identity['key-file'] === undefined) {
     if (source !== undefined && (await takesGithub(config, options.signal))) return useCi(config, options, source);
     return register(config, options);
   }

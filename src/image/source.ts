@@ -51,6 +51,7 @@ export interface ImageReference {
  */
 export async function resolveSource(docker: Docker, options: SourceOptions): Promise<SourceImage> {
   const platform = parsePlatform(options.platform);
+  if (!isId(options.image)) parseReference(options.image);
   let found = await inspect(docker, options.image);
   const fits = (): boolean => found !== undefined && matches(found, platform);
   if (options.pull === 'always' || (options.pull === 'missing' && !fits())) {
@@ -80,8 +81,8 @@ export function parseReference(image: string): ImageReference {
   const whole = new RegExp(`^((?:${host.source})?${path.source})(?::(\\w[\\w.-]{0,127}))?(?:@([a-z0-9+._-]+:[0-9a-f]{32,}))?$`);
   const [, repository, tag, digest] = whole.exec(image) ?? [];
   if (repository === undefined) {
-    throw new HpcsError('usage', 'image-name', `not the name of an image: ${image}`, {
-      suggestion: 'write it as docker run takes it, for example debian:bookworm-slim',
+    throw new HpcsError('usage', 'image-name', `not the name of an image: ${image === '' ? 'it is empty' : image}`, {
+      suggestion: 'write it as docker run takes it, in lower case, for example debian:bookworm-slim',
     });
   }
   return { repository, tag: tag ?? (digest === undefined ? 'latest' : undefined), digest };

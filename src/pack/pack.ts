@@ -68,9 +68,9 @@ export async function* pack(path: string, options: PackOptions = {}): AsyncGener
   for (const block of packBlocks(path, options)) yield block;
 }
 
-/** Looks whether there is anything to {@link pack}. @throws HpcsError `local` */
+/** Looks whether there is anything to {@link pack}. @throws HpcsError `local`, `usage` */
 export function checkInput(path: string): void {
-  rootStats(resolve(path));
+  rootStats(rootOf(path));
 }
 
 /**
@@ -145,7 +145,7 @@ function* packFile(found: Found, output: BlockWriter, signal?: AbortSignal): Gen
 
 /** Everything under a path, parents first, names in order, each hard link but the first as such. */
 function* walk(path: string, name: string | undefined): Generator<Found, void, undefined> {
-  const root = resolve(path);
+  const root = rootOf(path);
   const top = name ?? basename(root);
   if (top === '')
     throw new HpcsError('usage', 'root-directory', 'the whole file system cannot be packed', {
@@ -169,6 +169,14 @@ function* walk(path: string, name: string | undefined): Generator<Found, void, u
     yield found;
     if (found.entry.type === 'directory') open.push({ ...found, children: childrenOf(path) });
   }
+}
+
+// An empty path would stand for the working directory, which a variable that is not set in a script does not mean.
+function rootOf(path: string): string {
+  if (path !== '') return resolve(path);
+  throw new HpcsError('usage', 'no-input', 'the path of what is to be packed is empty', {
+    suggestion: 'name a directory or a file; . is the working directory',
+  });
 }
 
 function rootStats(root: string): Stats {

@@ -143,6 +143,41 @@ const cases: Record<string, Case> = {
     message: 'cannot read /nonexistent: ENOENT',
     next: /path/,
   },
+  'data without a path': {
+    args: ['data-prep', '-i', '', ...readers, '--config', 'test.conf'],
+    message: 'the path of what is to be packed is empty',
+    next: /\. is the working directory/,
+  },
+  'a sealed file without a name': {
+    args: ['data-prep', '-i', 'test.conf', ...readers, '--data-path', '/', '--config', 'test.conf'],
+    message: '"" is not a name of a file',
+    next: /--data-path/,
+  },
+  'an image whose sealed file has no name': {
+    args: ['container-prep', '-b', 'x', '-e', ...readers, '--data-path', '', '--config', 'test.conf'],
+    message: '"" is not a name of a file',
+    next: /--data-path/,
+  },
+  'a place that depends on where the site lets one in': {
+    args: ['data-prep', '-i', 'test.conf', '-u', 'a', '-c', 'n', '--data-path-at-rest', '~/data', '--config', 'test.conf'],
+    message: 'the directory on the site "~/data" is not an absolute path',
+    next: /--data-path-at-rest/,
+  },
+  'a time that is none': {
+    args: ['access', 'grant', 'x', '-u', 'a', '--grant-until', 'soon', '--config', 'test.conf'],
+    message: '--grant-until: "soon" is neither a time nor a duration',
+    next: /30d/,
+  },
+  'a grant to nobody': {
+    args: ['access', 'grant', 'client_0123456af/x', '--config', 'test.conf'],
+    message: 'nobody is named who may use the artefact',
+    next: /-u or groups of clients with -g/,
+  },
+  'a grant that is none': {
+    args: ['access', 'revoke', 'client_0123456af/x', '--grant', 'abc', '--config', 'test.conf'],
+    message: '"abc" is not the id of a grant',
+    next: /access list/,
+  },
   'a recipient that is not there': {
     args: ['data-prep', '-i', 'test.conf', ...readers, '--recipient', 'none.cert', '--config', 'test.conf'],
     code: 3,

@@ -73,6 +73,13 @@ describe('reported errors', () => {
     );
   });
 
+  it('of the value of a flag name it, without what oclif says around them', () => {
+    const error = new HpcsError('usage', 'until-invalid', '"x" is no time', { suggestion: 'write 30d' });
+    error.message = `Parsing --grant-until \n\t${error.message}\nSee more help with --help`;
+    const { code, message, suggestion } = asHpcsError(error, 'hpcs x');
+    assert.deepEqual([code, message, suggestion], ['until-invalid', '--grant-until: "x" is no time', 'write 30d']);
+  });
+
   it('are passed on where they are ours', () => {
     const ours = new HpcsError('job', 'x', 'y');
     assert.equal(asHpcsError(ours, 'x'), ours);

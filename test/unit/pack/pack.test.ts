@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { HpcsError } from '../../../src/errors.ts';
-import { pack, scan } from '../../../src/pack/pack.ts';
+import { checkInput, pack, scan } from '../../../src/pack/pack.ts';
 import { readTar } from '../../../src/pack/tar.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
 import { writePlainTree } from '../../support/plain-tree.ts';
@@ -81,6 +81,8 @@ describe('pack', () => {
     await symlink('tree', join(directory, 'to tree'));
     assert.deepEqual(await names(await collect(pack(join(directory, 'to tree')))), ['to tree/', 'to tree/a']);
     await assert.rejects(collect(pack('/')), failsWith('usage', 'root-directory'));
+    await assert.rejects(collect(pack('')), failsWith('usage', 'no-input'));
+    assert.throws(() => checkInput(''), failsWith('usage', 'no-input'));
   });
 
   it('tells of each entry', async () => {
