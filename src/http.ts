@@ -1,9 +1,8 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { createInterface } from 'node:readline';
-import { Readable } from 'node:stream';
 import { Agent, EnvHttpProxyAgent, request, type Dispatcher } from 'undici';
 import { HpcsError, systemCode } from './errors.ts';
+import { linesOf } from './lines.ts';
 import { Secret } from './secret.ts';
 
 /** In bytes. Answers are small records; anything longer is not one of ours. */
@@ -67,7 +66,7 @@ export class HttpClient implements AsyncDisposable {
     if (new URL(options.url).protocol !== 'https:' && options.allowInsecureHttp !== true) {
       throw new HpcsError('usage', 'insecure-http', `the URL of the ${options.name} is not https: ${options.url}`, {
         suggestion:
-          'use https:// (with ca-file for an authority of your own), or --allow-insecure-http where nobody else is on the network',
+          'use https:// (with ca-file for an authority of your own), or allow-insecure-http = true in section [client] where nobody else is on the network',
       });
     }
     this.name = options.name;
@@ -236,7 +235,7 @@ async function readLines(
   onProgress: (done: number, total: number) => void,
 ): Promise<HttpAnswer> {
   let last: unknown;
-  for await (const line of createInterface({ input: Readable.from(limited(body)) })) {
+  for await (const line of linesOf(limited(body), { unended: true })) {
     last = JSON.parse(line);
     const { progress } = (last ?? {}) as { progress?: { done?: unknown; total?: unknown } };
     if (typeof progress?.done === 'number' && typeof progress.total === 'number') onProgress(progress.done, progress.total);

@@ -1,5 +1,6 @@
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
+import { linesOf } from '../lines.ts';
 import type { ImageConfig } from '../record.ts';
 import { authConfig, dockerHub, findCredentials, registryOf } from './credentials.ts';
 import { dockerError, engineMessage, engineStatus } from './docker.ts';
@@ -150,17 +151,8 @@ export interface EngineEvent {
 }
 
 /** The JSON lines of a pull or a build. */
-export async function* events(stream: AsyncIterable<unknown>): AsyncGenerator<EngineEvent> {
-  let rest = '';
-  const decoder = new TextDecoder();
-  for await (const chunk of stream) {
-    const lines = (rest + (typeof chunk === 'string' ? chunk : decoder.decode(chunk as Uint8Array, { stream: true }))).split(
-      '\n',
-    );
-    rest = lines.pop() ?? '';
-    for (const line of lines) if (line.trim() !== '') yield JSON.parse(line) as EngineEvent;
-  }
-  if (rest.trim() !== '') yield JSON.parse(rest) as EngineEvent;
+export async function* events(stream: AsyncIterable<Uint8Array | string>): AsyncGenerator<EngineEvent> {
+  for await (const line of linesOf(stream, { unended: true })) if (line.trim() !== '') yield JSON.parse(line) as EngineEvent;
 }
 
 function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {

@@ -2,7 +2,7 @@ import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type Docker from 'dockerode';
 import { stringify } from 'ini';
-import { createContainer } from '../image/container.ts';
+import { createContainer } from './container.ts';
 import { dockerError } from '../image/docker.ts';
 import { unpack } from '../pack/unpack.ts';
 import { writeDurably } from '../state.ts';

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { HpcsError, messageOf } from '../errors.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
-import { readFrames } from '../image/frames.ts';
+import { readFrames } from './frames.ts';
 import { tarOf, type SmallTarEntry } from '../pack/tar.ts';
 import { engineName } from './names.ts';
 

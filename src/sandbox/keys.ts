@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
 import { HpcsError } from '../errors.ts';
-import { runContainer } from '../image/container.ts';
+import { runContainer } from './container.ts';
 import { Secret } from '../secret.ts';
 import { lastLines } from './engine.ts';
 

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { readFile, realpath } from 'node:fs/promises';
+import { readdir, readFile, realpath } from 'node:fs/promises';
 import { dirname, extname, join, relative } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
@@ -62,9 +62,18 @@ function scattered(root: string, name: string): HpcsError {
 export async function modulesOf(start: string): Promise<string[]> {
   const built = extname(import.meta.url) === '.js';
   const found = new Set([join(packageRoot(), built ? join('dist', start.replace(/\.ts$/, '.js')) : start)]);
-  for (const file of found) {
-    const content = await readFile(file, 'utf8');
-    for (const [, name = ''] of content.matchAll(/from '(\.{1,2}\/[^']+)'/g)) found.add(join(dirname(file), name));
-  }
+  for (const file of found) for (const name of await importsOf(file)) found.add(name);
   return [...found];
+}
+
+/** What a module imports of ours, at its start, later, or into threads of its own. */
+async function importsOf(file: string): Promise<string[]> {
+  const content = await readFile(file, 'utf8');
+  const imported = content.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*'(\.{1,2}\/[^']+)'/g);
+  const found = [...imported].map(([, name = '']) => join(dirname(file), name));
+  if (!content.includes('new Worker(')) return found;
+  // Which one is said by a variable; they lie beside the module that starts them.
+  const beside = await readdir(dirname(file));
+  const threads = beside.filter((name) => name.endsWith(`-thread${extname(file)}`));
+  return [...found, ...threads.map((name) => join(dirname(file), name))];
 }

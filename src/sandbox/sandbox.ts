@@ -236,9 +236,10 @@ async function create(options: UpOptions, images: SandboxImages, nodes: number):
   await healthy(spire, parts.spireServer, () => checkSpire(spire, 'server'), signal);
 
   progress('starting the OIDC provider and the SPIRE agent');
-  const registering = registerServer(spire, signal);
-  const oidc = await start(oidcPlan(images.oidc, certificates[parts.oidc]));
-  const { joinToken, bundle } = await registering;
+  const [{ joinToken, bundle }, oidc] = await Promise.all([
+    registerServer(spire, signal),
+    start(oidcPlan(images.oidc, certificates[parts.oidc])),
+  ]);
   const agent = await start(spireAgentPlan(images.spireAgent, joinToken, bundle));
   await writeDurably(join(directory, fileNames.bundle), bundle);
 

@@ -45,6 +45,7 @@ export class ServerTls implements Disposable {
   readonly #shown = new WeakMap<Duplex, number>();
   #server: Server | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #begin: (() => void) | undefined;
   readonly #ends = new DisposableStack();
 
   constructor(options: ServerTlsOptions, credentials?: Credentials) {
@@ -66,6 +67,12 @@ export class ServerTls implements Disposable {
       if (this.#server !== undefined) this.#timer = setTimeout(() => void round(), pause).unref();
     };
     void round();
+    this.#begin?.();
+  }
+
+  /** Has something begin when there is a server to tell of it. */
+  whenAttached(begin: () => void): void {
+    this.#begin = begin;
   }
 
   /**
@@ -239,12 +246,14 @@ export async function openTls(
     const tls = new ServerTls(source);
     const ending = new AbortController();
     tls.defer(() => ending.abort());
-    void followX509Svid({
-      socket: source.socket,
-      spiffeId: source.spiffeId,
-      signal: ending.signal,
-      use: (svid) => tls.use(svid),
-      failed: (error) => source.log('warn', 'no X.509-SVID of this server at present', { reason: messageOf(error) }),
+    tls.whenAttached(() => {
+      void followX509Svid({
+        socket: source.socket,
+        spiffeId: source.spiffeId,
+        signal: ending.signal,
+        use: (svid) => tls.use(svid),
+        failed: (error) => source.log('warn', 'no X.509-SVID of this server at present', { reason: messageOf(error) }),
+      });
     });
     return tls;
   }

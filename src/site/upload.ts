@@ -6,6 +6,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, messageOf } from '../errors.ts';
+import { linesOf } from '../lines.ts';
 import type { BlockMemory } from '../seal/bytes.ts';
 import { assignments, quote } from '../shell.ts';
 import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
@@ -235,7 +236,7 @@ class Shipment {
         input: input(this, answers),
         signal,
       });
-      for await (const line of linesOf(process.stdout)) {
+      for await (const line of linesOf(process.stdout, { unended: false })) {
         const [word = '', value = ''] = line.split(' ');
         if (/^\d+$/.test(word)) this.#outbox.acknowledge(answers, Number(word), Number(value));
         else answers.put(word, value);
@@ -292,15 +293,6 @@ class Answers {
   #changed(): void {
     this.#change.resolve();
     this.#change = Promise.withResolvers<void>();
-  }
-}
-
-async function* linesOf(stream: AsyncIterable<Uint8Array>): AsyncGenerator<string, void, undefined> {
-  let rest = '';
-  for await (const piece of stream) {
-    const lines = (rest + Buffer.from(piece).toString('latin1')).split('\n');
-    rest = lines.pop() ?? '';
-    yield* lines;
   }
 }
 

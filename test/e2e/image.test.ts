@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type Docker from 'dockerode';
 import { HpcsError } from '../../src/errors.ts';
-import { ownLabel, runContainer, startContainer } from '../../src/image/container.ts';
+import { ownLabel, runContainer, startContainer } from '../../src/sandbox/container.ts';
 import { connectDocker } from '../../src/image/docker.ts';
 import { readFiles } from '../../src/image/files.ts';
 import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';

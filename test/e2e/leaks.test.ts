@@ -5,7 +5,7 @@ import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { openJob, prepareData, prepareImage, probe, resultText, runJob } from '../support/jobs.ts';
-import { ownLabel } from '../../src/image/container.ts';
+import { ownLabel } from '../../src/sandbox/container.ts';
 import { buildPeers, inPeers } from '../support/peers.ts';
 import { Site } from '../support/site.ts';
 import { infoRecord, vaultRecord } from '../support/vault.ts';

@@ -29,6 +29,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/http.ts',
     'src/keep.ts',
     'src/legacy-arguments.ts',
+    'src/lines.ts',
     'src/make-directories.ts',
     'src/meter.ts',
     'src/nearest.ts',

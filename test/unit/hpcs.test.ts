@@ -130,6 +130,9 @@ describe('client of the HPCS server', () => {
     await assert.rejects(ask(), fails('bad-answer', /not JSON/));
     answer = { status: 200, type, body: '<html>' };
     await assert.rejects(ask(), fails('bad-answer', /not JSON/));
+    // However long it is: an error beside the stream would end the process.
+    answer = { status: 200, type, body: `${JSON.stringify(progress)}\n`.repeat(200_000) };
+    await assert.rejects(ask(), fails('bad-answer', /not JSON/));
   });
 
   it('does not go on with half an answer', async () => {

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { installedTree, isCheckout } from '../../../src/sandbox/modules.ts';
+import { join, relative } from 'node:path';
+import { packageRoot } from '../../../src/package-root.ts';
+import { installedTree, isCheckout, modulesOf } from '../../../src/sandbox/modules.ts';
 
 describe('an installed package', () => {
   let directory: string;
@@ -37,6 +39,15 @@ describe('an installed package', () => {
     await writeFile(join(directory, 'a/package.json'), '{}');
     await symlink('../a', join(directory, 'node_modules/a'));
     await assert.rejects(installedTree(root), { code: 'package-scattered', message: /^a, which / });
+  });
+
+  it('has every module by which its programs do what they do, threads and what is imported late among them', async () => {
+    const found = (await modulesOf('src/node/main.ts')).map((path) => relative(packageRoot(), path));
+    const wanted = ['src/node/main.ts', 'src/heap.ts', 'src/seal/age.ts', 'src/seal/openpgp.ts', 'src/seal/seal-thread.ts', 'src/seal/digest-thread.ts']; // prettier-ignore
+    assert.deepEqual(wanted.filter((path) => !found.includes(path)), []); // prettier-ignore
+    assert.deepEqual(found.filter((path) => !existsSync(join(packageRoot(), path))), []); // prettier-ignore
+    // What one program does without is not taken for a part of it.
+    assert.ok(!found.includes('src/publish.ts'));
   });
 
   it('is not a checkout, as this is', () => assert.equal(isCheckout(), true));

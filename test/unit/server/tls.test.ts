@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TLSSocket, type Server } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
-import { ServerTls, watchCredentials } from '../../../src/server/tls.ts';
+import { openTls, ServerTls, watchCredentials } from '../../../src/server/tls.ts';
 import { lonelyApi } from '../../support/api.ts';
 import { Authority, type Issued } from '../../support/authority.ts';
 import { refused } from '../../support/refused.ts';
@@ -65,6 +65,29 @@ describe('TLS of the server', () => {
     tls[Symbol.dispose]();
     app.server.closeAllConnections();
     await app.close();
+  });
+
+  it('asks for an X.509-SVID when there is a server, which can be told what is wrong', async () => {
+    const said: string[] = [];
+    const first = Promise.withResolvers<void>();
+    using following = await openTls(
+      {},
+      {
+        trustDomain: 'example.org',
+        authorities: async () => '',
+        log: (_level, message) => {
+          said.push(message);
+          first.resolve();
+        },
+        socket: `unix://${directory}/none.sock`,
+        spiffeId: 'spiffe://example.org/hpcs-server',
+      },
+    );
+    await sleep(50);
+    assert.deepEqual(said, []);
+    following.attach(app.server as unknown as Server);
+    await first.promise;
+    assert.deepEqual([...new Set(said)], ['no X.509-SVID of this server at present']);
   });
 
   /** Calls as a client with this certificate, on a connection of its own or on one of an agent's. */

@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
-import { dial, dockerError, engineStatus } from './docker.ts';
+import { dial, dockerError, engineStatus } from '../image/docker.ts';
 import { readFrames } from './frames.ts';
 
 /** Bytes of a container's standard error that are kept for messages. */

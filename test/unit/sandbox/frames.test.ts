@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import * as fc from 'fast-check';
-import { readFrames, type Output } from '../../../src/image/frames.ts';
+import { readFrames, type Output } from '../../../src/sandbox/frames.ts';
 
 describe('the framed stream of a container', () => {
   const frame = (kind: number, bytes: Uint8Array): Buffer => {
