@@ -150,7 +150,7 @@ export async function writeBundles(directory: string): Promise<void> {
 }
 
 /** How `hpcs-node` is bundled: one module, with `require` for the CommonJS packages inside. */
-export const bundleOptions = {
+const bundleOptions = {
   bundle: true,
   platform: 'node',
   format: 'esm',

@@ -91,7 +91,7 @@ function decryptBlocks(keys: VolumeKeys, blocks: Buffer, data: Buffer, first: nu
 const zeros = Buffer.alloc(64 * 1024);
 
 /** Whether bytes are all zero; true where there are none. */
-export function isZero(bytes: Buffer): boolean {
+function isZero(bytes: Buffer): boolean {
   for (let at = 0; at < bytes.length; at += zeros.length) {
     const part = bytes.subarray(at, at + zeros.length);
     if (part.compare(zeros, 0, part.length) !== 0) return false;

@@ -18,8 +18,6 @@ export interface AgentOptions {
   trustDomain: string;
   /** PEM text of the SPIRE server's authorities. */
   trustBundle?: string | undefined;
-  /** Trust whatever server answers first. Only where the caller was told to. */
-  insecureBootstrap?: boolean;
   joinToken: Secret;
   /** Directory in which the agent's private directory is made. Default: the system's temporary directory. */
   parent?: string | undefined;
@@ -69,7 +67,7 @@ const hopeless: readonly (readonly [pattern: RegExp, code: string, message: stri
  */
 export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
   const { trustBundle } = options;
-  if (trustBundle === undefined ? options.insecureBootstrap !== true : !trustBundle.includes('-----BEGIN CERTIFICATE-----')) {
+  if (trustBundle?.includes('-----BEGIN CERTIFICATE-----') !== true) {
     const what = trustBundle === undefined ? 'there is no trust bundle' : 'the trust bundle holds no certificate';
     throw new HpcsError('usage', 'trust-bundle-missing', `${what} to check the SPIRE server with`, {
       suggestion: 'set trust-bundle-file in section [spire-server] (spire-server bundle show prints it)',

@@ -30,7 +30,7 @@ export async function fetchX509Svid(options: { socket: string; spiffeId: string;
   const end = Date.now() + timeout;
   for (;;) {
     try {
-      return await firstX509Svid(socket, spiffeId, AbortSignal.timeout(timeout));
+      return await firstX509Svid(socket, spiffeId, AbortSignal.timeout(Math.max(1, end - Date.now())));
     } catch (error) {
       if (!(error instanceof HpcsError && error.code === 'no-identity' && Date.now() + patience < end)) throw error;
       await sleep(patience);

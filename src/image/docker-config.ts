@@ -34,7 +34,7 @@ const schema = z.object({
 export type DockerConfig = z.output<typeof schema>;
 
 /** Where the Docker client keeps its configuration: `DOCKER_CONFIG`, else `~/.docker`. */
-export function dockerConfigDirectory(env: NodeJS.ProcessEnv = process.env): string {
+function dockerConfigDirectory(env: NodeJS.ProcessEnv = process.env): string {
   return env['DOCKER_CONFIG'] || join(env['HOME'] || homedir(), '.docker');
 }
 

@@ -33,8 +33,6 @@ export interface SourceImage {
   readonly size: number;
   readonly config: ImageConfig;
   readonly labels: Readonly<Record<string, string>>;
-  /** Directories that the image declares as volumes. */
-  readonly volumes: readonly string[];
 }
 
 /** The parts of an image's name. */
@@ -156,7 +154,7 @@ export async function* events(stream: AsyncIterable<Uint8Array | string>): Async
 }
 
 function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {
-  const { Entrypoint, Cmd, Env, WorkingDir, User, Labels, Volumes } = found.Config;
+  const { Entrypoint, Cmd, Env, WorkingDir, User, Labels } = found.Config;
   const entrypoint = Entrypoint === undefined || Entrypoint === null ? [] : [Entrypoint].flat();
   const cmd = Cmd ?? [];
   if (entrypoint.length === 0 && cmd.length === 0) {
@@ -173,7 +171,6 @@ function describe(image: string, found: Docker.ImageInspectInfo): SourceImage {
     name: found.RepoTags?.filter((name) => !name.startsWith('<none>')).map(wholeName)[0],
     size: found.Size,
     labels: Labels ?? {},
-    volumes: Object.keys(Volumes ?? {}),
     config: {
       entrypoint,
       cmd,

@@ -46,13 +46,14 @@ export async function redeemTicket(
   await rm(access.ticketFile, { force: true }).catch(() => {});
   const opened = await buffer(open(Readable.from([sealed]), secretKey, { signal, decompress: false }));
   try {
-    return records.parse(JSON.parse(opened.toString('utf8')));
+    const found = records.parse(JSON.parse(opened.toString('utf8')));
+    progress('keys: got the records of image, data and job');
+    return found;
   } catch {
     // The parser's message would quote keys.
     throw new HpcsError('identity', 'bad-answer', `the HPCS server answered with something that is not records`);
   } finally {
     opened.fill(0);
-    progress('keys: got the records of image, data and job');
   }
 }
 

@@ -65,7 +65,7 @@ export async function copyScripts(scripts: PinnedScripts, copy: string): Promise
 }
 
 /** As {@link takeScripts}, for a sealed archive. It is opened only when all of it is the one that was submitted, and then removed. */
-export async function openScripts(scripts: SealedScripts, copy: string, key: Secret, signal: AbortSignal): Promise<string[]> {
+async function openScripts(scripts: SealedScripts, copy: string, key: Secret, signal: AbortSignal): Promise<string[]> {
   const { sealed, sha512 } = scripts;
   const archive = `${copy}.sealed`;
   let found: string;

@@ -29,7 +29,7 @@ export const fileNames = {
 } as const;
 
 /** Where clients in containers find the sandbox's directory: `hpcs-client.compose.conf` names files there. */
-export const composeDirectory = '/tmp/sandbox';
+const composeDirectory = '/tmp/sandbox';
 
 /**
  * Writes the configurations: for clients on this machine, for clients in containers on the sandbox's network, and, where there is

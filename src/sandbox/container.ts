@@ -69,21 +69,6 @@ export class OwnContainer implements AsyncDisposable {
     this.container = container;
   }
 
-  /**
-   * The container's file system, flattened, as a tar stream. It need never have been started.
-   *
-   * @throws HpcsError `local`
-   */
-  async *export(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-    try {
-      const stream = await this.container.export({ abortSignal: signal });
-      for await (const chunk of stream) yield chunk as Buffer;
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw dockerError('cannot read the file system of the image', error);
-    }
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       await this.container.remove({ force: true, v: true });

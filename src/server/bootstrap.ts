@@ -44,7 +44,7 @@ export async function revokeToken(config: ServerConfig, token: Secret): Promise<
 }
 
 /** What the configuration wants of the vault. @throws HpcsError `usage` */
-export async function vaultWanted(config: ServerConfig): Promise<VaultWanted> {
+async function vaultWanted(config: ServerConfig): Promise<VaultWanted> {
   const { 'oidc-url': discovery, 'oidc-ca-file': caFile, 'jwks-url': jwks, issuer = discovery } = config.bootstrap;
   if (issuer === undefined) {
     throw new HpcsError('usage', 'config-invalid', 'section [bootstrap] does not say how the vault verifies JWT-SVIDs', {

@@ -6,8 +6,8 @@ export interface Call {
   /** Name for generated clients. */
   operation: string;
   summary: string;
-  /** What shows who calls: nothing, or one of the proofs that clients have. */
-  caller: 'anyone' | 'client';
+  /** What shows who calls: nothing, one of the proofs that clients have, or that of a key alone. */
+  caller: 'anyone' | 'client' | 'key';
   body?: z.ZodType;
   query?: z.ZodObject;
   /** The answer when all is well. */
@@ -16,6 +16,7 @@ export interface Call {
 
 const success = z.object({ success: z.literal(true), message: z.string() });
 const clientId = z.string().regex(/^[0-9a-f]{9}$/);
+const grantId = z.string().regex(/^[0-9a-f]{8}$/);
 const spiffeId = z.string().startsWith('spiffe://');
 const joinToken = success.extend({ spiffeID: spiffeId, token: z.string() });
 const readers = { spiffeID: spiffeId, clientID: clientId, secrets_path: z.string(), user_role: z.string() };
@@ -90,7 +91,7 @@ export const calls: Readonly<Record<string, Call>> = {
   'POST /api/client/logout': {
     operation: 'logout',
     summary: 'Ends the session of the key of the proof (DPoP) that the call comes with.',
-    caller: 'anyone',
+    caller: 'key',
     answer: success,
   },
   'POST /api/client/token': {
@@ -147,14 +148,14 @@ export const calls: Readonly<Record<string, Call>> = {
     summary: 'Lets more clients and groups use a secret of the caller.',
     caller: 'client',
     body: addBody,
-    answer: success,
+    answer: success.extend({ grant: grantId, clients: z.record(z.string(), clientId) }),
   },
   'POST /api/access/revoke': {
     operation: 'revokeAccess',
     summary: 'Takes grants of the caller back.',
     caller: 'client',
     body: revokeBody,
-    answer: success,
+    answer: success.extend({ revoked: z.int(), readers: z.int(), still: z.array(z.string()) }),
   },
   'POST /api/access/destroy': {
     operation: 'destroy',

@@ -3,7 +3,7 @@ import { z } from 'zod';
 const sha512 = z.string().regex(/^[0-9a-f]{128}$/);
 
 /** So many jobs a grant may count: each is remembered in the grant's record, and the vault's records end at a mebibyte. */
-export const mostJobs = 1000;
+const mostJobs = 1000;
 
 /** What must hold for a grant to let a job in, as an owner asks for it. */
 export const conditionsShape = {

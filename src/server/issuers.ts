@@ -142,6 +142,6 @@ async function verified(token: string, issuer: Issuer & { keys: IssuerKeys }, th
 }
 
 /** The audience that ties a token to a key: of use nowhere else, and with no other key. */
-export function boundAudience(audience: string, thumbprint: string): string {
+function boundAudience(audience: string, thumbprint: string): string {
   return `${audience}/key/${thumbprint}`;
 }

@@ -17,6 +17,12 @@ const proofs: Json = {
   x509Svid: { type: 'mutualTLS', description: 'An X.509-SVID of the client’s workload.' },
 };
 
+const provenBy: Readonly<Record<Call['caller'], readonly string[]>> = {
+  anyone: [],
+  client: Object.keys(proofs),
+  key: ['dpop'],
+};
+
 const statuses: Readonly<Record<string, string>> = {
   400: 'a value is wrong',
   401: 'who calls is not shown, or not validly',
@@ -69,7 +75,7 @@ function operation({ operation: operationId, summary, caller, body, query, answe
   return {
     operationId,
     summary,
-    security: caller === 'anyone' ? [] : Object.keys(proofs).map((name) => ({ [name]: [] })),
+    security: provenBy[caller].map((name) => ({ [name]: [] })),
     ...(parameters.length > 0 && { parameters }),
     ...(body !== undefined && { requestBody: { required: !body.safeParse(undefined).success, content: json(body) } }),
     responses: {

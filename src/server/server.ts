@@ -176,10 +176,7 @@ export async function openVault(config: ServerConfig, metrics?: Metrics): Promis
  * Which URLs of calls are this server's: those of the configured origins, else those of hosts that its certificate is for. Behind
  * a proxy that has the certificate, none without configuration.
  */
-export function ownUrls(
-  origins: readonly string[] | undefined,
-  tls: Pick<ServerTls, 'isOwn'> | undefined,
-): (url: URL) => boolean {
+function ownUrls(origins: readonly string[] | undefined, tls: Pick<ServerTls, 'isOwn'> | undefined): (url: URL) => boolean {
   if (origins !== undefined) return (url) => origins.includes(url.origin);
   return (url) => tls?.isOwn(url) ?? false;
 }

@@ -124,7 +124,7 @@ const batchDeadline = 60_000;
  * Ids of entries that are made here begin with this, so that SPIRE's policy can tell them from those of others when they are to be
  * deleted: a request to delete holds ids alone.
  */
-export const entryPrefix = 'hpcs.';
+const entryPrefix = 'hpcs.';
 
 /** A SPIRE server's admin API, as far as it is needed here. */
 export class Spire implements Disposable {

@@ -177,7 +177,7 @@ export class ServerTls implements Disposable {
 const watching = 5000;
 
 /** Reads a certificate and its key. @throws HpcsError `usage` */
-export async function readCredentials(files: { cert: string; key: string }): Promise<Credentials> {
+async function readCredentials(files: { cert: string; key: string }): Promise<Credentials> {
   return { cert: await readPem(files.cert), key: await readPem(files.key) };
 }
 

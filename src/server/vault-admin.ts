@@ -126,8 +126,7 @@ export class VaultAdmin implements AsyncDisposable {
 
   /** Removes a role and the policy of its name, the policy first: that ends tokens already given. @throws HpcsError `identity` */
   async removeRole(name: string): Promise<void> {
-    await this.#delete(`/v1/sys/policies/acl/${name}`);
-    await this.#delete(`/v1/auth/jwt/role/${name}`);
+    await this.removeReader({ name, policy: name });
   }
 
   /**

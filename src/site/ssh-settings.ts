@@ -22,8 +22,6 @@ export interface SshSettings {
   knownHosts: string[];
   /** Whether the configuration named the known_hosts files. */
   knownHostsChosen: boolean;
-  /** Whether one of the default files exists where ssh itself would not look. */
-  knownHostsElsewhere: boolean;
   /** `SHA256:…` without padding: the only host key to accept. */
   fingerprint: string | undefined;
   /** Options for the `ssh` program, each `Name=value`. */
@@ -67,7 +65,6 @@ export async function sshSettings(
     agent: env['SSH_AUTH_SOCK'] || undefined,
     knownHosts: knownHosts.length > 0 ? knownHosts : defaultKnownHosts(env),
     knownHostsChosen: knownHosts.length > 0,
-    knownHostsElsewhere: knownHosts.length === 0 && (await anyExists(foreignKnownHosts(env))),
     fingerprint: site['host-key-fingerprint']?.replace(/=+$/, ''),
     options: joinOptions(site['ssh-options']),
     timeout: 20,
@@ -85,12 +82,6 @@ export function sshDirectories(env: NodeJS.ProcessEnv): string[] {
 
 function defaultKnownHosts(env: NodeJS.ProcessEnv): string[] {
   return [...sshDirectories(env).map((directory) => join(directory, 'known_hosts')), '/etc/ssh/ssh_known_hosts'];
-}
-
-function foreignKnownHosts(env: NodeJS.ProcessEnv): string[] {
-  const own = accountHome();
-  const ours = own === undefined ? [] : [join(own, '.ssh', 'known_hosts'), '/etc/ssh/ssh_known_hosts'];
-  return defaultKnownHosts(env).filter((file) => !ours.includes(file));
 }
 
 /** Whether a private key file is protected by a passphrase. @see OpenSSH PROTOCOL.key; RFC 1421, 4.6.1.1 */
@@ -120,10 +111,6 @@ async function exists(file: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-async function anyExists(files: readonly string[]): Promise<boolean> {
-  return (await Promise.all(files.map(exists))).includes(true);
 }
 
 // The configuration splits lists at commas, which values of ssh options hold too: a part that names no option belongs to the last.

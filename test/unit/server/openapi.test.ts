@@ -38,6 +38,20 @@ describe('the OpenAPI document', () => {
     assert.doesNotMatch(text, /"\$schema"/);
   });
 
+  it('says of each call what shows who calls', () => {
+    const { paths } = openApi() as { paths: Record<string, { post: { security: object[] } }> };
+    const names = (path: string): string[] => (paths[path]?.post.security ?? []).flatMap(Object.keys);
+    assert.deepEqual(names('/api/client/logout'), ['dpop']);
+    assert.deepEqual(names('/api/jobs/end'), ['dpop', 'jwtSvid', 'x509Svid']);
+    assert.deepEqual(names('/api/jobs/redeem'), []);
+  });
+
+  it('says what is answered of grants', () => {
+    const answer = (call: string) => (calls[call]?.answer as { shape?: object } | undefined)?.shape ?? {};
+    assert.deepEqual(Object.keys(answer('POST /api/access/grant')), ['success', 'message', 'grant', 'clients']);
+    assert.deepEqual(Object.keys(answer('POST /api/access/revoke')), ['success', 'message', 'revoked', 'readers', 'still']);
+  });
+
   it('makes a client that calls the server', async () => {
     await using app = lonelyApi();
     await app.listen({ port: 0, host: '127.0.0.1' });

@@ -84,7 +84,7 @@ describe('remote command', () => {
 });
 
 describe("ssh's messages", () => {
-  const settings = { host: 'h', port: undefined, username: 'u', identityFiles: ['/k'], identityChosen: true, agent: undefined, knownHosts: ['/f'], knownHostsChosen: true, knownHostsElsewhere: false, fingerprint: undefined, options: [], timeout: 20 }; // prettier-ignore
+  const settings = { host: 'h', port: undefined, username: 'u', identityFiles: ['/k'], identityChosen: true, agent: undefined, knownHosts: ['/f'], knownHostsChosen: true, fingerprint: undefined, options: [], timeout: 20 }; // prettier-ignore
   const shown = `debug1: Server host key: ssh-ed25519 SHA256:${'B'.repeat(43)}\r\n`;
   // As OpenSSH 9.2 words them.
   const cases: Array<[code: string, text: string]> = [
