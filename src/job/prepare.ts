@@ -1,45 +1,25 @@
-import { randomBytes } from 'node:crypto';
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
 import { HpcsError, messageOf } from '../errors.ts';
 import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
-import { readCa } from '../http.ts';
-import { openIdentity, readTrustBundle } from '../identity/client-identity.ts';
-import type { SealFormat } from '../record.ts';
-import { generateKey } from '../seal/keys.ts';
+import { openIdentity } from '../identity/client-identity.ts';
+import { looseningFlags } from '../node/container.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
-import { Secret } from '../secret.ts';
+import type { Secret } from '../secret.ts';
+import { openServices } from '../services.ts';
 import { makeDirectory } from '../site/files.ts';
 import { expandNodes, isRefusal, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
-import { looseningFlags } from '../node/container.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
-import { openServices, type Services } from '../services.ts';
+import { readArtefact } from './artefacts.ts';
 import { removeConnection } from './attend.ts';
-import { readArtefact, type NamedArtefact } from './artefacts.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
-import type { JobAccess, JobPlan } from './plan.ts';
-import { checkRequest, renderScript, type SlurmRequest } from './script.ts';
+import { agentAccess, newJob, planOf, registrationOf, ticketAccess, type Artefacts, type JobRequest } from './new-job.ts';
+import type { JobPlan } from './plan.ts';
+import { checkRequest, renderScript } from './script.ts';
 import { JobStore, type JobRecord } from './store.ts';
 import { submitWithTicket } from './submission.ts';
-import { makeTicket, ticketHash } from './ticket.ts';
-
-/** What the user asked for, in typed values. */
-export interface JobRequest {
-  slurm: SlurmRequest;
-  applicationInfo: string;
-  dataInfo: string;
-  inputScripts: string | undefined;
-  outputScripts: string | undefined;
-  flags: string[];
-  arguments: string[];
-  format: SealFormat;
-  /** Who can open the results beside the holder of the state directory. */
-  recipients: readonly Recipient[];
-  /** Take images and data that the original prepared. */
-  allowLegacy: boolean;
-}
 
 /** How a job preparation talks to the outside. */
 export interface JobContext {
@@ -64,12 +44,9 @@ export interface SubmittedJob {
 export async function submitJob(request: JobRequest, context: JobContext): Promise<SubmittedJob> {
   const { config, transport, signal, progress, warn } = context;
   checkRequest(request.slurm);
-  if (request.slurm.nodes > 1) warn(`${request.slurm.nodes} nodes are asked for, but the application runs on the first one only`);
-  for (const flag of looseningFlags(request.flags))
-    warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
+  warnOfChoices(request, warn);
   const state = await stateDirectory(config);
   await assertDurable(state);
-  const site = config.supercomputer.address;
   const artefacts = await readArtefacts(request, context, new Catalogue(state));
   await using services = await openServices(config);
   const mode = await accessMode(config.identity.mode, services, signal);
@@ -79,130 +56,79 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     input: await chooseScripts(request.inputScripts, 'input', context),
     output: await chooseScripts(request.outputScripts, 'output', context),
   };
-  const kit = await localToolKit(config);
   await makeDirectory(transport, slurm.workdir, { signal });
-  const kitDirectory = config.supercomputer['tool-kit-directory'] ?? `${slurm.workdir}/.hpcs`;
-  progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${site} unless it is there`);
-  const kitPath = await shipToolKit(transport, kit, kitDirectory, signal);
+  const kit = await shippedToolKit(slurm.workdir, context);
 
   await using identity = await openIdentity(config, { signal, progress });
-  const key = await generateKey(request.format);
   const granter: Granter = { services, identity, mode, signal };
-  const local = randomBytes(16).toString('hex');
-  const ticket = mode === 'job' ? { ...makeTicket(), file: `${kitDirectory}/ticket-${local}` } : undefined;
-  const connected = config.identity.mode === 'connected';
-  const ownAgents = mode === 'agent' && config['spire-agent']['socket-on-node'] !== undefined;
-  const access = connected ? 'connected' : ownAgents ? 'site-agent' : mode;
-  const record: JobRecord = {
-    version: 1,
-    local,
-    site,
-    username: config.supercomputer.username,
-    name: slurm.jobName,
-    workdir: slurm.workdir,
-    created: new Date().toISOString(),
-    image: { sha512: artefacts.image.planned.sha512 },
-    data: { sha512: artefacts.data.planned.sha512 },
-    format: request.format,
-    ...(ticket && { ticket: { hash: ticketHash(ticket), file: ticket.file } }),
-    access,
-    ...(ticket &&
-      connected && {
-        connection: {
-          directory: `${kitDirectory}/connect-${local}`,
-          scriptHalf: ticket.scriptHalf,
-          fileHalf: ticket.fileHalf,
-        },
-      }),
-    resultKey: key.secretKey,
-    authenticationKey: new Secret(randomBytes(32).toString('hex')),
-  };
+  const job = await newJob(request, { config, artefacts, mode, kitDirectory: kit.directory });
+  const { record, ticket } = job;
   const store = new JobStore(state);
   await store.save(record);
   await using unsubmitted = new AsyncDisposableStack();
   // Where sbatch was asked and did not refuse, there may be a job whose results only this record's key opens.
   let asked = false;
-  const refused = (error: unknown): never => {
-    asked = !isRefusal(error);
-    throw error;
-  };
   unsubmitted.defer(async () => {
     if (!asked) await store.remove(record);
   });
   const place = { directory: `${slurm.workdir}/.hpcs`, name: record.local, format: request.format };
   const { planned, scriptsKey } = await shipScripts(scripts, place, unsubmitted, context);
   using _scriptsKey = scriptsKey;
-  progress(`identities: ${modes[access]}`);
+  progress(`identities: ${modes[job.access]}`);
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const job = await grantJob(record, request.recipients, scriptsKey, granted, granter);
+  const secret = await grantJob(record, request.recipients, scriptsKey, granted, granter);
   unsubmitted.defer(() =>
     // Without the caller's signal, which may be why.
-    services.server.destroySecret(job.secretPath, identity.prove).catch((error: unknown) => {
-      warn(`the secret ${job.secretPath}, which this submission alone would have used, stays in the vault: ${messageOf(error)}`);
+    services.server.destroySecret(secret.secretPath, identity.prove).catch((error: unknown) => {
+      warn(
+        `the secret ${secret.secretPath}, which this submission alone would have used, stays in the vault: ${messageOf(error)}`,
+      );
     }),
   );
-  const plan: JobPlan = {
-    version: 1,
-    name: slurm.jobName,
-    workdir: slurm.workdir,
-    scratch: config.supercomputer['node-scratch'] ?? null,
-    apptainer: config.supercomputer.apptainer,
-    image: artefacts.image.planned,
-    data: artefacts.data.planned,
-    job,
-    arguments: request.arguments,
-    flags: request.flags,
-    inputScripts: planned.input,
-    outputScripts: planned.output,
-    results: {
-      format: request.format,
-      publicKey: key.publicKey,
-      recipients: request.recipients.map(({ publicKey }) => publicKey),
-    },
-    access: ticket
-      ? {
-          mode: 'job',
-          ticketHalf: ticket.scriptHalf.reveal(),
-          ticketFile: ticket.file,
-          ...(record.connection && {
-            connection: { directory: record.connection.directory, timeout: config.identity['connect-timeout'] },
-          }),
-        }
-      : await agentAccess(config, services, signal),
-    hpcsServer: await serverFromNode(config),
-  };
-  progress(`submitting to ${site}`);
-  const script = renderScript(slurm, { path: kitPath, sha256: kit.sha256 }, plan);
-  if (ticket === undefined) {
-    asked = true;
-    const submitted = { ...record, jobId: await submit(transport, script, { signal }).catch(refused) };
-    unsubmitted.move();
-    await store.save(submitted);
-    return { jobId: submitted.jobId, record: submitted };
-  }
-  const { image, data } = artefacts;
   if (record.connection !== undefined) {
     const { directory } = record.connection;
     unsubmitted.defer(() => removeConnection(transport, directory));
     await makeDirectory(transport, directory, { signal });
   }
+  const access = ticket ? ticketAccess(record, ticket, config) : await agentAccess(config, services, signal);
+  const plan = await planOf(request, { config, artefacts, secret, scripts: planned, publicKey: job.publicKey, access });
+  const script = renderScript(slurm, kit, plan);
+  progress(`submitting to ${record.site}`);
+  const submitted = async (jobId: string): Promise<void> => store.save({ ...record, jobId });
+  const submitting =
+    ticket === undefined
+      ? submit(transport, script, { signal })
+      : submitWithTicket(script, ticket, registrationOf(artefacts, secret.secretPath, job.access), { ...granter, transport, progress, submitted }); // prettier-ignore
   asked = true;
-  const jobId = await submitWithTicket(
-    script,
-    ticket,
-    {
-      artefacts: [
-        { role: 'image', secret_path: image.info.secret_path, sha512: image.info.checksum },
-        { role: 'data', secret_path: data.info.secret_path, sha512: data.info.checksum },
-        { role: 'job', secret_path: job.secretPath },
-      ],
-      ...(connected && { connected }),
-    },
-    { ...granter, transport, progress, submitted: (id) => store.save({ ...record, jobId: id }) },
-  ).catch(refused);
+  const jobId = await submitting.catch((error: unknown) => {
+    asked = !isRefusal(error);
+    throw error;
+  });
   unsubmitted.move();
+  if (ticket === undefined) await submitted(jobId);
   return { jobId, record: { ...record, jobId } };
+}
+
+function warnOfChoices({ slurm, flags }: JobRequest, warn: (line: string) => void): void {
+  if (slurm.nodes > 1) warn(`${slurm.nodes} nodes are asked for, but the application runs on the first one only`);
+  for (const flag of looseningFlags(flags))
+    warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
+}
+
+/** Where the tool kit lies on the site. */
+interface ShippedToolKit {
+  /** Shared with the compute nodes; tickets lie there, too. */
+  directory: string;
+  path: string;
+  sha256: string;
+}
+
+async function shippedToolKit(workdir: string, { config, transport, signal, progress }: JobContext): Promise<ShippedToolKit> {
+  const kit = await localToolKit(config);
+  const directory = config.supercomputer['tool-kit-directory'] ?? `${workdir}/.hpcs`;
+  progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${config.supercomputer.address} unless it is there`);
+  return { directory, path: await shipToolKit(transport, kit, directory, signal), sha256: kit.sha256 };
 }
 
 /** What is in force, in words. */
@@ -215,11 +141,7 @@ const modes = {
 } as const;
 
 /** Reads both info records side by side. */
-async function readArtefacts(
-  request: JobRequest,
-  context: JobContext,
-  catalogue: Catalogue,
-): Promise<{ image: NamedArtefact; data: NamedArtefact }> {
+async function readArtefacts(request: JobRequest, context: JobContext, catalogue: Catalogue): Promise<Artefacts> {
   const { transport, signal, progress } = context;
   const options = { catalogue, site: context.config.supercomputer.address, allowLegacy: request.allowLegacy, signal };
   progress('reading and checking the info records');
@@ -256,7 +178,7 @@ function originalWarnings(kind: 'image' | 'data', checksum: string, pinned: bool
 async function grantedNodes(
   transport: Transport,
   nodelist: string | undefined,
-  artefacts: { image: NamedArtefact; data: NamedArtefact },
+  artefacts: Artefacts,
   mode: AccessMode,
   signal: AbortSignal,
 ): Promise<string[]> {
@@ -312,41 +234,4 @@ async function grantJob(
     granter,
   );
   return { secretPath, role, spiffeId };
-}
-
-/** The HPCS server as a compute node reaches it, with the authority it is to trust. */
-async function serverFromNode(config: Config): Promise<JobPlan['hpcsServer']> {
-  const server = config['hpcs-server'];
-  return {
-    url: server['url-from-node'] ?? server.url,
-    ca: (await readCa(server['ca-file'])) ?? null,
-    allowInsecureHttp: config.client['allow-insecure-http'],
-  };
-}
-
-/** SPIRE and the vault as a compute node reaches them. */
-async function agentAccess(config: Config, services: Services, signal: AbortSignal): Promise<JobAccess> {
-  const {
-    vault,
-    'spire-server': spire,
-    'spire-agent': { 'socket-on-node': socket },
-  } = config;
-  return {
-    mode: 'agent',
-    vault: {
-      url: vault['url-from-node'] ?? vault.url,
-      ca: (await readCa(vault['ca-file'])) ?? null,
-      audience: vault.audience,
-      ...(vault.namespace !== undefined && { namespace: vault.namespace }),
-    },
-    agent:
-      socket === undefined
-        ? {
-            address: spire['address-from-node'] ?? spire.address,
-            port: spire['port-from-node'] ?? spire.port,
-            trustDomain: spire['trust-domain'],
-            trustBundle: await readTrustBundle(spire['trust-bundle-file'], services.server, signal),
-          }
-        : { socket },
-  };
 }
