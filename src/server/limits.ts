@@ -31,6 +31,9 @@ export const defaultLimits: Limits = {
  */
 export const timeouts = { head: 10_000, request: 30_000, handshake: 10_000, keepAlive: 65_000, idle: 240_000, check: 2000 };
 
+/** Bytes of a body. The largest grant allowed fits into the last. */
+export const longestBody = { usual: 64 * 1024, names: 512 * 1024, readers: 1024 * 1024 };
+
 /** Bytes of a request's head: a token and a proof fit. */
 export const longestHead = 16 * 1024;
 

@@ -169,8 +169,14 @@ describe('attacks on the HPCS server', function () {
       ['a node', node, 403],
       ["a client's agent", agent, 403],
     ];
-    const guarded = routes.filter(([, { security }]) => security.length > 0);
+    const guarded = routes.filter(([, { security }]) => security.some((proof) => 'jwtSvid' in proof));
     assert.ok(guarded.length >= 5);
+    const byKey = routes.filter(([, { security }]) => security.length > 0 && !security.some((proof) => 'jwtSvid' in proof));
+    assert.deepEqual(byKey.map(([path]) => path), ['/api/client/logout']); // prettier-ignore
+    for (const token of [real, ...forged.map(([, one]) => one)]) {
+      const headers = { authorization: new Secret(`Bearer ${token}`) };
+      assert.equal((await api.json('POST', '/api/client/logout', { body: {}, headers })).status, 401);
+    }
     for (const [path] of guarded) {
       for (const [what, token, status] of forged) {
         const headers = { authorization: new Secret(`Bearer ${token}`) };
