@@ -39,33 +39,47 @@ export async function endIfOver(job: JobRecord & { jobId: string }, context: End
  * @param context.ran whether the job ran: a ticket that was redeemed although it did not, was somebody else's
  */
 export async function endJob(given: JobRecord, context: EndContext & { ran: boolean | undefined }): Promise<void> {
-  const { signal, warn } = context;
-  const store = new JobStore(await stateDirectory(context.config));
-  const job = await store.latest(given);
-  if (job.ticket === undefined) return;
-  let { ended } = job.ticket;
+  const { config, signal, warn } = context;
+  if (given.ticket === undefined) return;
+  const { file, hash } = given.ticket;
+  let store: JobStore;
+  let before: JobTicket['ended'];
+  let ended: NonNullable<JobTicket['ended']>;
   try {
-    ended ??= { alarm: await endTicket(job, job.ticket.hash, context), left: true };
+    store = new JobStore(await stateDirectory(config));
+    before = (await store.latest(given)).ticket?.ended;
+    ended = before ?? { alarm: await endTicket(given, hash, context), left: true };
   } catch (error) {
     signal.throwIfAborted();
     warn(
-      `the identity of job ${job.jobId} could not be ended now, it ends by itself when its ticket expires: ${messageOf(error)}`,
+      `the identity of job ${given.jobId} could not be ended now, it ends by itself when its ticket expires: ${messageOf(error)}`,
     );
     return;
   }
   if (ended.alarm !== null) warn(ended.alarm);
-  if (job.ticket.ended !== undefined && ended.left !== true) return;
+  if (before !== undefined && before.left !== true) return;
+  const note = async (end: typeof ended): Promise<boolean> => {
+    try {
+      await keepEnd(store, given, end);
+      return true;
+    } catch (error) {
+      signal.throwIfAborted();
+      warn(`that the identity of job ${given.jobId} was ended cannot be noted: ${messageOf(error)}`);
+      return false;
+    }
+  };
   // The alarm first: whatever fails from here on, it is not lost.
-  await keepEnd(store, job, ended);
+  const noted = await note(ended);
   try {
-    await removeTraces(job, job.ticket.file, context);
-    await keepEnd(store, job, { alarm: ended.alarm });
+    await removeTraces(given, file, context);
   } catch (error) {
     signal.throwIfAborted();
     warn(
-      `what job ${job.jobId} needed to start is not removed from the site: ${messageOf(error)}; hpcs job status ${job.jobId} tries again`,
+      `what job ${given.jobId} needed to start is not removed from the site: ${messageOf(error)}; hpcs job status ${given.jobId} tries again`,
     );
+    return;
   }
+  if (noted) await note({ alarm: ended.alarm });
 }
 
 /** @returns what is wrong */

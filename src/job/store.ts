@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
@@ -81,12 +81,16 @@ export class JobStore {
     const keys = { resultKey: record.resultKey.reveal(), authenticationKey: record.authenticationKey.reveal() };
     const { connection: met } = record;
     const connection = met && { ...met, scriptHalf: met.scriptHalf.reveal(), fileHalf: met.fileHalf.reveal() };
-    await writeDurably(join(this.#directory, `${record.local}.json`), JSON.stringify({ ...record, ...keys, connection }));
+    await writeDurably(this.#fileOf(record), JSON.stringify({ ...record, ...keys, connection }));
   }
 
-  /** A record as it is on disk now, where it still is: another process may have changed it. */
+  /** A record as it is on disk now, which another process may have changed; as it was given where it cannot be read there. */
   async latest(record: JobRecord): Promise<JobRecord> {
-    return (await this.list()).find(({ local }) => local === record.local) ?? record;
+    try {
+      return schema.parse(JSON.parse(await readFile(this.#fileOf(record), 'utf8')));
+    } catch {
+      return record;
+    }
   }
 
   /** Changes a record as it is on disk now. @returns the changed one */
@@ -98,7 +102,7 @@ export class JobStore {
 
   /** Removes the record of a job that was never submitted: there will be no results that its key opens. */
   async remove(record: JobRecord): Promise<void> {
-    await rm(join(this.#directory, `${record.local}.json`), { force: true });
+    await rm(this.#fileOf(record), { force: true });
   }
 
   /** All records, newest first. @throws HpcsError `local` naming one that cannot be read */
@@ -122,5 +126,9 @@ export class JobStore {
         suggestion: 'set HPCS_STATE_DIR to that of the machine or container which submitted it',
       },
     );
+  }
+
+  #fileOf({ local }: JobRecord): string {
+    return join(this.#directory, `${local}.json`);
   }
 }

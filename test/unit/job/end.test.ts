@@ -46,6 +46,22 @@ describe('the end of a job', () => {
     assert.deepEqual([warnings, await saved()], [[alarm], { alarm }]);
   });
 
+  it('does not depend on what else lies in the state directory', async () => {
+    await save({ alarm });
+    await writeFile(join(directory, 'jobs/other.json'), '{"trunc');
+    await end();
+    assert.deepEqual(warnings, [alarm]);
+  });
+
+  it('fails nothing where it cannot be looked up or noted', async () => {
+    await writeFile(join(directory, 'jobs'), 'no directory');
+    stale = { ...stale, ticket: { hash: 'h', file: join(directory, 'ticket'), ended: { alarm, left: true } } };
+    await writeFile(join(directory, 'ticket'), '');
+    await end();
+    assert.match(warnings.join('\n'), /^ALARM.*\nthat the identity of job 7 was ended cannot be noted: cannot write /);
+    assert.equal(existsSync(join(directory, 'ticket')), false);
+  });
+
   it('is not there yet where the server was not told', async () => {
     await store.save(stale);
     await end();
