@@ -96,13 +96,15 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const script = renderScript(slurm, kit, plan);
   progress(`submitting to ${record.site}`);
   const submitted = async (jobId: string): Promise<void> => store.save({ ...record, jobId });
-  const submitting =
-    ticket === undefined
-      ? submit(transport, script, { signal })
-      : submitWithTicket(script, ticket, registrationOf(artefacts, secret.secretPath, job.access), { ...granter, transport, progress, submitted }); // prettier-ignore
-  asked = true;
-  const jobId = await submitting.catch((error: unknown) => {
-    asked = !isRefusal(error);
+  const asking = (): void => void (asked = true);
+  const send = (): Promise<string> => {
+    if (ticket !== undefined)
+      return submitWithTicket(script, ticket, registrationOf(artefacts, secret.secretPath, job.access), { ...granter, transport, progress, asking, submitted }); // prettier-ignore
+    asking();
+    return submit(transport, script, { signal });
+  };
+  const jobId = await send().catch((error: unknown) => {
+    if (isRefusal(error)) asked = false;
     throw error;
   });
   unsubmitted.move();

@@ -10,6 +10,8 @@ import { ticketHash, type Ticket } from './ticket.ts';
 export interface SubmissionContext extends Granter {
   transport: Transport;
   progress: (line: string) => void;
+  /** Told before the scheduler is asked: from then on there may be a job. */
+  asking: () => void;
   /** Told of the job as soon as there is one. */
   submitted: (jobId: string) => Promise<void>;
 }
@@ -35,6 +37,7 @@ export async function submitWithTicket(
   await using undo = new AsyncDisposableStack();
   undo.defer(() => remove(transport, ticket.file));
   await uploadFile(transport, [Buffer.from(`${ticket.fileHalf.reveal()}\n`)], ticket.file, { mode: 0o600, signal });
+  context.asking();
   const jobId = await submit(transport, script, { hold: true, signal });
   undo.defer(() => cancel(transport, jobId));
   await context.submitted(jobId);

@@ -151,7 +151,7 @@ function submitError(stderr: string): HpcsError {
 
 /** Whether an error of {@link submit} says that there is no job, because the scheduler did not take it. */
 export function isRefusal(error: unknown): boolean {
-  return error instanceof HpcsError && error.code.startsWith('sbatch-');
+  return error instanceof HpcsError && (error.code.startsWith('sbatch-') || error.code === 'slurm-missing');
 }
 
 /**
