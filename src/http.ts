@@ -66,7 +66,7 @@ export class HttpClient implements AsyncDisposable {
     if (new URL(options.url).protocol !== 'https:' && options.allowInsecureHttp !== true) {
       throw new HpcsError('usage', 'insecure-http', `the URL of the ${options.name} is not https: ${options.url}`, {
         suggestion:
-          'use https:// (with ca-file for an authority of your own), or allow-insecure-http = true in section [client] where nobody else is on the network',
+          'use https:// (with ca-file for an authority of your own), or allow-insecure-http in the configuration where nobody else is on the network',
       });
     }
     this.name = options.name;

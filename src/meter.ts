@@ -63,6 +63,7 @@ export class Shipped {
   readonly #tell: (bytes: number) => void;
   #read = 0;
   #share = 0;
+  #told = 0;
 
   /** @param tell given bytes of the content */
   constructor(tell: (bytes: number) => void) {
@@ -72,14 +73,20 @@ export class Shipped {
   /** So many bytes of the content were read. */
   readonly read = (bytes: number): void => {
     this.#read = bytes;
-    this.#tell(Math.floor(this.#read * this.#share));
+    this.#say();
   };
 
   /** Of so many bytes that were made, so many have arrived. */
   readonly arrived = (bytes: number, made: number): void => {
     this.#share = made === 0 ? 0 : bytes / made;
-    this.#tell(Math.floor(this.#read * this.#share));
+    this.#say();
   };
+
+  // Never less than before, as it would be where what is read later becomes more than what came before.
+  #say(): void {
+    this.#told = Math.max(this.#told, Math.floor(this.#read * this.#share));
+    this.#tell(this.#told);
+  }
 }
 
 /** How far something is, in bytes and seconds. */

@@ -29,23 +29,27 @@ submitted from here and have not been brought their keys.`;
     const outcome = { answered: [] as string[], ended: [] as string[] };
     if (jobs.length === 0) this.progress(args.job === undefined ? 'no job waits for this client' : `job ${args.job} does not wait for its client`); // prettier-ignore
     const failures: unknown[] = [];
-    for (const username of new Set(jobs.map((job) => job.username))) {
+    const trying = async (task: () => Promise<void>): Promise<void> => {
+      try {
+        await task();
+      } catch (error) {
+        failures.push(error);
+        // At once: the others may take days.
+        if (jobs.length > 1 && !this.signal.aborted) this.warning(messageOf(error));
+      }
+    };
+    const attend = async (username: string): Promise<void> => {
       await using transport = await connect(config, { signal: this.signal, username });
       const context = { config, transport, store, signal: this.signal, progress: this.progress, warn: this.warning };
-      const attending = jobs.filter((job) => job.username === username).map(async (job) => {
+      const theirs = jobs.filter((job) => job.username === username);
+      await Promise.all(theirs.map((job) => trying(async () => {
         this.progress(`attending job ${job.jobId} (${job.name})`);
-        try {
-          const answered = await attendToEnd(job, context);
-          outcome[answered ? 'answered' : 'ended'].push(job.jobId);
-          this.log(answered ? `job ${job.jobId} has its answer; follow it with: hpcs job logs ${job.jobId} --follow` : `job ${job.jobId} has ended`); // prettier-ignore
-        } catch (error) {
-          failures.push(error);
-          // At once: the others may take days.
-          if (jobs.length > 1 && !this.signal.aborted) this.warning(messageOf(error));
-        }
-      }); // prettier-ignore
-      await Promise.all(attending);
-    }
+        const answered = await attendToEnd(job, context);
+        outcome[answered ? 'answered' : 'ended'].push(job.jobId);
+        this.log(answered ? `job ${job.jobId} has its answer; follow it with: hpcs job logs ${job.jobId} --follow` : `job ${job.jobId} has ended`);
+      }))); // prettier-ignore
+    };
+    await Promise.all([...new Set(jobs.map((job) => job.username))].map((username) => trying(() => attend(username))));
     this.signal.throwIfAborted();
     if (failures.length > 0) throw failures.find(isAlarm) ?? failures[0];
     return outcome;

@@ -1,10 +1,11 @@
+import { totalmem } from 'node:os';
 import { posix } from 'node:path';
 import { HpcsError } from '../errors.ts';
 import { classifyName, decryptName, directoryIvSize, longNameOf } from './names.ts';
 import type { VolumeKeys } from './volume.ts';
 
-/** Bytes of memory that what describes a volume may take: some hundred thousand directories. */
-const mostMemory = 256 * 1024 * 1024;
+/** Bytes of memory that what describes a volume may take: a directory takes about half a KiB. */
+const mostMemory = (): number => Math.max(256 * 1024 * 1024, totalmem() / 4);
 /** What an object in memory takes beside its bytes, about. */
 const overhead = 128;
 
@@ -20,17 +21,17 @@ export class VolumeTree {
   readonly #plain = new Map<string, Buffer>([['', Buffer.alloc(0)]]);
 
   /** @param memory bytes that it may take, about: whoever sends a volume must not be able to fill ours */
-  constructor(keys: VolumeKeys, memory = mostMemory) {
+  constructor(keys: VolumeKeys, memory = mostMemory()) {
     this.#keys = keys;
     this.#memory = memory;
   }
 
-  /** Counts what is kept of the volume. @throws HpcsError `integrity` `volume-too-large` */
+  /** Counts what is kept of the volume. @throws HpcsError `local` `volume-too-large` */
   keep(path: string, bytes = 0): void {
     this.#memory -= 2 * path.length + bytes + overhead;
     if (this.#memory >= 0) return;
-    throw new HpcsError('integrity', 'volume-too-large', 'the encrypted volume has more names than a volume of a job can have', {
-      suggestion: 'do not trust whoever sends it',
+    throw new HpcsError('local', 'volume-too-large', 'the encrypted volume has more names than fit into memory here', {
+      suggestion: 'open it on a machine with more memory; if the job cannot have made as many, the site did',
     });
   }
 
@@ -66,7 +67,7 @@ export class VolumeTree {
   /** As {@link resolve}, remembered for what lies below. @throws HpcsError also as {@link keep} does */
   resolveDirectory(path: string): Buffer {
     const plain = this.resolve(path);
-    this.keep(path, plain.length);
+    this.keep('', plain.length);
     this.#plain.set(path, plain);
     return plain;
   }

@@ -19,11 +19,13 @@ export function nameless(doing: string, thrown: unknown): HpcsError {
       suggestion: 'free space there, or name a larger directory: node-scratch in the configuration, or --workdir',
     });
   }
+  // A number of the system names nothing, and tells a full quota from a lost disk.
+  const reason = (error instanceof HpcsError ? systemCode(error.cause) : undefined) ?? code;
   const kind = error instanceof HpcsError ? error.kind : code === undefined ? 'bug' : 'site';
   return new HpcsError(
     kind === 'local' ? 'site' : kind,
     error instanceof HpcsError ? error.code : kind === 'bug' ? 'bug' : 'node-failed',
-    `${doing} failed: ${code ?? (error instanceof Error ? error.name : 'unknown error')}`,
-    { suggestion: 'which file it was, is not told where the site can read it' },
+    `${doing} failed: ${reason ?? (error instanceof Error ? error.name : 'unknown error')}`,
+    { suggestion: 'no name of a confidential file is told where the site can read it' },
   );
 }

@@ -71,4 +71,13 @@ describe('what has arrived of a content that is sent in another form', () => {
     shipped.arrived(800, 800);
     assert.deepEqual(told, [0, 0, 250, 500, 2000]);
   });
+
+  it('never becomes less', () => {
+    const told: number[] = [];
+    const shipped = new Shipped((bytes) => told.push(bytes));
+    shipped.read(1000);
+    shipped.arrived(10, 10);
+    shipped.arrived(10, 20);
+    assert.deepEqual(told, [0, 1000, 1000]);
+  });
 });

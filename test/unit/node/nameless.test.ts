@@ -20,6 +20,7 @@ describe('errors for the job log', () => {
         'archive-unsafe',
         'sealing failed: archive-unsafe',
       ],
+      [new HpcsError('local', 'unreadable', name, { cause: system('ESTALE') }), 5, 'unreadable', 'sealing failed: ESTALE'],
       [system('EIO'), 5, 'node-failed', 'sealing failed: EIO'],
       [new TypeError(name), 1, 'bug', 'sealing failed: TypeError'],
       [name, 1, 'bug', 'sealing failed: unknown error'],
