@@ -22,10 +22,6 @@ for (let round = 0; youngBytes() < 1.5 * 1024 * 1024 && round < 200; round++)
 survivors.length = 0;
 setFlagsFromString('--semi-space-growth-factor=1');
 
-// Buffers that wait for the collector count as what they are, a part of the heap. With a limit of their own, that of V8's default, the
-// heap was marked anew after every few dozen MiB that had streamed through: a quarter of the processor time of making an image.
-setFlagsFromString('--external-memory-accounted-in-global-limit');
-
 /**
  * The C library gives memory back to the system as soon as 128 KiB at the end of its heap are free, and has it filled with zeros anew a
  * moment later: for each GiB that streams through, that cost a third of a second of processor time. Once a larger piece than that was

@@ -1,4 +1,5 @@
 import type Docker from 'dockerode';
+import { countBuffersInHeap } from '../buffer-limit.ts';
 import type { Bytes } from '../seal/bytes.ts';
 import { BlockStore, type StoredContent } from './block-store.ts';
 import { ImageTree } from './entries.ts';
@@ -33,6 +34,7 @@ export interface SifStream extends AsyncDisposable {
  */
 export async function buildSif(options: SifOptions): Promise<SifStream> {
   const { docker, source, signal, progress } = options;
+  countBuffersInHeap();
   const started = performance.now();
   await using cleanup = new AsyncDisposableStack();
   const given = new AbortController();

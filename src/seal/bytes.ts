@@ -26,6 +26,8 @@ export function asBuffer(bytes: Uint8Array): Buffer {
 export class ByteReader implements AsyncDisposable {
   readonly #source: AsyncIterator<Uint8Array>;
   #piece: Buffer = Buffer.alloc(0);
+  /** What follows it and was taken from the stream, too. */
+  #behind: Buffer = Buffer.alloc(0);
   #ended = false;
 
   constructor(source: Bytes) {
@@ -41,15 +43,19 @@ export class ByteReader implements AsyncDisposable {
 
   /** The next `size` bytes (fewer at the end) without taking them. */
   async peek(size: number): Promise<Buffer> {
+    if (this.#piece.length === 0) await this.#next();
     if (this.#piece.length >= size) return this.#piece.subarray(0, size);
     const parts = [this.#piece];
     let have = this.#piece.length;
     while (have < size && (await this.#next())) {
-      parts.push(this.#piece);
-      have += this.#piece.length;
+      // Of the last one no more than is asked for, which is little: it would be copied with it.
+      const part = this.#piece.subarray(0, size - have);
+      this.#behind = this.#piece.subarray(part.length);
+      parts.push(part);
+      have += part.length;
     }
-    this.#piece = parts.length === 1 ? (parts[0] ?? this.#piece) : Buffer.concat(parts, have);
-    return this.#piece.subarray(0, size);
+    this.#piece = Buffer.concat(parts, have);
+    return this.#piece;
   }
 
   /** Between one and `most` bytes, whatever is at hand and not copied; undefined at the end. */
@@ -80,6 +86,11 @@ export class ByteReader implements AsyncDisposable {
 
   /** Puts the next non-empty piece in place of the current one. */
   async #next(): Promise<boolean> {
+    if (this.#behind.length > 0) {
+      this.#piece = this.#behind;
+      this.#behind = Buffer.alloc(0);
+      return true;
+    }
     while (!this.#ended) {
       const next = await this.#source.next();
       if (next.done === true) {

@@ -8,7 +8,7 @@ import { promisify } from 'node:util';
 import { createGunzip, createZstdDecompress, zstdDecompress, type ZstdOptions } from 'node:zlib';
 import { HpcsError, messageOf } from '../errors.ts';
 import { BlockWriter } from './block-writer.ts';
-import { blockSize, ByteReader, freeWhole, inBlocks, type Bytes } from './bytes.ts';
+import { blockSize, ByteReader, free, freeWhole, inBlocks, type Bytes } from './bytes.ts';
 import { compressFrame, compressingHere, frameSize, type Compressor } from './compressor.ts';
 import { corrupt } from './faults.ts';
 import { Pace } from './pace.ts';
@@ -114,24 +114,24 @@ async function* frames(
   if (empty) yield* storedFrame(Buffer.alloc(0));
 }
 
-/** What one frame becomes: bytes that are being made on another thread, or a stream. (A generator awaits a bare promise.) */
-type Result = { bytes: Promise<Buffer> } | { stream: Bytes };
+/** What one frame becomes: bytes that are there or being made on another thread, or a stream. (A generator awaits a bare promise.) */
+type Result = { bytes: Promise<readonly Uint8Array[]> } | { stream: Bytes };
 
 /** Awaits several results at a time and yields them in their order. */
 async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Array, void, undefined> {
-  const waiting: Promise<Buffer>[] = [];
+  const waiting: Promise<readonly Uint8Array[]>[] = [];
   for await (const result of results) {
     if ('stream' in result) {
-      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) yield await next;
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) yield* await next;
       yield* result.stream;
       continue;
     }
     // Awaited below; but another one that fails first would leave this one's failure to nobody.
     result.bytes.catch(() => undefined);
     waiting.push(result.bytes);
-    if (waiting.length >= inFlight) yield (await waiting.shift()) ?? Buffer.alloc(0);
+    if (waiting.length >= inFlight) yield* (await waiting.shift()) ?? [];
   }
-  for (const next of waiting) yield await next;
+  for (const next of waiting) yield* await next;
 }
 
 /** So many pieces of so many bytes each are taken of a frame as its sample. */
@@ -202,12 +202,9 @@ async function* expandedFrames(reader: ByteReader): AsyncGenerator<Result, void,
       continue;
     }
     const header = await readFrameHeader(reader, magic);
-    const blocks = frameBlocks(reader, header);
-    if (header.contentSize === undefined || header.contentSize > largestWhole) {
-      yield { stream: through(blocks, createZstdDecompress({ chunkSize: blockSize })) };
-    } else {
-      yield { bytes: expanded(await collected(blocks, header.contentSize), header.contentSize) };
-    }
+    if (header.contentSize === undefined || header.contentSize > largestWhole)
+      yield { stream: through(frameBytes(reader, header), createZstdDecompress({ chunkSize: blockSize })) };
+    else yield { bytes: wholeFrame(await collected(reader, header, header.contentSize), header.contentSize) };
   }
 }
 
@@ -215,6 +212,8 @@ interface FrameHeader {
   raw: Buffer;
   contentSize: number | undefined;
   checksum: boolean;
+  /** Whether nothing but its blocks says what it holds: neither a checksum nor a dictionary. */
+  plain: boolean;
 }
 
 async function readFrameHeader(reader: ByteReader, magic: Buffer): Promise<FrameHeader> {
@@ -231,45 +230,82 @@ async function readFrameHeader(reader: ByteReader, magic: Buffer): Promise<Frame
   else if (contentSizeSize === 2) contentSize = field.readUInt16LE(0) + 256;
   else if (contentSizeSize === 4) contentSize = field.readUInt32LE(0);
   else if (contentSizeSize === 8) contentSize = Number(field.readBigUInt64LE(0));
-  return { raw: Buffer.concat([magic, first, rest]), contentSize, checksum: (descriptor & 4) !== 0 };
+  return {
+    raw: Buffer.concat([magic, first, rest]),
+    contentSize,
+    checksum: (descriptor & 4) !== 0,
+    plain: (descriptor & 0xf) === 0,
+  };
+}
+
+/** A block of a frame. @see RFC 8878, section 3.1.1.2 */
+interface FrameBlock {
+  header: Buffer;
+  /** Whether the content is what the block stands for, uncompressed. */
+  stored: boolean;
+  content: Buffer;
+}
+
+async function* frameBlocks(reader: ByteReader): AsyncGenerator<FrameBlock, void, undefined> {
+  for (let last = false; !last;) {
+    const header = await exactly(reader, 3);
+    const value = header.readUIntLE(0, 3);
+    last = (value & 1) === 1;
+    const type = (value >> 1) & 3;
+    // Of a run-length block only the one byte is there.
+    const size = type === 1 ? 1 : value >> 3;
+    if (size > largestRawBlock) throw corrupt('its compressed content has a block that is too long');
+    yield { header, stored: type === 0, content: await exactly(reader, size) };
+  }
 }
 
 /** The bytes of one frame, header and checksum included. */
-async function* frameBlocks(reader: ByteReader, header: FrameHeader): AsyncGenerator<Buffer, void, undefined> {
-  yield header.raw;
-  for (let last = false; !last;) {
-    const blockHeader = await exactly(reader, 3);
-    const value = blockHeader.readUIntLE(0, 3);
-    last = (value & 1) === 1;
-    yield blockHeader;
-    // Of a run-length block only the one byte is there.
-    const size = ((value >> 1) & 3) === 1 ? 1 : value >> 3;
-    if (size > largestRawBlock) throw corrupt('its compressed content has a block that is too long');
-    if (size > 0) yield await exactly(reader, size);
+async function* frameBytes(reader: ByteReader, { raw, checksum }: FrameHeader): AsyncGenerator<Buffer, void, undefined> {
+  yield raw;
+  for await (const { header, content } of frameBlocks(reader)) {
+    yield header;
+    if (content.length > 0) yield content;
   }
-  if (header.checksum) yield await exactly(reader, 4);
+  if (checksum) yield await exactly(reader, 4);
 }
 
-async function collected(blocks: Bytes, contentSize: number): Promise<Buffer> {
-  const parts: Uint8Array[] = [];
+/** A frame in memory: what it holds if that is stored in it, else all its bytes. */
+interface Frame {
+  stored: boolean;
+  parts: readonly Buffer[];
+}
+
+async function collected(reader: ByteReader, header: FrameHeader, contentSize: number): Promise<Frame> {
+  const bytes = [header.raw];
+  const contents: Buffer[] = [];
+  let stored = header.plain;
   let size = 0;
-  for await (const part of blocks) {
-    parts.push(part);
-    size += part.length;
+  for await (const block of frameBlocks(reader)) {
+    bytes.push(block.header, block.content);
+    contents.push(block.content);
+    stored &&= block.stored;
+    size += block.header.length + block.content.length;
     if (size > contentSize + 64 * 1024) throw corrupt('its compressed content is longer than it says');
   }
-  return Buffer.concat(parts, size);
+  if (header.checksum) bytes.push(await exactly(reader, 4));
+  return { stored, parts: stored ? contents : bytes };
+}
+
+async function wholeFrame({ stored, parts }: Frame, contentSize: number): Promise<readonly Uint8Array[]> {
+  const pieces = stored ? parts : [await expanded(Buffer.concat(parts), contentSize)];
+  if (pieces.reduce((sum, piece) => sum + piece.length, 0) === contentSize) return pieces;
+  throw corrupt('its compressed content has another size than it says');
 }
 
 async function expanded(frame: Buffer, contentSize: number): Promise<Buffer> {
-  let content: Buffer;
   try {
-    content = await expandFrame(frame, { chunkSize: Math.max(contentSize, 1024), maxOutputLength: Math.max(contentSize, 1) });
+    // One byte of room is left: where there is none node:zlib makes as much memory once more.
+    return await expandFrame(frame, { chunkSize: Math.max(contentSize + 1, 1024), maxOutputLength: Math.max(contentSize, 1) });
   } catch (error) {
     throw corrupt(`its compressed content cannot be expanded (${messageOf(error)})`, error);
+  } finally {
+    free(frame);
   }
-  if (content.length !== contentSize) throw corrupt('its compressed content has another size than it says');
-  return content;
 }
 
 /** Expands a stream by one of node:zlib's expanders, to its end. @throws HpcsError `integrity` */

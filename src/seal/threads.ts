@@ -5,6 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { countBuffersInHeap } from '../buffer-limit.ts';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
 import type { BlockMemory, Bytes } from './bytes.ts';
 import { blockSize } from './bytes.ts';
@@ -100,6 +101,7 @@ export class Sealing implements BlockMemory, AsyncDisposable {
    */
   static async start(source: SealSource, options: SealOptions): Promise<Sealing> {
     options.signal?.throwIfAborted();
+    countBuffersInHeap();
     const { header, body } = await makeHeader(options.format, options.recipients);
     const input = Symbol.asyncIterator in source ? source : undefined;
     const task: SealTask = {

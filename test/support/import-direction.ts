@@ -23,6 +23,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
   formats: ['src/seal/', 'src/pack/', 'src/gocryptfs/', 'src/record.ts'],
   state: ['src/catalogue.ts', 'src/state.ts', 'src/config.ts', 'src/ini.ts'],
   leaves: [
+    'src/buffer-limit.ts',
     'src/errors.ts',
     'src/compile-cache.ts',
     'src/heap.ts',

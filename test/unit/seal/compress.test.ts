@@ -124,6 +124,37 @@ describe('compression', () => {
     assert.ok((await collect(decompressed(inPieces(all, [70_001])))).equals(Buffer.concat(plain)));
   });
 
+  it('hands out what is stored without copying it', async () => {
+    const stored = await collect(compressed(inPieces(random), 'auto'));
+    const parts: Uint8Array[] = [];
+    for await (const part of decompressed(inPieces(stored, [stored.length]))) parts.push(part);
+    assert.ok(Buffer.concat(parts).equals(random));
+    assert.ok(parts.every(({ buffer }) => buffer === stored.buffer));
+  });
+
+  it('judges what is stored as what is compressed: by its size, checksum and dictionary', async () => {
+    const stored = await collect(compressed(inPieces(random.subarray(0, 200_000)), 'auto'));
+    // Content size in four bytes after the descriptor.
+    assert.equal(stored.readUInt32LE(5), 200_000);
+    for (const size of [0, 1, 199_999, 200_001, 2 ** 31]) {
+      const altered = Buffer.from(stored);
+      altered.writeUInt32LE(size, 5);
+      await assert.rejects(collect(decompressed(inPieces(altered))), failsWith('integrity', 'corrupt'), `size ${size}`);
+    }
+    // Descriptors that announce a dictionary, or that no frame has.
+    const dictionary = Buffer.concat([stored.subarray(0, 5), Buffer.of(9), stored.subarray(5)]);
+    dictionary.writeUInt8(dictionary.readUInt8(4) | 1, 4);
+    const reserved = Buffer.from(stored);
+    reserved.writeUInt8(reserved.readUInt8(4) | 8, 4);
+    for (const altered of [dictionary, reserved])
+      await assert.rejects(collect(decompressed(inPieces(altered))), failsWith('integrity', 'corrupt'));
+    const checked = zstdCompressSync(random.subarray(0, 300_000), { params: { [constants.ZSTD_c_checksumFlag]: 1 } });
+    assert.ok(checked.includes(random.subarray(1000, 2000)), 'stored');
+    assert.ok((await collect(decompressed(inPieces(checked)))).equals(random.subarray(0, 300_000)));
+    checked.writeUInt8(checked.readUInt8(1000) ^ 1, 1000);
+    await assert.rejects(collect(decompressed(inPieces(checked))), failsWith('integrity', 'corrupt'));
+  });
+
   it('undoes gzip', async () => {
     assert.ok((await collect(decompressed(inPieces(gzipSync(longer), [4099])))).equals(longer));
     const two = Buffer.concat([gzipSync(short), gzipSync(random.subarray(0, mib))]);
