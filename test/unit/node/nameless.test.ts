@@ -4,7 +4,7 @@ import { nameless } from '../../../src/node/nameless.ts';
 
 describe('errors for the job log', () => {
   const name = 'patient-4711';
-  const system = (code: string): Error => Object.assign(new Error(`${code}: '/work/${name}'`), { code });
+  const system = (code: string): Error => Object.assign(new Error(`${code}: '/srv/${name}'`), { code });
 
   it('say the code and no name, whatever went wrong with confidential files', () => {
     const cases: [thrown: unknown, exit: number, code: string, message: string][] = [
