@@ -136,28 +136,18 @@ export async function* inBlocks(input: Bytes, size: number, signal?: AbortSignal
   if (block !== undefined) yield block.subarray(0, used);
 }
 
-/** In bytes: what stays in a core's nearest cache. */
-const stepSize = 16 * 1024;
-const word = 8;
-const step = Buffer.allocUnsafeSlow(stepSize + word);
-
 /**
- * Copies all of some bytes to a place in others. From and to memory that threads share, V8 copies byte by byte where the two places do
- * not lie alike between words; in steps by way of memory that does, it takes half of the time.
+ * Copies all of some bytes to a place in others. From and to memory that threads share, V8 copies word by word, or byte by byte where the
+ * two places do not lie alike between words; filling a buffer with bytes that fill it once is one copy of the C library, in half the time
+ * and less.
+ *
+ * @throws RangeError when they do not fit
  */
 export function copyBytes(source: Uint8Array, target: Uint8Array, place: number): void {
-  const [from, to] = [source.byteOffset % word, (target.byteOffset + place) % word];
-  const shared = [source, target].map(({ buffer }) => buffer instanceof SharedArrayBuffer);
-  if (from === to || !shared.includes(true)) {
-    target.set(source, place);
-    return;
-  }
-  const start = shared[0] === true ? from : to;
-  for (let done = 0; done < source.length; done += stepSize) {
-    const piece = source.subarray(done, done + stepSize);
-    step.set(piece, start);
-    target.set(step.subarray(start, start + piece.length), place + done);
-  }
+  const shared = source.buffer instanceof SharedArrayBuffer || target.buffer instanceof SharedArrayBuffer;
+  // With nothing to fill with, a buffer would be filled with zeros, or say that it cannot.
+  if (shared && source.length > 0) asBuffer(target).fill(source, place, place + source.length);
+  else target.set(source, place);
 }
 
 /**

@@ -49,8 +49,11 @@ const smallestPadding = 4;
 
 /** More than any packet with content: OpenSSH takes 32 KiB of it at a time. */
 const memorySize = 64 * 1024;
-/** Where a packet begins in it: content, fourteen bytes later, is then between words, as it mostly is where it comes from. */
-const memoryStart = 2;
+/**
+ * Where a packet begins in it: content, fourteen bytes later, then lies elsewhere in a page than it mostly does where it comes from. The C
+ * library copies slowly to where it lies in one just a few bytes later.
+ */
+const memoryStart = 1024;
 
 /**
  * Packets under AES-GCM, with the methods that the ssh2 package calls: the length, which is authenticated; the encrypted rest; the tag.
