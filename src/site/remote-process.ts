@@ -26,6 +26,8 @@ export interface Channel {
   ended: Promise<{ code: number | null }>;
   /** Ends the channel at once, whatever state it is in. */
   close(): void;
+  /** Has no more than so many bytes of `stdin` under way at once from now on. */
+  narrow?(bytes: number): void;
 }
 
 /** What {@link FramedProcess} needs of its transport. */
@@ -94,6 +96,7 @@ export class FramedProcess implements RemoteProcess {
     for (const stream of [channel.stdin, channel.stdout, channel.stderr]) stream.on('error', () => undefined);
     channel.stderr.on('data', (chunk: Buffer) => this.#stderr.push(chunk));
     channel.stdin.write(text);
+    this.#options.underWay?.then((bytes) => channel.narrow?.(bytes), () => undefined); // prettier-ignore
     const output = new ByteReader(channel.stdout);
     return { channel, output, head: this.#findHead(output) };
   }

@@ -31,6 +31,7 @@ import {
   sessionRefused,
   unreachable,
 } from './ssh-errors.ts';
+import { narrowWindow } from './send-window.ts';
 import type { SshSettings } from './ssh-settings.ts';
 import type { Transport } from './transport.ts';
 
@@ -336,6 +337,7 @@ class Ssh2Link implements Link {
         // Its 'close' event waits for unread output.
         channel.resume();
       },
+      narrow: (bytes) => narrowWindow(this.#client, channel, bytes),
     };
   }
 

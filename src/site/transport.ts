@@ -21,6 +21,8 @@ export interface RemoteExit {
 export interface ExecOptions {
   /** Bytes for standard input, which is closed after them. Read no faster than the site takes them. */
   input?: AsyncIterable<Uint8Array> | Iterable<Uint8Array> | undefined;
+  /** How many bytes of the input are to be under way at once, at most, once that is known; a transport that cannot see to it has more. */
+  underWay?: Promise<number> | undefined;
   /** Ends the remote command and rejects `finished` with the signal's reason. */
   signal?: AbortSignal | undefined;
 }

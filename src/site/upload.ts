@@ -44,6 +44,11 @@ const roundTripPerLane = 6;
 const [mostPings, pingTime] = [3, 30];
 /** Channels on the shortest way: while one waits for its window, another one's moves. */
 const fewestLanes = 2;
+/**
+ * Bytes that are under way on a channel, at most, where the round trip takes no time, and how many more for each millisecond of it: what
+ * one channel moves in that. More would only lie in the site's memory. OpenSSH takes 2 MiB at most.
+ */
+const underWay = { least: 512 * 1024, perMillisecond: 256 * 1024 };
 /** On the shortest way segments are larger: each costs the site a process. */
 const largeSegment = 8 * 1024 * 1024;
 
@@ -118,12 +123,13 @@ class Shipment {
       } catch (error) {
         if (this.#cutAt === undefined) wait = 250;
         this.#cutAt ??= Date.now();
-        if (!isCut(error) || this.#identity === undefined || Date.now() - this.#cutAt >= this.#patience * 1000) throw error;
+        if (!isCut(error) || Date.now() - this.#cutAt >= this.#patience * 1000) throw error;
         this.#options.warn?.(`${messageOf(error)}; trying for ${this.#patience} s to go on where it stopped`);
       }
       await sleep(wait);
       this.#options.signal?.throwIfAborted();
-      // Whatever is left of the old connection knows only the old name: it can remove nothing any more.
+      // Whatever is left of the old connection knows only the old name: it can remove nothing any more, but a file whose making was never
+      // answered, which it does remove.
       this.#names = [temporaryName(this.#path), ...this.#names];
     }
   }
@@ -156,10 +162,12 @@ class Shipment {
       }
     };
     const further: Promise<void>[] = [];
-    const setLanes = (count: number): void => {
-      for (let lane = 1; lane < count; lane++) further.push(guarded(this.#furtherLane(signal)));
+    const measured = Promise.withResolvers<number>();
+    const setLanes = (count: number, roundTrip: number): void => {
+      measured.resolve(underWay.least + roundTrip * underWay.perMillisecond);
+      for (let lane = 1; lane < count; lane++) further.push(guarded(this.#furtherLane(signal, measured.promise)));
     };
-    await guarded(this.#firstLane(signal, setLanes));
+    await guarded(this.#firstLane(signal, measured.promise, setLanes));
     await Promise.all(further);
     given?.throwIfAborted();
     // The end of the connection is the reason for whatever else failed with it.
@@ -167,7 +175,11 @@ class Shipment {
   }
 
   /** Makes the file, or finds it again; measures the way; carries segments; and has the site keep it all. */
-  async #firstLane(signal: AbortSignal, setLanes: (count: number) => void): Promise<void> {
+  async #firstLane(
+    signal: AbortSignal,
+    underWay: Promise<number>,
+    setLanes: (count: number, roundTrip: number) => void,
+  ): Promise<void> {
     const values = {
       temporary: plain(this.temporary),
       path: plain(this.#path),
@@ -177,7 +189,7 @@ class Shipment {
     };
     const names = this.#names.map((name) => quote(plain(name))).join(' ');
     const beginning = this.#identity === undefined ? createScript : `set -- ${names}\n${resumeScript}`;
-    const answers = await this.#lane(beginning, values, signal, async function* (shipment, lane) {
+    const answers = await this.#lane(beginning, values, { signal, underWay }, async function* (shipment, lane) {
       shipment.#identity = await lane.answer('ready');
       shipment.#names = [shipment.temporary];
       shipment.#cutAt = undefined;
@@ -195,7 +207,7 @@ class Shipment {
         const count = Math.min(mostLanes, fewestLanes - 1 + Math.ceil(roundTrip / roundTripPerLane));
         if (count === fewestLanes) shipment.#outbox.segmentSize = largeSegment;
         if (count === mostLanes) shipment.#outbox.widen();
-        setLanes(count);
+        setLanes(count, roundTrip);
       }
       yield* shipment.#segments(lane, signal);
       yield Buffer.from('end 0\n');
@@ -213,10 +225,10 @@ class Shipment {
   }
 
   /** Carries segments beside the first lane, if the site lets one more channel be opened. */
-  async #furtherLane(signal: AbortSignal): Promise<void> {
+  async #furtherLane(signal: AbortSignal, underWay: Promise<number>): Promise<void> {
     const values = { temporary: plain(this.temporary), identity: this.#identity ?? '' };
     try {
-      await this.#lane(furtherScript, values, signal, (shipment, lane) => shipment.#segments(lane, signal));
+      await this.#lane(furtherScript, values, { signal, underWay }, (shipment, lane) => shipment.#segments(lane, signal));
     } catch (error) {
       if (!(error instanceof HpcsError && error.code === 'session-refused')) throw error;
     }
@@ -226,15 +238,15 @@ class Shipment {
   async #lane(
     beginning: string,
     values: Readonly<Record<string, string>>,
-    signal: AbortSignal,
+    options: { signal: AbortSignal; underWay: Promise<number> },
     input: (shipment: this, lane: Answers) => AsyncGenerator<Uint8Array, void, undefined>,
   ): Promise<Answers> {
     const answers = new Answers();
     try {
       // Its process is gone before its segments are given back: whoever sends them next lets go of their memory.
       await using process = this.#transport.exec(preamble + assignments(values) + beginning + laneScript, {
+        ...options,
         input: input(this, answers),
-        signal,
       });
       for await (const line of linesOf(process.stdout, { unended: false })) {
         const [word = '', value = ''] = line.split(' ');
@@ -361,6 +373,18 @@ ${checkIdentity}`;
 /** Bytes after which the site begins to put them on disk, so that little is left to wait for at the end. */
 const keepEvery = 64 * 1024 * 1024;
 
+/** Segments from this size on have the pipe to the command widened. */
+const widenFrom = 1024 * 1024;
+
+/**
+ * Gives the pipe through which sshd hands over what it received as much room as Linux lets everybody have, 1 MiB instead of 64 KiB: else
+ * sshd and `dd` wait for each other 16,000 times a GiB, which takes a tenth of the processor time of both ends. Where there is no Perl, or
+ * no pipe, nothing happens. In the background, where a shell gives a command no input of its own.
+ *
+ * @see fcntl(2), F_SETPIPE_SZ (1031); pipe(7), /proc/sys/fs/pipe-max-size
+ */
+const widenPipe = `{ perl -e 'fcntl(STDIN, 1031, 1048576)' <&4 4<&- >/dev/null 2>&1 & } 4<&0`;
+
 // Written through the descriptor: the name could lead elsewhere by now. What ends early without a word may come back: then the file is
 // kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open. The system tells
 // of bytes that it could not write only once, to whoever asks first: that must end everything.
@@ -374,6 +398,7 @@ keep() {
     *) printf '%s\n' "$said" >&2; return 1 ;;
   esac
 }
+wide=
 while read -r offset size; do
   case $offset in
     ping) echo pong ;;
@@ -383,6 +408,7 @@ while read -r offset size; do
       printf 'end %s\n' "$(stat -L -c %s /proc/self/fd/3)" || drop 1
       exit 0 ;;
     *)
+      if [ -z "$wide" ] && [ "$size" -ge ${widenFrom} ]; then wide=y; ${widenPipe}; fi
       dd bs=131072 iflag=fullblock,count_bytes oflag=seek_bytes conv=notrunc,nocreat status=none \\
         count="$size" seek="$offset" of=/proc/self/fd/3 || drop 1
       printf '%s %s\n' "$offset" "$size"

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createHash, KeyObject, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, chmod, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, chmod, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +14,7 @@ import { open } from '../../src/seal/open.ts';
 import { Sealing } from '../../src/seal/threads.ts';
 import { connect } from '../../src/site/connect.ts';
 import { quickenPackets } from '../../src/site/packet-cipher.ts';
+import { narrowWindow } from '../../src/site/send-window.ts';
 import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import type { Transport } from '../../src/site/transport.ts';
 import { Sshd } from '../support/sshd.ts';
@@ -235,6 +236,63 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     });
   }
 
+  for (const [name, narrowed] of [
+    ['OpenSSH', true],
+    ['a server that may tell late what it has taken', false],
+  ] as const) {
+    it(`have ${narrowed ? 'no more under way than is let through' : 'as much under way as it takes'}: ${name}`, async () => {
+      await using other = await otherServer();
+      const client = new ssh2.Client();
+      const port = narrowed ? sshd.port : other.port;
+      client.connect({ host: '127.0.0.1', port, username: 'alice', privateKey: await readFile(sshd.file('ed25519')) });
+      await once(client, 'ready');
+      const channel = await new Promise<ssh2.ClientChannel>((resolve, reject) =>
+        client.exec('sleep 1; sha512sum', (error, opened) => (error === undefined ? resolve(opened) : reject(error))),
+      );
+      // The package's own affair, too.
+      const inside = channel as unknown as { outgoing: { window: number } };
+      const given = inside.outgoing.window;
+      narrowWindow(client, channel, 512 * 1024 + 0.5);
+      assert.ok(given > mib);
+      assert.equal(inside.outgoing.window, narrowed ? 512 * 1024 : given);
+      const content = randomBytes(8 * mib);
+      channel.end(content);
+      const digest = createHash('sha512').update(content).digest('hex');
+      assert.match(String(Buffer.concat((await channel.toArray()) as Buffer[])), new RegExp(digest));
+      client.end();
+      await once(client, 'close');
+    });
+  }
+
+  it('have their pipe on the site widened, where there is Perl, and arrive where there is none', async () => {
+    const content = randomBytes(18 * mib);
+    const sizes = async (name: string): Promise<number[]> => {
+      const gate = Promise.withResolvers<void>();
+      await using transport = await connect(site('ssh2'));
+      const uploading = uploadFile(
+        transport,
+        (async function* () {
+          yield content.subarray(0, 17 * mib);
+          await gate.promise;
+          yield content.subarray(17 * mib);
+        })(),
+        `${home}/${name}`,
+      );
+      // Both channels have had their segment, and Perl its time.
+      await until(async () => (await stat(`${home}/${(await parts(name))[0] ?? ''}`)).size >= 16 * mib);
+      await sleep(500);
+      const found = await pipesOf(`.${name}.`);
+      gate.resolve();
+      await uploading;
+      assert.ok((await readFile(`${home}/${name}`)).equals(content));
+      return found;
+    };
+    const wide = await sizes('wide');
+    assert.ok(wide.length >= 2 && wide.includes(mib) && wide.every((size) => size === mib || size === 65_536), String(wide));
+    await using _none = await sshd.replaceProgram('/usr/bin/perl', '#!/bin/sh\nexit 127\n');
+    assert.deepEqual(new Set(await sizes('narrow-pipe')), new Set([65_536]));
+  });
+
   it('take what a stream gives in any pieces', async () => {
     await using transport = await connect(site('ssh2'));
     const content = randomBytes(3 * mib + 1);
@@ -245,6 +303,51 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     assert.equal((await collect(inPieces(content))).length, content.length);
   });
 });
+
+/** Sizes of the pipes from which shells read that have a file of such a name open as their third. */
+async function pipesOf(name: string): Promise<number[]> {
+  const sizes: number[] = [];
+  for (const pid of (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry))) {
+    const file = await readlink(`/proc/${pid}/fd/3`).catch(() => '');
+    if (!file.includes(name)) continue;
+    // F_GETPIPE_SZ. Where the site has no Perl, this machine, outside of it, has.
+    const script = 'open(my $pipe, "<", $ARGV[0]) or die; print fcntl($pipe, 1032, 0)';
+    sizes.push(Number(execFileSync('perl', ['-e', script, `/proc/${pid}/fd/0`], { encoding: 'utf8' })));
+  }
+  return sizes;
+}
+
+/** A server that is not OpenSSH: the ssh2 package's own, which tells after each MiB only that more may be sent. */
+async function otherServer(): Promise<AsyncDisposable & { port: number }> {
+  const { private: hostKey } = ssh2.utils.generateKeyPairSync('ed25519');
+  const server = new ssh2.Server({ hostKeys: [hostKey], ident: 'Other_1.0' }, (client) => {
+    client.on('error', () => undefined);
+    client.on('authentication', (context) => context.accept());
+    client.on('session', (acceptSession) => {
+      acceptSession().on('exec', (acceptExec, _reject, { command }) => {
+        const channel = acceptExec();
+        const child = spawn('/bin/sh', ['-c', command]);
+        channel.pipe(child.stdin);
+        child.stdout.pipe(channel, { end: false });
+        child.stderr.pipe(channel.stderr, { end: false });
+        child.on('close', (code) => {
+          channel.exit(code ?? 1);
+          channel.end();
+        });
+      });
+    });
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  return {
+    port,
+    async [Symbol.asyncDispose]() {
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
 
 /** Counts the commands that run at once. */
 class CountingTransport implements Transport {
