@@ -1,6 +1,6 @@
 import type Docker from 'dockerode';
-import { countBuffersInHeap } from '../buffer-limit.ts';
 import type { Bytes } from '../seal/bytes.ts';
+import { tuneForStreams } from '../streaming.ts';
 import { BlockStore, type StoredContent } from './block-store.ts';
 import { ImageTree } from './entries.ts';
 import { readFiles } from './files.ts';
@@ -34,7 +34,7 @@ export interface SifStream extends AsyncDisposable {
  */
 export async function buildSif(options: SifOptions): Promise<SifStream> {
   const { docker, source, signal, progress } = options;
-  countBuffersInHeap();
+  tuneForStreams({ countBuffers: true });
   const started = performance.now();
   await using cleanup = new AsyncDisposableStack();
   const given = new AbortController();

@@ -1,5 +1,6 @@
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { tuneForStreams } from '../streaming.ts';
 import { ByteReader, type Bytes } from './bytes.ts';
 import { decompressed } from './compress.ts';
 import { truncated, unknownFormat, wrongKey } from './faults.ts';
@@ -33,6 +34,7 @@ export async function* open(
   keys: Secret | readonly Secret[],
   options: OpenOptions = {},
 ): AsyncGenerator<Uint8Array, void, undefined> {
+  tuneForStreams();
   const texts = (keys instanceof Secret ? [keys] : keys).map((key) => key.reveal());
   await using reader = new ByteReader(abortable(input, options.signal));
   const plain = (await isAge(reader)) ? openedAge(reader, texts) : openedOpenpgp(reader, texts, options);

@@ -5,8 +5,8 @@
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { countBuffersInHeap } from '../buffer-limit.ts';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
+import { tuneForStreams } from '../streaming.ts';
 import type { BlockMemory, Bytes } from './bytes.ts';
 import { blockSize } from './bytes.ts';
 import type { BodyKey } from './body.ts';
@@ -101,7 +101,7 @@ export class Sealing implements BlockMemory, AsyncDisposable {
    */
   static async start(source: SealSource, options: SealOptions): Promise<Sealing> {
     options.signal?.throwIfAborted();
-    countBuffersInHeap();
+    tuneForStreams({ countBuffers: true });
     const { header, body } = await makeHeader(options.format, options.recipients);
     const input = Symbol.asyncIterator in source ? source : undefined;
     const task: SealTask = {

@@ -23,7 +23,6 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
   formats: ['src/seal/', 'src/pack/', 'src/gocryptfs/', 'src/record.ts'],
   state: ['src/catalogue.ts', 'src/state.ts', 'src/config.ts', 'src/ini.ts'],
   leaves: [
-    'src/buffer-limit.ts',
     'src/errors.ts',
     'src/compile-cache.ts',
     'src/heap.ts',
@@ -42,6 +41,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/secret.ts',
     'src/secret-input.ts',
     'src/shell.ts',
+    'src/streaming.ts',
     'src/table.ts',
     'src/terminal.ts',
     'src/together.ts',
