@@ -25,7 +25,7 @@ export function nameOf(bytes: Buffer): string {
 
 /** The bytes of a name. */
 export function bytesOf(name: string): Buffer {
-  if (!escaped.test(name)) return Buffer.from(name, 'utf8');
+  if (isPlain(name)) return Buffer.from(name, 'utf8');
   const parts = name.split(escaped);
   return Buffer.concat(
     parts.map((part, index) => (index % 2 === 1 ? Buffer.of(part.charCodeAt(0) - 0xdc00) : Buffer.from(part, 'utf8'))),
@@ -34,7 +34,12 @@ export function bytesOf(name: string): Buffer {
 
 /** A path in the form that node:fs takes without loss. */
 export function fsPath(path: string): string | Buffer {
-  return escaped.test(path) ? bytesOf(path) : path;
+  return isPlain(path) ? path : bytesOf(path);
+}
+
+// Told at once, where looking for what stands for bytes takes longer than to look at the file.
+function isPlain(name: string): boolean {
+  return name.isWellFormed() || !escaped.test(name);
 }
 
 function isUtf8(bytes: Uint8Array): boolean {

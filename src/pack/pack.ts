@@ -16,7 +16,7 @@ import { HpcsError, systemCode } from '../errors.ts';
 import { BlockWriter, type NextBlock } from '../seal/block-writer.ts';
 import { blockSize } from '../seal/bytes.ts';
 import { fsPath, nameOf } from './name.ts';
-import { tarBlock, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
+import { fitsOneBlock, tarBlock, tarEnd, tarHeader, tarPadding, type TarEntry } from './tar.ts';
 
 /** How to pack. */
 export interface PackOptions {
@@ -44,8 +44,10 @@ export interface Scan {
   archive: number;
 }
 
-/** Milliseconds for which others may have to wait. */
-const longestTurn = 10;
+const zeros = Buffer.alloc(tarBlock);
+
+/** Milliseconds for which others may have to wait: a connection that is being made meanwhile waits a dozen times. */
+const longestTurn = 2;
 
 /** One thing to pack. */
 interface Found {
@@ -84,16 +86,28 @@ export async function scan(path: string, options: Pick<PackOptions, 'name' | 'si
   for (const found of walk(path, options.name)) {
     options.signal?.throwIfAborted();
     const { type, size } = found.entry;
-    if (type === 'file') atFile(found.path, () => accessSync(fsPath(found.path), constants.R_OK));
+    if (type === 'file' && !isOwnAndReadable(found.stats))
+      atFile(found.path, () => accessSync(fsPath(found.path), constants.R_OK));
     sum.entries += 1;
     sum.bytes += size;
-    sum.archive += headerOf(found).length + size + tarPadding(size);
+    sum.archive += headerSize(found) + size + tarPadding(size);
     // The event loop gets its turns, for signals and connections, however long the file system takes.
     if (performance.now() - turn < longestTurn) continue;
     await new Promise(setImmediate);
     turn = performance.now();
   }
   return sum;
+}
+
+const own = process.geteuid?.();
+
+// The owner's bits are all that counts for the owner: asking costs as much as looking.
+function isOwnAndReadable({ uid, mode }: Stats): boolean {
+  return uid === own && (mode & constants.S_IRUSR) !== 0;
+}
+
+function headerSize(found: Found): number {
+  return fitsOneBlock(found.entry) ? tarBlock : headerOf(found).length;
 }
 
 function* packBlocks(path: string, options: PackOptions): Generator<Buffer, void, undefined> {
@@ -125,16 +139,19 @@ function* packFile(found: Found, output: BlockWriter, signal?: AbortSignal): Gen
     const opened = fstatSync(file);
     if (opened.ino !== stats.ino || opened.dev !== stats.dev) throw changed('was replaced');
     if (opened.size !== stats.size) throw changed(opened.size > stats.size ? 'grew' : 'shrank');
-    yield* output.write(headerOf(found));
+    const header = headerOf(found);
+    if (!output.writeWithin(header)) yield* output.write(header);
     for (let left = entry.size; left > 0;) {
       signal?.throwIfAborted();
       const room = output.room(left);
       const size = atFile(path, () => readSync(file, room));
       if (size === 0) throw changed('shrank');
       left -= size;
-      yield* output.advance(size);
+      const full = output.advance(size);
+      if (full !== undefined) yield full;
     }
-    yield* output.write(Buffer.alloc(tarPadding(entry.size)));
+    const padding = zeros.subarray(0, tarPadding(entry.size));
+    if (!output.writeWithin(padding)) yield* output.write(padding);
     const after = fstatSync(file);
     if (after.size !== entry.size) throw changed(after.size > entry.size ? 'grew' : 'shrank');
     if (after.mtimeMs !== opened.mtimeMs) throw changed('changed');

@@ -82,6 +82,15 @@ const recordOverhead = 128;
 /** pax records that {@link TarEntry} has fields for. */
 const fieldRecords = new Set(['path', 'linkpath', 'size', 'uid', 'gid', 'uname', 'gname', 'mtime']);
 
+/** Whether an entry's header is one block for sure; told at once, where making it would take some microseconds. */
+export function fitsOneBlock({ name, size = 0, uid = 0, gid = 0, mtime = 0, ...rest }: TarEntry): boolean {
+  if (rest.pax !== undefined || rest.linkname !== undefined || rest.uname !== undefined || rest.gname !== undefined) return false;
+  // Of a directory a slash follows the name.
+  if (name.length >= nameSize || !/^[\x20-\x7e]*$/.test(name)) return false;
+  const numbers = uid <= largestOctal7 && gid <= largestOctal7 && size <= largestOctal11;
+  return numbers && mtime >= 0 && mtime <= largestOctal11 && Number.isInteger(mtime);
+}
+
 /** The blocks before an entry's content: a header, and a pax header before it where the fields of ustar do not suffice. */
 export function tarHeader(entry: TarEntry): Buffer {
   const { type = 'file', size = 0, uid = 0, gid = 0, mtime = 0, uname = '', gname = '', linkname = '' } = entry;
@@ -319,7 +328,11 @@ function prefixCut(name: Buffer): number | undefined {
 }
 
 function octal(header: Buffer, start: number, width: number, value: number): void {
-  header.write(value.toString(8).padStart(width - 1, '0'), start, 'latin1');
+  let rest = value;
+  for (let at = start + width - 2; at >= start; at--) {
+    header[at] = 0x30 + (rest % 8);
+    rest = Math.floor(rest / 8);
+  }
 }
 
 /** Octal digits; or, where GNU tar found them too few, base 256 with the first bit set. */
@@ -357,7 +370,8 @@ function checksum(header: Buffer): number {
 }
 
 function isAscii(bytes: Buffer): boolean {
-  return bytes.every((byte) => byte < 0x80);
+  for (let index = 0; index < bytes.length; index++) if ((bytes[index] ?? 0) >= 0x80) return false;
+  return true;
 }
 
 function decimal(seconds: number): string {

@@ -15,6 +15,8 @@ export class BlockWriter {
   #block: Buffer;
   #own = true;
   #used = 0;
+  /** Whether the block was handed over. What is to take its place is asked for when it is needed. */
+  #full = false;
 
   /**
    * @param size of the blocks, in bytes
@@ -31,39 +33,50 @@ export class BlockWriter {
   /** Copies bytes; yields the blocks that became full. */
   *write(bytes: Uint8Array): Generator<Buffer, void, undefined> {
     for (let taken = 0; taken < bytes.length;) {
-      const part = bytes.subarray(taken, taken + this.#block.length - this.#used);
-      copyBytes(part, this.#block, this.#used);
+      const block = this.#current();
+      const part = bytes.subarray(taken, taken + block.length - this.#used);
+      copyBytes(part, block, this.#used);
       taken += part.length;
-      yield* this.advance(part.length);
+      const full = this.advance(part.length);
+      if (full !== undefined) yield full;
     }
+  }
+
+  /** Copies bytes where that fills no block. @returns whether it did; else {@link write} has to */
+  writeWithin(bytes: Uint8Array): boolean {
+    const block = this.#current();
+    if (bytes.length >= block.length - this.#used) return false;
+    copyBytes(bytes, block, this.#used);
+    this.#used += bytes.length;
+    return true;
   }
 
   /** Free space for at most `size` bytes; {@link advance} tells how many were put there. */
   room(size: number): Buffer {
-    return this.#block.subarray(this.#used, this.#used + size);
+    return this.#current().subarray(this.#used, this.#used + size);
   }
 
-  /** Takes what was put into {@link room}. */
-  *advance(size: number): Generator<Buffer, void, undefined> {
+  /** Takes what was put into {@link room}. @returns the block, if it is full now */
+  advance(size: number): Buffer | undefined {
     this.#used += size;
-    if (this.#used === this.#block.length) {
-      yield this.#block;
-      this.#block = this.#next(this.#block);
-      this.#used = 0;
-    }
+    this.#full = this.#used === this.#block.length;
+    return this.#full ? this.#block : undefined;
   }
 
   /** The last block, unless it would be empty. */
   *finish(): Generator<Buffer, void, undefined> {
-    if (this.#used > 0) yield this.#block.subarray(0, this.#used);
+    if (this.#used > 0 && !this.#full) yield this.#block.subarray(0, this.#used);
   }
 
-  #next(full: Buffer): Buffer {
-    if (this.#reuseAfter > 0 && this.#own) this.#handedOver.push(full);
+  #current(): Buffer {
+    if (!this.#full) return this.#block;
+    this.#full = false;
+    this.#used = 0;
+    if (this.#reuseAfter > 0 && this.#own) this.#handedOver.push(this.#block);
     const given = this.#given();
     this.#own = given === undefined;
-    if (given !== undefined) return given;
-    const oldest = this.#handedOver.length > this.#reuseAfter ? this.#handedOver.shift() : undefined;
-    return oldest ?? Buffer.allocUnsafeSlow(this.#size);
+    const oldest = this.#own && this.#handedOver.length > this.#reuseAfter ? this.#handedOver.shift() : undefined;
+    this.#block = given ?? oldest ?? Buffer.allocUnsafeSlow(this.#size);
+    return this.#block;
   }
 }

@@ -23,7 +23,7 @@ export type Compression = 'auto' | 'paced' | 'zstd' | 'none';
 const worthwhile = { anyway: 0.97, inHaste: 0.5 };
 
 /** In haste one of so many frames is sampled, which takes 0.1 ms, and so many samples are looked back at. */
-const hasty = { every: 4, samples: 4 };
+const hasty = { every: 8, samples: 4 };
 
 /** In MB/s: what a network of 1 Gbit/s does not reach. */
 const haste = 120;
