@@ -69,9 +69,12 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
       {
         kind: 'data',
         open: async (_site, signal) => {
-          const { entries, bytes, archive } = await scan(input, { signal });
-          this.progress(`${input}: ${entries} entries, ${bytes} bytes`);
-          return { source: { path: input }, total: archive, [Symbol.asyncDispose]: async () => {} };
+          const counted = async (): Promise<number> => {
+            const { entries, bytes, archive } = await scan(input, { signal });
+            this.progress(`${input}: ${entries} entries, ${bytes} bytes`);
+            return archive;
+          };
+          return { source: { path: input }, total: counted(), [Symbol.asyncDispose]: async () => {} };
         },
         fileName,
         directory: flags['data-path-at-rest'],

@@ -38,10 +38,9 @@ export abstract class BaseCommand extends Command {
   protected progress = (message: string): void => this.#tell('stage', message);
 
   /** Progress of a stream of bytes, on standard error; with `--json` records `{"progress": …}`. */
-  protected meter = (label: string, total?: number): Meter =>
+  protected meter = (label: string): Meter =>
     new Meter({
       label,
-      total,
       reader: this.jsonEnabled() ? 'program' : process.stderr.isTTY ? 'terminal' : 'log',
       write: (text) => void process.stderr.write(text),
     });
@@ -51,7 +50,9 @@ export abstract class BaseCommand extends Command {
     this.jsonEnabled() ? this.#tell('warning', message) : this.#tell('warning', `warning: ${message}`);
 
   #tell(kind: 'stage' | 'warning', message: string): void {
-    process.stderr.write(`${this.jsonEnabled() ? jsonText({ [kind]: message }) : printable(message)}\n`);
+    // Where a meter shows itself, its line makes room.
+    const line = process.stderr.isTTY && !this.jsonEnabled() ? '\r\u001B[K' : '';
+    process.stderr.write(`${line}${this.jsonEnabled() ? jsonText({ [kind]: message }) : printable(message)}\n`);
   }
 
   // What a site or a server said may stand in any line.

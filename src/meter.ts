@@ -2,8 +2,6 @@
 export interface MeterOptions {
   /** What is being done, for example `sealing and shipping data.tgz`. */
   label: string;
-  /** Bytes in all, where they are known. */
-  total?: number | undefined;
   /** A terminal gets one line that changes; a program a JSON record a second; anything else a line now and then. */
   reader: 'terminal' | 'program' | 'log';
   write: (text: string) => void;
@@ -17,6 +15,7 @@ const intervals = { terminal: 200, program: 1000, log: 10_000 } as const;
 /** Progress of a stream, told in bytes, rate and time left. Silent for what is quick. */
 export class Meter implements Disposable {
   readonly #options: MeterOptions;
+  #total: number | undefined;
   readonly #clock: () => number;
   readonly #start: number;
   #shown: number;
@@ -31,19 +30,24 @@ export class Meter implements Disposable {
     this.#shown = this.#start + (options.reader === 'terminal' ? 1000 - intervals.terminal : 0);
   }
 
+  /** Tells how many bytes there are in all, where that is known. */
+  expect(total: number): void {
+    this.#total = total;
+  }
+
   /** Tells how many bytes are done by now. Nothing is shown once it was disposed of. */
   readonly update = (done: number): void => {
     if (this.#over) return;
-    const { reader, write, label, total } = this.#options;
+    const { reader, write, label } = this.#options;
     const now = this.#clock();
     if (now - this.#shown < intervals[reader]) return;
     this.#shown = now;
     const seconds = (now - this.#start) / 1000;
     if (reader === 'program') {
-      write(`${JSON.stringify({ progress: { stage: label, ...progressOf(done, total, seconds) } })}\n`);
+      write(`${JSON.stringify({ progress: { stage: label, ...progressOf(done, this.#total, seconds) } })}\n`);
       return;
     }
-    const text = `${label}: ${describeProgress(done, total, seconds)}`;
+    const text = `${label}: ${describeProgress(done, this.#total, seconds)}`;
     write(reader === 'terminal' ? `\r\u001B[K${text}` : `${text}\n`);
     this.#visible = reader === 'terminal';
   };

@@ -8,7 +8,6 @@ import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
-import { generateKey } from './seal/keys.ts';
 import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
@@ -47,8 +46,8 @@ export interface Publication {
 export interface Content extends AsyncDisposable {
   /** Read once. */
   source: SealSource;
-  /** Plain bytes in all, for the progress. */
-  total: number;
+  /** Plain bytes in all, for the progress. What fails here ends the publication. */
+  total: number | Promise<number>;
   image?: ImageConfig;
 }
 
@@ -74,10 +73,13 @@ export async function publish(
     signal: AbortSignal;
     progress: (line: string) => void;
     warning: (line: string) => void;
-    meter: (label: string, total?: number) => Meter;
+    meter: (label: string) => Meter;
   },
 ): Promise<Published> {
-  const { config, signal, progress } = context;
+  const { config, progress } = context;
+  const halt = new AbortController();
+  using _halted = { [Symbol.dispose]: () => halt.abort() };
+  const signal = AbortSignal.any([context.signal, halt.signal]);
   const catalogue = new Catalogue(await stateDirectory(config));
   checkPlace(publication);
   await using services = await openServices(config);
@@ -104,28 +106,29 @@ export async function publish(
   };
   // Sealing begins while connections are made, and waits for them when it is some blocks ahead.
   const seal = async (signal: AbortSignal) => {
-    const key = await generateKey(publication.format);
-    stack.use(key.secretKey);
     const content = stack.use(await publication.open(site.promise, signal));
-    const sealing = stack.use(
-      await Sealing.start(content.source, {
-        format: publication.format,
-        recipients: [key.publicKey, ...publication.recipients.map(({ publicKey }) => publicKey)],
-        // An image is compressed within. The original opens age files straight into a SIF or into tar.
-        compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
-        signal,
-        onProgress: shipped.read,
-      }),
-    );
-    return { key, content, sealing };
+    const total = Promise.resolve(content.total);
+    total.catch((error: unknown) => halt.abort(error));
+    const { sealing, key } = await Sealing.startWithNewKey(content.source, {
+      format: publication.format,
+      recipients: publication.recipients.map(({ publicKey }) => publicKey),
+      // An image is compressed within. The original opens age files straight into a SIF or into tar.
+      compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
+      signal,
+      onProgress: shipped.read,
+    });
+    stack.use(key.secretKey);
+    stack.use(sealing);
+    return { key, content, total, sealing };
   };
-  const [{ transport, granter, readers }, { key, content, sealing }] = await together(signal, prepare, seal);
+  const [{ transport, granter, readers }, { key, content, total, sealing }] = await together(signal, prepare, seal);
 
   const wanted = posix.join(publication.directory, publication.fileName);
   const doing = `sealing and shipping ${publication.fileName}`;
   progress(doing);
-  using meter = context.meter(doing, content.total);
+  using meter = context.meter(doing);
   shown = meter;
+  total.then((bytes) => meter.expect(bytes), () => undefined); // prettier-ignore
   await using upload = await startUpload(transport, wanted, keepCopy(sealing, publication.keep), {
     mode: 0o640,
     signal,
@@ -135,6 +138,7 @@ export async function publish(
     onProgress: shipped.arrived,
     warn: context.warning,
   });
+  await total;
   const { sha512, size } = await sealing.summary;
   meter[Symbol.dispose]();
 

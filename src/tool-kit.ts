@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { dirname, extname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { constants, createGzip } from 'node:zlib';
@@ -119,28 +119,30 @@ export async function toolKitIsCurrent(target: string, sources: readonly string[
   return times.every((time) => time < made.mtimeMs);
 }
 
-/** The modules of the tool kit, each bundled into one file: what a job runs, and the threads that it starts. */
+/** The modules of the tool kit: what a job runs, and the threads that it starts. What they share is bundled into files beside them. */
 const modules = {
-  'hpcs-node.mjs': './node/main.ts',
-  'seal-thread.mjs': './seal/seal-thread.ts',
-  'compress-thread.mjs': './seal/compress-thread.ts',
-  'digest-thread.mjs': './seal/digest-thread.ts',
+  'hpcs-node': './node/main.ts',
+  'seal-thread': './seal/seal-thread.ts',
+  'compress-thread': './seal/compress-thread.ts',
+  'digest-thread': './seal/digest-thread.ts',
 } as const;
 
 // From a build the bundles lie ready; from source esbuild, a development dependency, makes them.
 async function bundles(): Promise<Record<string, Uint8Array>> {
-  const built = extname(fileURLToPath(import.meta.url)) === '.js';
-  const contents = Object.entries(modules).map(async ([name, source]): Promise<[string, Uint8Array]> => {
-    if (built) return [name, await readFile(new URL(`../node/${name}`, import.meta.url))];
-    const { build } = await import('esbuild');
-    const result = await build({
-      ...bundleOptions,
-      entryPoints: [fileURLToPath(new URL(source, import.meta.url))],
-      write: false,
-    });
-    return [name, result.outputFiles[0]?.contents ?? new Uint8Array()];
-  });
-  return Object.fromEntries(await Promise.all(contents));
+  if (extname(fileURLToPath(import.meta.url)) === '.js') {
+    const directory = fileURLToPath(new URL('../node/', import.meta.url));
+    const names = (await readdir(directory)).filter((name) => name.endsWith('.mjs'));
+    return Object.fromEntries(
+      await Promise.all(names.map(async (name) => [name, await readFile(join(directory, name))] as const)),
+    );
+  }
+  const { build } = await import('esbuild');
+  const entryPoints = Object.entries(modules).map(([out, source]) => ({
+    out,
+    in: fileURLToPath(new URL(source, import.meta.url)),
+  }));
+  const { outputFiles } = await build({ ...bundleOptions, entryPoints });
+  return Object.fromEntries(outputFiles.map(({ path, contents }) => [basename(path), contents]));
 }
 
 /** Writes the bundles into a directory, for a build to find. */
@@ -149,9 +151,13 @@ export async function writeBundles(directory: string): Promise<void> {
   for (const [name, content] of Object.entries(await bundles())) await writeFile(join(directory, name), content);
 }
 
-/** How `hpcs-node` is bundled: one module, with `require` for the CommonJS packages inside. */
+/** How `hpcs-node` is bundled: with `require` for the CommonJS packages inside. */
 const bundleOptions = {
   bundle: true,
+  splitting: true,
+  outdir: '.',
+  outExtension: { '.js': '.mjs' },
+  write: false,
   platform: 'node',
   format: 'esm',
   target: 'node24',

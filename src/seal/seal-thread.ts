@@ -1,22 +1,32 @@
-/** The thread that packs and encrypts, and helps those that compress. Started by threads.ts. */
+/** The thread that makes the header, packs and encrypts, and helps those that compress. Started by threads.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { pack } from '../pack/pack.ts';
 import { sealBody } from './body.ts';
 import type { Bytes } from './bytes.ts';
 import { CompressingThreads } from './compressor.ts';
+import { makeHeader } from './header.ts';
+import { generateKey } from './keys.ts';
 import { RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import { failureOf } from './thread-failure.ts';
-import type { SealTask } from './threads.ts';
+import type { SealTask, ThreadReport } from './threads.ts';
 
 const task = workerData as SealTask;
 /** Encryption holds one block back, to know the last one as such. */
 const reuseAfter = 2;
 const sealed = new RingProducer(task.sealed);
-const compressor = new CompressingThreads(task.compressors, () => parentPort?.postMessage({ compressing: true }));
+const say = (report: ThreadReport): void => parentPort?.postMessage(report);
+const compressor = new CompressingThreads(task.compressors, () => say({ compressing: true }));
 try {
-  sealed.put(task.header);
+  const key = task.newKey ? await generateKey(task.format) : undefined;
+  const { header, body: bodyKey } = await makeHeader(task.format, [
+    ...(key === undefined ? [] : [key.publicKey]),
+    ...task.recipients,
+  ]);
+  say({ begun: key === undefined ? undefined : { ...key, secretKey: key.secretKey.reveal() } });
+  key?.secretKey[Symbol.dispose]();
+  sealed.put(header);
   sealed.flush();
-  const body = sealBody(counted(plain(task.source)), task.body, task.compress, {
+  const body = sealBody(counted(plain(task.source)), bodyKey, task.compress, {
     allocate: (size) => sealed.allocate(size),
     compressor,
     reuseAfter,
@@ -24,9 +34,9 @@ try {
   for await (const piece of body) sealed.put(piece);
   compressor.end();
   sealed.end();
-  parentPort?.postMessage({});
+  say({});
 } catch (error) {
-  if (!(error instanceof RingFailed)) parentPort?.postMessage({ failure: failureOf(error) });
+  if (!(error instanceof RingFailed)) say({ failure: failureOf(error) });
   sealed.fail();
 }
 

@@ -1,21 +1,22 @@
 /**
- * Sealing on threads of its own: one packs and encrypts, some compress, one digests, and who ships the bytes is another. They share
- * memory, so that little is copied between them.
+ * Sealing on threads of its own: one makes the header, packs and encrypts, some compress, one digests, and who ships the bytes is another.
+ * They share memory, so that little is copied between them.
  */
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
-import { tuneForStreams } from '../streaming.ts';
 import type { BlockMemory, Bytes } from './bytes.ts';
 import { blockSize } from './bytes.ts';
-import type { BodyKey } from './body.ts';
 import type { Compression } from './compress.ts';
 import { makeCompressorMemory, type CompressorMemory } from './compressor.ts';
 import type { Summarised, Summary } from './digest.ts';
-import { makeHeader } from './header.ts';
+import type { ArtefactKey } from './keys.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import type { SealOptions } from './seal.ts';
+import type { SealFormat } from '../record.ts';
+import { Secret } from '../secret.ts';
+import { tuneForStreams } from '../streaming.ts';
 
 /** What to seal: a directory or file, packed on the way; or bytes. */
 export type SealSource = { path: string; name?: string | undefined } | Bytes;
@@ -23,8 +24,10 @@ export type SealSource = { path: string; name?: string | undefined } | Bytes;
 /** What the sealing thread is started with. */
 export interface SealTask {
   source: { path: string; name?: string | undefined } | { ring: RingMemory };
-  header: Uint8Array;
-  body: BodyKey;
+  format: SealFormat;
+  recipients: readonly string[];
+  /** Whether to make a key pair, too, and to seal to it. */
+  newKey: boolean;
   compress: Compression;
   /** Shared with threads that are started when the first frame is to be compressed. */
   compressors: readonly CompressorMemory[];
@@ -40,8 +43,15 @@ export interface DigestTask {
   consumer: number;
 }
 
-/** What a thread says: once that there is something to compress, and at its end how it ended. */
-export type ThreadReport = { summary?: Summary } | { failure: ThreadFailure } | { compressing: true };
+/**
+ * What a thread says: the sealing one that its header is made, with the key pair that it may have made, and once that there is something to
+ * compress; each at its end how it ended.
+ */
+export type ThreadReport =
+  { summary?: Summary } | { failure: ThreadFailure } | { compressing: true } | { begun: NewKey | undefined };
+
+/** A key pair on its way from thread to thread, inside this process. */
+export type NewKey = Omit<ArtefactKey, 'secretKey'> & { secretKey: string };
 
 /** An error as it crosses from thread to thread. */
 export interface ThreadFailure {
@@ -71,17 +81,24 @@ export class Sealing implements BlockMemory, AsyncDisposable {
   readonly #rings: RingMemory[];
   readonly #threads: Worker[];
   readonly #failure = Promise.withResolvers<never>();
+  readonly #begun: Promise<NewKey | undefined>;
   readonly #input: Promise<void>;
   readonly #unwatch: () => void;
 
   private constructor(task: SealTask, input: Bytes | undefined, options: SealOptions) {
+    const begun = Promise.withResolvers<NewKey | undefined>();
+    this.#begun = Promise.race([begun.promise, this.#failure.promise]);
+    this.#begun.catch(() => undefined);
     this.#consumer = new RingConsumer(task.sealed, 0);
     this.#rings = [task.sealed, ...task.compressors.flatMap(({ frames, compressed }) => [frames, compressed])];
     if ('ring' in task.source) this.#rings.push(task.source.ring);
     this.#failure.promise.catch(() => undefined);
     this.#threads = [];
-    void this.#start('seal-thread', task, () => {
-      for (const memory of task.compressors) void this.#start('compress-thread', memory);
+    void this.#start('seal-thread', task, {
+      begun: begun.resolve,
+      compress: () => {
+        for (const memory of task.compressors) void this.#start('compress-thread', memory);
+      },
     });
     const digested = this.#start('digest-thread', { sealed: task.sealed, consumer: 1 } satisfies DigestTask);
     this.summary = Promise.race([digested, this.#failure.promise]).then((report) => {
@@ -100,20 +117,42 @@ export class Sealing implements BlockMemory, AsyncDisposable {
    * @throws HpcsError `usage` for a recipient that is none; whatever fails later is thrown where the blocks are taken
    */
   static async start(source: SealSource, options: SealOptions): Promise<Sealing> {
+    const { sealing } = await Sealing.#begin(source, options, false);
+    return sealing;
+  }
+
+  /** Makes a fresh key pair, and starts sealing to it and to the recipients, if any. @throws as {@link Sealing.start} does */
+  static async startWithNewKey(source: SealSource, options: SealOptions): Promise<{ sealing: Sealing; key: ArtefactKey }> {
+    const { sealing, key } = await Sealing.#begin(source, options, true);
+    if (key === undefined) throw new HpcsError('bug', 'bug', 'the sealing thread made no key');
+    return { sealing, key: { ...key, secretKey: new Secret(key.secretKey) } };
+  }
+
+  static async #begin(
+    source: SealSource,
+    options: SealOptions,
+    newKey: boolean,
+  ): Promise<{ sealing: Sealing; key: NewKey | undefined }> {
     options.signal?.throwIfAborted();
     tuneForStreams({ countBuffers: true });
-    const { header, body } = await makeHeader(options.format, options.recipients);
     const input = Symbol.asyncIterator in source ? source : undefined;
     const task: SealTask = {
       source: Symbol.asyncIterator in source ? { ring: makeRing(plainSlots, blockSize, 1) } : source,
-      header,
-      body,
+      format: options.format,
+      recipients: options.recipients,
+      newKey,
       compress: options.compress ?? 'auto',
       compressors: Array.from({ length: compressingThreads() }, makeCompressorMemory),
       sealed: makeRing(sealedSlots.first, sealedSlotSize, 2, sealedSlots.most),
       taken: new SharedArrayBuffer(8),
     };
-    return new Sealing(task, input, options);
+    const sealing = new Sealing(task, input, options);
+    try {
+      return { sealing, key: await sealing.#begun };
+    } catch (error) {
+      await sealing[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
@@ -140,9 +179,9 @@ export class Sealing implements BlockMemory, AsyncDisposable {
     await this.#input;
   }
 
-  #start(name: ThreadName, data: ThreadTask, compress?: () => void): Promise<{ summary?: Summary }> {
+  #start(name: ThreadName, data: ThreadTask, told: Pick<Told, 'begun' | 'compress'> = {}): Promise<{ summary?: Summary }> {
     const { promise, resolve } = Promise.withResolvers<{ summary?: Summary }>();
-    this.#threads.push(startThread(name, data, { report: resolve, fail: (error) => this.#fail(error), compress }));
+    this.#threads.push(startThread(name, data, { report: resolve, fail: (error) => this.#fail(error), ...told }));
     return promise;
   }
 
@@ -226,12 +265,16 @@ export function digestingAside(input: Bytes): Summarised & AsyncDisposable {
 type ThreadName = 'seal-thread' | 'compress-thread' | 'digest-thread';
 type ThreadTask = SealTask | CompressorMemory | DigestTask;
 
-/** Starts a thread. It says what it has to say once; one that ends without a word has died. */
-function startThread(
-  name: ThreadName,
-  data: ThreadTask,
-  told: { report: (report: { summary?: Summary }) => void; fail: (error: unknown) => void; compress?: (() => void) | undefined },
-): Worker {
+/** Who is told what a thread says. */
+interface Told {
+  report: (report: { summary?: Summary }) => void;
+  fail: (error: unknown) => void;
+  begun?: (key: NewKey | undefined) => void;
+  compress?: () => void;
+}
+
+/** Starts a thread. It says how it ended once; one that ends without a word has died. */
+function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
   const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
     name,
     workerData: data,
@@ -239,13 +282,13 @@ function startThread(
   });
   let over = false;
   thread.on('message', (report: ThreadReport) => {
-    if ('compressing' in report) {
-      told.compress?.();
-      return;
+    if ('compressing' in report) told.compress?.();
+    else if ('begun' in report) told.begun?.(report.begun);
+    else {
+      over = true;
+      if ('failure' in report) told.fail(revive(report.failure));
+      else told.report(report);
     }
-    over = true;
-    if ('failure' in report) told.fail(revive(report.failure));
-    else told.report(report);
   });
   thread.on('error', (error: unknown) => told.fail(died(name, messageOf(error), error)));
   thread.on('exit', () => {

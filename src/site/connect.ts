@@ -1,6 +1,4 @@
 import type { Config } from '../config.ts';
-import { connectOpenSsh } from './openssh-transport.ts';
-import { connectSsh2 } from './ssh2-transport.ts';
 import { sshSettings } from './ssh-settings.ts';
 import type { Transport } from './transport.ts';
 
@@ -18,6 +16,11 @@ export interface ConnectOptions {
  */
 export async function connect(config: Config, options: ConnectOptions = {}): Promise<Transport> {
   const settings = await sshSettings(config, options.username);
-  const open = config.supercomputer.transport === 'openssh' ? connectOpenSsh : connectSsh2;
-  return open(settings, options.signal);
+  // Each with the packages behind it: ssh2's take 40 ms to load, in which other threads of sealing start.
+  if (config.supercomputer.transport === 'openssh') {
+    const { connectOpenSsh } = await import('./openssh-transport.ts');
+    return connectOpenSsh(settings, options.signal);
+  }
+  const { connectSsh2 } = await import('./ssh2-transport.ts');
+  return connectSsh2(settings, options.signal);
 }

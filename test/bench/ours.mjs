@@ -16,26 +16,27 @@ const built = (module) => import(new URL(`../../dist/src/${module}.js`, import.m
 
 if (mode === 'send') {
   const [configuration, source, target, format, keyFile] = args;
-  const [{ loadConfig }, { scan }, { connect }, { startUpload }, { generateKey }, { Sealing }] = await Promise.all(
-    ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/keys', 'seal/threads'].map(built),
+  const [{ loadConfig }, { scan }, { connect }, { startUpload }, { Sealing }] = await Promise.all(
+    ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/threads'].map(built),
   );
   const config = await loadConfig(configuration);
-  // As publishing does: the connection is made while the key is, and sealing begins.
+  // As publishing does: the connection is made while the key is, the input is looked through, and sealing begins.
   const connecting = connect(config);
-  connecting.catch(() => undefined);
-  const key = await generateKey(format);
-  await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
-  await scan(source);
-  await using sealing = await Sealing.start(
+  const starting = Sealing.startWithNewKey(
     { path: source },
-    { format, recipients: [key.publicKey], compress: format === 'age' ? 'none' : 'paced' },
+    { format, recipients: [], compress: format === 'age' ? 'none' : 'paced' },
   );
+  const scanned = scan(source);
+  const { key, sealing: started } = await starting;
+  await using sealing = started;
+  await writeFile(keyFile, key.secretKey.reveal(), { mode: 0o600 });
   await using transport = await connecting;
   await using upload = await startUpload(transport, target, sealing, {
     mode: 0o640,
     patience: 300,
     memory: sealing,
   });
+  await scanned;
   const { sha512 } = await sealing.summary;
   await upload.publish();
   console.log(sha512, posix.basename(target));

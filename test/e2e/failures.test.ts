@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -35,14 +36,14 @@ describe('what can fail', function () {
     return file;
   };
 
-  const prepare = (config: string, directory = site.scratch): Promise<CliExit> =>
+  const prepare = (config: string, directory = site.scratch, what = input): Promise<CliExit> =>
     site.hpcs([
       'data-prep',
       '--json',
       '--config',
       config,
       '-i',
-      input,
+      what,
       '-u',
       'alice',
       '-c',
@@ -62,6 +63,16 @@ describe('what can fail', function () {
     assert.doesNotMatch(exit.stderr, /\n {4}at /);
     assert.equal((await site.run(`ls -A ${site.scratch}`)).stdout.replaceAll(/^\.hpcs\n/gm, ''), '');
   };
+
+  it('the input: something that cannot be packed, behind what is on its way already', async () => {
+    const special = join(site.temporary, 'special');
+    await mkdir(special);
+    for (let count = 0; count < 4; count++) await writeFile(join(special, `noise ${count}`), randomBytes(40 * 1024 * 1024));
+    execFileSync('mkfifo', [join(special, 'pipe')]);
+    const exit = await prepare(site.configuration, site.scratch, special);
+    await check(exit, 3, /^special-file$/);
+    assert.match(exit.stdout, /pipe is a FIFO/);
+  });
 
   it('the site: nobody listens', async () => {
     await check(

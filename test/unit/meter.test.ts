@@ -6,7 +6,8 @@ describe('Meter', () => {
     const lines: string[] = [];
     let now = 0;
     {
-      using meter = new Meter({ label: 'shipping', total, reader, write: (text) => lines.push(text), clock: () => now });
+      using meter = new Meter({ label: 'shipping', reader, write: (text) => lines.push(text), clock: () => now });
+      if (total !== undefined) meter.expect(total);
       for (const time of times) {
         now = time;
         meter.update(time * 1000);
@@ -31,6 +32,17 @@ describe('Meter', () => {
     now = 60_000;
     meter.update(1000);
     assert.deepEqual(lines, []);
+  });
+
+  it('tells what is left from when it knows how much there is', () => {
+    const lines: string[] = [];
+    let now = 0;
+    using meter = new Meter({ label: 'shipping', reader: 'log', write: (text) => lines.push(text), clock: () => now });
+    for (now = 10_000; now <= 20_000; now += 10_000) {
+      meter.update(now * 1000);
+      meter.expect(100_000_000);
+    }
+    assert.deepEqual(lines, ['shipping: 10.0 MB, 1.0 MB/s\n', 'shipping: 20.0 MB of 100 MB, 1.0 MB/s, 1 min 20 s left\n']);
   });
 
   it('writes a line every ten seconds elsewhere', () => {

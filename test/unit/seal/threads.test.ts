@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promi
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { inspect } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { HpcsError } from '../../../src/errors.ts';
 import { pack } from '../../../src/pack/pack.ts';
@@ -60,6 +61,21 @@ describe('sealing on threads', () => {
         }
       });
     }
+  }
+
+  for (const format of sealFormats) {
+    it(`makes a key of its own, which opens what it seals, as the recipients' do: ${format}`, async () => {
+      const { publicKey, secretKey } = keyOf(format);
+      const plain = randomBytes(3 * mib + 1);
+      const { sealing: started, key } = await Sealing.startWithNewKey(inPieces(plain), { format, recipients: [publicKey] });
+      await using sealing = started;
+      const sealed = await taken(sealing);
+      assert.equal(key.format, format);
+      assert.notEqual(key.publicKey, publicKey);
+      for (const secret of [key.secretKey, secretKey])
+        assert.ok((await collect(open(inPieces(sealed), secret, { checkedAtEnd: true }))).equals(plain));
+      assert.equal(inspect(key).includes('SECRET') || inspect(key).includes('PRIVATE'), false);
+    });
   }
 
   it('packs a directory on the way, and counts its bytes', async () => {
