@@ -8,8 +8,11 @@ interface ChannelInside {
   outgoing?: { window?: unknown };
 }
 
-/** In bytes: three packets, after which OpenSSH tells how much more may be sent, and some that are on their way meanwhile. */
-const narrowest = 256 * 1024;
+/**
+ * In bytes. OpenSSH tells how much more may be sent when it has taken more than three packets of 32 KiB, HPN-SSH, which calls itself OpenSSH
+ * too, when it has taken more than eight: with no more than that under way, both ends would wait for ever.
+ */
+const narrowest = 512 * 1024;
 
 /**
  * Has no more than so many bytes under way on a channel at once. OpenSSH takes 2 MiB before it waits for the command, and keeps what the

@@ -86,6 +86,8 @@ class Shipment {
   readonly #patience: number;
   /** Names that the temporary file may have, the newest first: of a rename whose answer was lost nobody knows whether it was done. */
   #names: string[];
+  /** Names of files that may have been made, but were never answered for before another one was. */
+  #strays: string[] = [];
   /** Device and inode of the temporary file, once it is there. */
   #identity: string | undefined;
   /** When the connection was lost, while it is. */
@@ -119,6 +121,7 @@ class Shipment {
     for (let wait = 250; ; wait = Math.min(2 * wait, 10_000)) {
       try {
         await this.#connection();
+        for (const name of this.#strays) await removeTemporary(this.#transport, name).catch(() => undefined);
         return;
       } catch (error) {
         if (this.#cutAt === undefined) wait = 250;
@@ -128,8 +131,7 @@ class Shipment {
       }
       await sleep(wait);
       this.#options.signal?.throwIfAborted();
-      // Whatever is left of the old connection knows only the old name: it can remove nothing any more, but a file whose making was never
-      // answered, which it does remove.
+      // Whatever is left of the old connection knows only the old name: it can remove nothing any more, but what was never answered for.
       this.#names = [temporaryName(this.#path), ...this.#names];
     }
   }
@@ -137,13 +139,14 @@ class Shipment {
   /** Gives up: removes the temporary file as far as possible. @returns what is to be thrown */
   async abandon(reason: unknown): Promise<unknown> {
     this.#outbox.close(reason);
+    const names = [...this.#names, ...this.#strays];
     if (reason instanceof HpcsError && isCut(reason)) {
       return new HpcsError('site', reason.code, reason.message, {
         cause: reason,
-        suggestion: `run the command again; if it is still there, remove ${this.temporary} on the site`,
+        suggestion: `run the command again; if it is still there, remove ${names.join(', ')} on the site`,
       });
     }
-    for (const name of this.#names) await removeTemporary(this.#transport, name).catch(() => undefined);
+    for (const name of names) await removeTemporary(this.#transport, name).catch(() => undefined);
     return reason;
   }
 
@@ -190,7 +193,9 @@ class Shipment {
     const names = this.#names.map((name) => quote(plain(name))).join(' ');
     const beginning = this.#identity === undefined ? createScript : `set -- ${names}\n${resumeScript}`;
     const answers = await this.#lane(beginning, values, { signal, underWay }, async function* (shipment, lane) {
+      const made = shipment.#identity === undefined;
       shipment.#identity = await lane.answer('ready');
+      if (made) shipment.#strays = shipment.#names.slice(1);
       shipment.#names = [shipment.temporary];
       shipment.#cutAt = undefined;
       if (!shipment.#outbox.nearlyDone) {
@@ -244,7 +249,7 @@ class Shipment {
     const answers = new Answers();
     try {
       // Its process is gone before its segments are given back: whoever sends them next lets go of their memory.
-      await using process = this.#transport.exec(preamble + assignments(values) + beginning + laneScript, {
+      await using process = this.#transport.exec(preamble + assignments(values) + heedPipe + beginning + laneScript, {
         ...options,
         input: input(this, answers),
       });
@@ -341,6 +346,11 @@ trap 'drop 130' INT
 trap 'drop 143' TERM
 `;
 
+// What can say nothing any more is to see that, not to be ended by it: else nobody would remove the file.
+const heedPipe = `
+trap '' PIPE
+`;
+
 const createScript = `
 umask 077
 ${checkDirectory}${ownerScript}
@@ -348,7 +358,7 @@ set -C
 exec 3>"$temporary" || exit 1
 set +C
 chmod -- "$mode" /proc/self/fd/3 || drop 1
-printf 'ready %s\n' "$(stat -L -c %d:%i /proc/self/fd/3)"
+printf 'ready %s\n' "$(stat -L -c %d:%i /proc/self/fd/3)" || drop 1
 `;
 
 const checkIdentity = `[ "$(stat -L -c %d:%i /proc/self/fd/3)" = "$identity" ] || exit ${replacedCode}
@@ -383,13 +393,12 @@ const widenFrom = 1024 * 1024;
  *
  * @see fcntl(2), F_SETPIPE_SZ (1031); pipe(7), /proc/sys/fs/pipe-max-size
  */
-const widenPipe = `{ perl -e 'fcntl(STDIN, 1031, 1048576)' <&4 4<&- >/dev/null 2>&1 & } 4<&0`;
+const widenPipe = `{ timeout --foreground 5 perl -e 'fcntl(STDIN, 1031, 1048576)' <&4 4<&- >/dev/null 2>&1 & } 4<&0`;
 
 // Written through the descriptor: the name could lead elsewhere by now. What ends early without a word may come back: then the file is
 // kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open. The system tells
 // of bytes that it could not write only once, to whoever asks first: that must end everything.
 const laneScript = `
-trap '' PIPE
 self=$(exec sh -c 'echo $PPID')
 keep() {
   said=$(sync "$@" /proc/self/fd/3 2>&1) || case $said in

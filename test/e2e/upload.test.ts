@@ -96,6 +96,25 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     });
   }
 
+  it('leave nothing of a file that was made and never answered for', async () => {
+    await using transport = await connect(site('ssh2'));
+    await using _slow = await sshd.replaceProgram(
+      '/usr/bin/chmod',
+      `#!/bin/sh\nsleep 1\nexec perl -e 'chmod oct(shift), @ARGV' "$2" "$3"\n`,
+    );
+    const content = randomBytes(20 * mib);
+    const uploading = startUpload(transport, `${home}/unanswered`, inPieces(content, [mib]), { patience: 60 });
+    await until(async () => (await parts('unanswered')).length === 1);
+    const first = await parts('unanswered');
+    sshd.dropConnections();
+    await using upload = await uploading;
+    await until(async () => (await parts('unanswered')).length === 1);
+    assert.notDeepEqual(await parts('unanswered'), first);
+    await upload.publish();
+    assert.ok((await readFile(`${home}/unanswered`)).equals(content));
+    assert.deepEqual(await parts('unanswered'), []);
+  });
+
   it('that do not come back in time fail, and the site removes what it has', async () => {
     await using transport = await connect(site('ssh2'));
     const slow = (async function* () {
