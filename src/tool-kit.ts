@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { basename, dirname, extname, join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -10,6 +10,7 @@ import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
 import { keepOnly } from './keep.ts';
 import { tarOf } from './pack/tar.ts';
+import { packageRoot } from './package-root.ts';
 import type { Transport } from './site/transport.ts';
 import { makeDirectory, sha256 } from './site/files.ts';
 import { uploadFile } from './site/upload.ts';
@@ -131,7 +132,7 @@ const modules = {
 async function bundles(): Promise<Record<string, Uint8Array>> {
   if (extname(fileURLToPath(import.meta.url)) === '.js') {
     const directory = fileURLToPath(new URL('../node/', import.meta.url));
-    const names = (await readdir(directory)).filter((name) => name.endsWith('.mjs'));
+    const names = (await readdir(directory)).filter((name) => name.endsWith('.mjs')).sort();
     return Object.fromEntries(
       await Promise.all(names.map(async (name) => [name, await readFile(join(directory, name))] as const)),
     );
@@ -145,8 +146,9 @@ async function bundles(): Promise<Record<string, Uint8Array>> {
   return Object.fromEntries(outputFiles.map(({ path, contents }) => [basename(path), contents]));
 }
 
-/** Writes the bundles into a directory, for a build to find. */
+/** Writes the bundles into a directory of their own, for a build to find. */
 export async function writeBundles(directory: string): Promise<void> {
+  await rm(directory, { recursive: true, force: true });
   await mkdir(directory, { recursive: true });
   for (const [name, content] of Object.entries(await bundles())) await writeFile(join(directory, name), content);
 }
@@ -156,6 +158,8 @@ const bundleOptions = {
   bundle: true,
   splitting: true,
   outdir: '.',
+  // The names of what is shared hold a digest of the paths below it: the same wherever this is run.
+  absWorkingDir: packageRoot(),
   outExtension: { '.js': '.mjs' },
   write: false,
   platform: 'node',

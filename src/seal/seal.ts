@@ -8,7 +8,7 @@ import { makeHeader } from './header.ts';
 /** How to seal. */
 export interface SealOptions {
   format: SealFormat;
-  /** Public keys, any of whose secret keys opens the result: `age1…`, or armored OpenPGP certificates. At least one. */
+  /** Public keys, any of whose secret keys opens the result: `age1…`, or armored OpenPGP certificates. At least one, unless a new key is made. */
   recipients: readonly string[];
   /** Default `auto`. Readers other than ours need `none`, or `zstd -d` after their decryption. */
   compress?: Compression | undefined;

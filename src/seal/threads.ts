@@ -125,7 +125,10 @@ export class Sealing implements BlockMemory, AsyncDisposable {
   static async startWithNewKey(source: SealSource, options: SealOptions): Promise<{ sealing: Sealing; key: ArtefactKey }> {
     const { sealing, key } = await Sealing.#begin(source, options, true);
     if (key === undefined) throw new HpcsError('bug', 'bug', 'the sealing thread made no key');
-    return { sealing, key: { ...key, secretKey: new Secret(key.secretKey) } };
+    const secretKey = new Secret(key.secretKey);
+    // What came from the thread lives as long as the sealing.
+    key.secretKey = '';
+    return { sealing, key: { ...key, secretKey } };
   }
 
   static async #begin(
