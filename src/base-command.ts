@@ -17,6 +17,8 @@ export abstract class BaseCommand extends Command {
   static override enableJsonFlag = true;
 
   readonly #abort = new AbortController();
+  /** The one that may have a line on the terminal. */
+  #meter: Meter | undefined;
 
   /** Aborted by the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. */
   protected get signal(): AbortSignal {
@@ -30,6 +32,7 @@ export abstract class BaseCommand extends Command {
 
   readonly #interrupt = (): void => {
     if (this.#abort.signal.aborted) process.exit(130);
+    this.#meter?.clear();
     process.stderr.write('hpcs: interrupted, cleaning up (again to stop at once)\n');
     this.#abort.abort(new HpcsError('interrupted', 'interrupted', 'interrupted'));
   };
@@ -38,21 +41,22 @@ export abstract class BaseCommand extends Command {
   protected progress = (message: string): void => this.#tell('stage', message);
 
   /** Progress of a stream of bytes, on standard error; with `--json` records `{"progress": …}`. */
-  protected meter = (label: string): Meter =>
-    new Meter({
+  protected meter = (label: string): Meter => {
+    this.#meter = new Meter({
       label,
       reader: this.jsonEnabled() ? 'program' : process.stderr.isTTY ? 'terminal' : 'log',
       write: (text) => void process.stderr.write(text),
     });
+    return this.#meter;
+  };
 
   /** A warning, on standard error: a line, or with `--json` a record `{"warning": …}`. */
   protected warning = (message: string): void =>
     this.jsonEnabled() ? this.#tell('warning', message) : this.#tell('warning', `warning: ${message}`);
 
   #tell(kind: 'stage' | 'warning', message: string): void {
-    // Where a meter shows itself, its line makes room.
-    const line = process.stderr.isTTY && !this.jsonEnabled() ? '\r\u001B[K' : '';
-    process.stderr.write(`${line}${this.jsonEnabled() ? jsonText({ [kind]: message }) : printable(message)}\n`);
+    this.#meter?.clear();
+    process.stderr.write(`${this.jsonEnabled() ? jsonText({ [kind]: message }) : printable(message)}\n`);
   }
 
   // What a site or a server said may stand in any line.

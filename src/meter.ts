@@ -52,10 +52,16 @@ export class Meter implements Disposable {
     this.#visible = reader === 'terminal';
   };
 
-  /** Clears the line of a terminal. */
+  /** Clears the line of a terminal, where it shows one, so that another can be written there. */
+  clear(): void {
+    if (this.#visible) this.#options.write('\r\u001B[K');
+    this.#visible = false;
+  }
+
+  /** Clears the line for good. */
   [Symbol.dispose](): void {
     this.#over = true;
-    if (this.#visible) this.#options.write('\r\u001B[K');
+    this.clear();
   }
 }
 

@@ -8,7 +8,7 @@ export interface StreamOptions {
    * twentieth of that of sealing. Opening gains nothing by it, and would take some 100 MiB more: on a node they are the job's.
    */
   countBuffers?: boolean;
-  /** Milliseconds from now. Default: when the threads that sealing or opening starts are up. */
+  /** Milliseconds from now. Default: when the threads that are started now are up. */
   after?: number;
 }
 
