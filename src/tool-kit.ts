@@ -10,7 +10,6 @@ import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
 import { keepOnly } from './keep.ts';
 import { tarOf } from './pack/tar.ts';
-import { packageRoot } from './package-root.ts';
 import type { Transport } from './site/transport.ts';
 import { makeDirectory, sha256 } from './site/files.ts';
 import { uploadFile } from './site/upload.ts';
@@ -142,7 +141,9 @@ async function bundles(): Promise<Record<string, Uint8Array>> {
     out,
     in: fileURLToPath(new URL(source, import.meta.url)),
   }));
-  const { outputFiles } = await build({ ...bundleOptions, entryPoints });
+  // The names of what is shared hold a digest of the paths from here: so they are the same wherever this is run.
+  const absWorkingDir = fileURLToPath(new URL('.', import.meta.url));
+  const { outputFiles } = await build({ ...bundleOptions, absWorkingDir, entryPoints });
   return Object.fromEntries(outputFiles.map(({ path, contents }) => [basename(path), contents]));
 }
 
@@ -158,8 +159,6 @@ const bundleOptions = {
   bundle: true,
   splitting: true,
   outdir: '.',
-  // The names of what is shared hold a digest of the paths below it: the same wherever this is run.
-  absWorkingDir: packageRoot(),
   outExtension: { '.js': '.mjs' },
   write: false,
   platform: 'node',
