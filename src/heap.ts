@@ -1,8 +1,8 @@
 /**
- * To be imported before what takes memory: gives the young generation of the JavaScript heap the size that it is to keep. At its first size, one MiB,
- * it was collected every millisecond while data streams through, for a tenth of the processor time. Left to itself it would then grow to
- * some fifty MiB, and with it the time for which buffers that hang on its garbage stay: a hundred MiB more of memory, and a fifth more of
- * processor time. That is seen to when data begins to stream: see streaming.ts.
+ * To be imported before what takes memory: gives the young generation of the JavaScript heap the size that it is to keep. At its first
+ * size, one MiB, it was collected every millisecond while data streams through, for a tenth of the processor time. Left to itself it would
+ * then grow to some fifty MiB, and with it the time for which buffers that hang on its garbage stay: a hundred MiB more of memory, and a
+ * fifth more of processor time. That is seen to when data begins to stream: see streaming.ts.
  */
 import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8';
 
