@@ -17,8 +17,10 @@ import { FileSyncError, packetCoder, receiveFiles, type Packet } from './file-sy
 import { solveRequest, type NamedImage } from './llb.ts';
 import type { FileTree } from './tree.ts';
 
-/** Longest wait until files begin to come, in milliseconds. */
+/** Longest wait until files begin to come, and for more of them, in milliseconds. */
 const patience = 30_000;
+
+const silence = `it sent nothing for ${patience / 1000} s`;
 
 /** Bytes that may be under way, for one stream and for all: with HTTP/2's own 64 KiB every piece waits for leave. */
 const windows = { stream: 8 * 1024 * 1024, session: 16 * 1024 * 1024 };
@@ -83,19 +85,12 @@ export async function receiveImage<Content>(
     const stream = await Promise.race([offered, nothing, waited]);
     // An engine that does not end the stream with the build.
     solved.catch((error: unknown) => stream.destroy(error as Error));
-    let begun = false;
-    waited.catch((error: unknown) => begun || stream.destroy(error as Error));
+    stream.setTimeout(patience, () => stream.destroy(new BuildKitError(silence)));
     await check();
-    const packets = async function* (): AsyncGenerator<Packet> {
-      for await (const packet of packetsOf(stream)) {
-        begun = true;
-        yield packet;
-      }
-    };
     const send = (packet: Partial<Packet>): void => {
       if (stream.writable) stream.write(framed(packetCoder.encode(packet)));
     };
-    const tree = await receiveFiles(packets(), send, keep);
+    const tree = await receiveFiles(packetsOf(stream), send, keep);
     stream.end();
     // The service says that it has sent all, and then takes its time to tidy up.
     const owned = cleanup.move();
@@ -106,7 +101,7 @@ export async function receiveImage<Content>(
     signal.throwIfAborted();
     if (error instanceof HpcsError || error instanceof BuildKitError) throw error;
     if (late.aborted && (error === late.reason || systemCode(error) === 'ABORT_ERR'))
-      throw new BuildKitError(`it sent nothing for ${patience / 1000} s`, { cause: error });
+      throw new BuildKitError(silence, { cause: error });
     const foreign = error instanceof FileSyncError || systemCode(error) !== undefined || engineStatus(error) !== undefined;
     throw foreign ? new BuildKitError(engineMessage(error), { cause: error }) : error;
   }

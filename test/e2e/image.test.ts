@@ -15,7 +15,7 @@ import { readFiles } from '../../src/image/files.ts';
 import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';
 import { resolveSource } from '../../src/image/source.ts';
 import { tarOf } from '../../src/pack/tar.ts';
-import { EngineProxy, type OnRequest } from '../support/engine-proxy.ts';
+import { dataUpTo, EngineProxy, type OnRequest } from '../support/engine-proxy.ts';
 import { Sshd } from '../support/sshd.ts';
 
 const run = promisify(execFile);
@@ -98,13 +98,29 @@ const tag = (target: Target | 'labelled'): string => `hpcs-test/${target}`;
 const open = (image: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> =>
   openImage({ image, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: () => {}, ...more });
 
-/** Makes the SIF of an image and puts it into the site's container. */
+/** Makes the SIF of an image and puts it into the site's container. What never ends there is told by its name, not by the suite's limit. */
 async function toSite(image: string, path: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> {
-  await using sif = await open(image, more);
-  const child = spawn('docker', ['exec', '-i', site, 'sh', '-c', 'cat >"$0"', path], { stdio: ['pipe', 'ignore', 'inherit'] });
-  await pipeline(sif.source, child.stdin);
-  await ended(child);
-  return sif;
+  const last = { step: 'making it' };
+  const progress = (message: string): void => void (last.step = `after "${message}"`);
+  const limit = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    limit.reject(new Error(`the SIF of ${image} stays at: ${last.step} (${process.getActiveResourcesInfo().join(' ')})`));
+  }, 120_000);
+  const make = async (): Promise<OpenImage> => {
+    await using sif = await open(image, { progress, ...more });
+    const child = spawn('docker', ['exec', '-i', site, 'sh', '-c', 'cat >"$0"', path], { stdio: ['pipe', 'ignore', 'inherit'] });
+    last.step = 'writing it';
+    await pipeline(sif.source, child.stdin);
+    last.step = 'the end of docker exec';
+    await ended(child);
+    last.step = 'disposing of it';
+    return sif;
+  };
+  try {
+    return await Promise.race([make(), limit.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function abortAfter(delay: number, reason: Error): AbortSignal {
@@ -426,6 +442,8 @@ describe('an OCI image as a SIF', function () {
         if (after === 0) client.destroy();
         else engine.on('data', (part) => (passed += part.length) > after && client.destroy());
       };
+    // The engine notices a session that is gone; this one answers, and its files stop coming.
+    const stalled: OnRequest = (line) => (line.includes('/session') ? dataUpTo(20e6) : undefined);
     const silent: OnRequest = (line) => (line.includes('/grpc') ? 'taken' : undefined);
     for (const [what, image, onRequest, reason] of [
       ['is not there', 'static', refused('/session', '404 Not Found'), /no session/],
@@ -439,6 +457,7 @@ describe('an OCI image as a SIF', function () {
         /ended early|premature close|hang up|lost|ECONNRESET/i,
       ],
       ['says nothing', 'static', silent, /nothing for 30 s/],
+      ['falls silent in the middle of a file', 'odd', stalled, /nothing for 30 s/],
     ] as const) {
       it(`from an engine whose build service ${what}, the image is saved`, async () => {
         await sent(tag(image));
