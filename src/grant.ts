@@ -1,6 +1,6 @@
 import { HpcsError } from './errors.ts';
 import type { Conditions } from './hpcs.ts';
-import type { ClientIdentity } from './identity/client-identity.ts';
+import type { ClientIdentity } from './identity/identity.ts';
 import { secretName, type VaultRecord } from './record.ts';
 import type { Services } from './services.ts';
 import type { VaultSession } from './vault.ts';

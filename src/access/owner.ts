@@ -1,7 +1,8 @@
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
 import type { SecretAccess } from '../hpcs.ts';
-import { openIdentity, type ClientIdentity } from '../identity/client-identity.ts';
+import { openIdentity } from '../identity/client-identity.ts';
+import type { ClientIdentity } from '../identity/identity.ts';
 import { openServices, type Services } from '../services.ts';
 
 /** This client as the owner of artefacts, towards the HPCS server. */

@@ -1,38 +1,14 @@
-import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from '../config.ts';
-import { HpcsError, systemCode } from '../errors.ts';
+import { HpcsError } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
 import { readCa } from '../http.ts';
-import { Secret } from '../secret.ts';
 import { stateDirectory } from '../state.ts';
-import { startAgent } from './agent.ts';
 import { ciLogin, ciSource, forgetEnded, lasting, type CiSource } from './ci.ts';
 import { enrolledFile, readEnrolled, type Enrolled } from './enrolled.ts';
+import type { ClientIdentity, IdentityOptions } from './identity.ts';
 import { isOver, loginFile, type Session } from './login.ts';
 import { keyProver, type Prover } from './proof.ts';
-import { clientOf, formatSpiffeId, parseSpiffeId, spiffeIds } from './spiffe-id.ts';
-import { fetchJwtSvids } from './workload-api.ts';
-
-/** This client's identity, for as long as it is held. */
-export interface ClientIdentity extends AsyncDisposable {
-  /** 9 hex characters. */
-  readonly clientId: string;
-  /** SPIFFE ID of this process. */
-  readonly spiffeId: string;
-  /** A fresh token for one audience. @throws HpcsError `identity` */
-  jwt(audience: string): Promise<Secret>;
-  /** Proves to the HPCS server that this client calls. */
-  readonly prove: Prover;
-}
-
-/** What {@link openIdentity} needs beside the configuration. */
-export interface IdentityOptions {
-  signal: AbortSignal;
-  /** Told what is being waited for. */
-  progress: (message: string) => void;
-  env?: NodeJS.ProcessEnv;
-}
 
 /**
  * Gets this client an identity, in the way that the configuration names: from the SPIRE agent at `SPIFFE_ENDPOINT_SOCKET`, with the
@@ -46,12 +22,12 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
   const env = options.env ?? process.env;
   const socket = env['SPIFFE_ENDPOINT_SOCKET'] || undefined;
   if (wanted === 'agent' || (wanted === 'auto' && socket !== undefined)) {
-    if (socket !== undefined) return adopt(config, options, socket);
+    if (socket !== undefined) return (await agents()).adopt(config, options, socket);
     throw new HpcsError('usage', 'no-agent', 'client = agent in section [identity], but SPIFFE_ENDPOINT_SOCKET is not set', {
       suggestion: 'set it to the socket of the SPIRE agent on this machine: unix:///…',
     });
   }
-  if (wanted === 'register') return register(config, options);
+  if (wanted === 'register') return registered(config, options);
   const source = ciSource(env);
   // A token in a variable of ours is there for us. GitHub's may be there for others: it comes last.
   if (source !== undefined && (wanted === 'ci' || (wanted === 'auto' && source.kind !== 'github')))
@@ -74,11 +50,19 @@ export async function openIdentity(config: Config, options: IdentityOptions): Pr
   // Whoever names a key means it.
   if (wanted === 'auto' && config.identity['key-file'] === undefined) {
     if (source !== undefined && (await takesGithub(config, options.signal))) return useCi(config, options, source);
-    return register(config, options);
+    return registered(config, options);
   }
   throw new HpcsError('identity', 'not-enrolled', `this client is not enrolled: there is no ${file}`, {
     suggestion: 'ask those who run the HPCS server for a token, and enrol: hpcs enrol',
   });
+}
+
+// Loading what agents are asked with takes longer than everything else here, and most clients have none.
+const agents = (): Promise<typeof import('./agent-identity.ts')> => import('./agent-identity.ts');
+
+async function registered(config: Config, options: IdentityOptions): Promise<ClientIdentity> {
+  await using server = await openServer(config);
+  return await (await agents()).register(config, options, server);
 }
 
 /** Where this client's key lies, or will. @throws HpcsError `local` as {@link stateDirectory} */
@@ -167,101 +151,4 @@ async function proven(
 async function openServer(config: Config): Promise<HpcsServer> {
   const { url, 'ca-file': caFile } = config['hpcs-server'];
   return new HpcsServer({ url, ca: await readCa(caFile), allowInsecureHttp: config.client['allow-insecure-http'] });
-}
-
-/** Shows the HPCS server a token of its audience, which agents give. */
-function tokenProver(jwt: () => Promise<Secret>): Prover {
-  return async () => {
-    using token = await jwt();
-    return { authorization: new Secret(`Bearer ${token.reveal()}`) };
-  };
-}
-
-async function adopt(config: Config, { signal, progress }: IdentityOptions, socket: string): Promise<ClientIdentity> {
-  progress(`asking the SPIRE agent at ${socket} for an identity`);
-  const svids = await fetchJwtSvids({ socket, audience: [config['hpcs-server'].audience], signal });
-  const trustDomain = config['spire-server']['trust-domain'];
-  for (const { spiffeId } of svids) {
-    const id = parseSpiffeId(spiffeId);
-    const clientId = clientOf(id);
-    if (clientId === undefined || id.trustDomain !== trustDomain) continue;
-    return {
-      clientId,
-      spiffeId,
-      prove: tokenProver(() => oneToken(socket, spiffeId, config['hpcs-server'].audience, signal)),
-      jwt: (audience) => oneToken(socket, spiffeId, audience, signal),
-      [Symbol.asyncDispose]: async () => undefined,
-    };
-  }
-  throw new HpcsError(
-    'identity',
-    'not-a-client',
-    `the SPIRE agent at ${socket} gave this process no client identity of ${trustDomain}, but ${svids.map((svid) => svid.spiffeId).join(', ')}`,
-    { suggestion: 'unset SPIFFE_ENDPOINT_SOCKET to register this client, or let an entry for it be made' },
-  );
-}
-
-async function register(config: Config, { signal, progress }: IdentityOptions): Promise<ClientIdentity> {
-  await using server = await openServer(config);
-  const spire = config['spire-server'];
-  const trustBundle = await readTrustBundle(spire['trust-bundle-file'], server, signal);
-  progress(`registering at the HPCS server ${config['hpcs-server'].url}`);
-  const registration = await server.register({ uid: process.getuid?.(), signal });
-  using joinToken = registration.joinToken;
-  progress('starting spire-agent and waiting for an identity');
-  await using cleanup = new AsyncDisposableStack();
-  const agent = await startAgent({
-    bin: config['spire-agent'].bin,
-    serverAddress: spire.address,
-    serverPort: spire.port,
-    trustDomain: spire['trust-domain'],
-    trustBundle,
-    joinToken,
-    signal,
-  });
-  cleanup.use(agent);
-  const { clientId } = registration;
-  const spiffeId = formatSpiffeId(spiffeIds.clientWorkload(spire['trust-domain'], clientId));
-  // The first token proves that the agent knows this process, before anything is built upon it.
-  await oneToken(agent.socket, spiffeId, config['hpcs-server'].audience, signal);
-  const owned = cleanup.move();
-  return {
-    clientId,
-    spiffeId,
-    prove: tokenProver(() => oneToken(agent.socket, spiffeId, config['hpcs-server'].audience, signal)),
-    jwt: (audience) => oneToken(agent.socket, spiffeId, audience, signal),
-    [Symbol.asyncDispose]: () => owned.disposeAsync(),
-  };
-}
-
-async function oneToken(socket: string, spiffeId: string, audience: string, signal: AbortSignal): Promise<Secret> {
-  const svids = await fetchJwtSvids({ socket, spiffeId, audience: [audience], signal });
-  const [svid] = svids;
-  if (svid === undefined || svid.spiffeId !== spiffeId) {
-    throw new HpcsError('identity', 'no-identity', `the SPIRE agent at ${socket} did not issue ${spiffeId}`, {
-      suggestion: 'try again',
-    });
-  }
-  return svid.token;
-}
-
-/** PEM text of the SPIRE server's authorities: from the configured file, else from the HPCS server. @throws HpcsError `usage` */
-export async function readTrustBundle(file: string | undefined, server: HpcsServer, signal: AbortSignal): Promise<string> {
-  if (file === undefined) {
-    const bundle = await server.trustBundle(signal);
-    if (bundle !== undefined) return bundle;
-    throw new HpcsError('usage', 'trust-bundle-missing', 'the HPCS server does not hand out the trust bundle of SPIRE', {
-      suggestion: 'set trust-bundle-file in section [spire-server] (spire-server bundle show prints it)',
-    });
-  }
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    throw new HpcsError(
-      'usage',
-      'trust-bundle-unreadable',
-      `cannot read the trust-bundle-file ${file}: ${systemCode(error) ?? 'unknown error'}`,
-      { cause: error, suggestion: 'correct trust-bundle-file in section [spire-server]' },
-    );
-  }
 }

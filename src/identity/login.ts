@@ -5,7 +5,6 @@ import { HpcsError } from '../errors.ts';
 import type { HpcsServer, LoginIssuer } from '../hpcs.ts';
 import { readCa } from '../http.ts';
 import { stateDirectory, writeDurably } from '../state.ts';
-import { deviceFlow } from './device-flow.ts';
 import { parseEnrolled, readEnrolled, type Enrolled } from './enrolled.ts';
 import { generateProofKey, keyProver, thumbprintOf } from './proof.ts';
 
@@ -39,6 +38,8 @@ export async function logIn(server: HpcsServer, options: LoginOptions): Promise<
   const before = await readEnrolled(file);
   const key = await generateProofKey();
   progress(`logging in at ${issuer.issuer}, as its client ${issuer.audience}`);
+  // What speaks OpenID Connect is needed here alone.
+  const { deviceFlow } = await import('./device-flow.ts');
   using token = await deviceFlow({
     issuer: issuer.issuer,
     clientId: issuer.audience,

@@ -3,7 +3,7 @@ import type { Config } from '../config.ts';
 import type { AccessMode } from '../grant.ts';
 import type { JobRegistration } from '../hpcs.ts';
 import { readCa } from '../http.ts';
-import { readTrustBundle } from '../identity/client-identity.ts';
+import { readTrustBundle } from '../identity/trust-bundle.ts';
 import type { SealFormat } from '../record.ts';
 import { generateKey } from '../seal/keys.ts';
 import type { Recipient } from '../seal/recipients.ts';

@@ -4,7 +4,8 @@ import { z } from 'zod';
 import { loadConfig, type Config } from '../../src/config.ts';
 import { HpcsServer } from '../../src/hpcs.ts';
 import { readCa } from '../../src/http.ts';
-import { openIdentity, type ClientIdentity } from '../../src/identity/client-identity.ts';
+import { openIdentity } from '../../src/identity/client-identity.ts';
+import type { ClientIdentity } from '../../src/identity/identity.ts';
 import type { CliExit, CliOptions } from './cli.ts';
 import { containerOf, type Site } from './site.ts';
 
