@@ -9,7 +9,7 @@ import { openImage, pullPolicies, sifCompressions, type SifCompression } from '.
 import type { Readers } from '../src/grant.ts';
 import { keepOnly } from '../src/keep.ts';
 import { publish, readersOf, type Published } from '../src/publish.ts';
-import { sealFormats, type SealFormat } from '../src/record.ts';
+import { sealFormats, type SealFormat } from '../src/seal/format.ts';
 import type { Recipient } from '../src/seal/recipients.ts';
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */

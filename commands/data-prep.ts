@@ -1,11 +1,10 @@
 import { Flags } from '@oclif/core';
 import { basename, join, resolve } from 'node:path';
-import { conditionsOf } from '../src/access/conditions.ts';
 import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
-import { loadConfig } from '../src/config.ts';
 import { checkInput, scan } from '../src/pack/pack.ts';
-import { publish, readersOf, type Published } from '../src/publish.ts';
-import { sealFormats, type SealFormat } from '../src/record.ts';
+import type { Published } from '../src/publish.ts';
+import { sealFormats, type SealFormat } from '../src/seal/format.ts';
+import { startEarly } from '../src/seal/threads.ts';
 
 /** Seals a dataset, ships it to the site and grants its key. */
 export default class DataPrep extends BaseCommand {
@@ -57,6 +56,13 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
 
   async run(): Promise<Published> {
     const { flags } = await this.parse(DataPrep);
+    // Most of the program is loaded beside the threads, which take as long to come up.
+    startEarly();
+    const [{ conditionsOf }, { loadConfig }, { publish, readersOf }] = await Promise.all([
+      import('../src/access/conditions.ts'),
+      import('../src/config.ts'),
+      import('../src/publish.ts'),
+    ]);
     const config = await loadConfig(flags.config);
     const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
     const readers = { ...readersOf(flags), conditions };

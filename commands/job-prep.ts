@@ -9,7 +9,7 @@ import { JobStore } from '../src/job/store.ts';
 import { splitWords } from '../src/job/words.ts';
 import { unwrapQuotes } from '../src/legacy-arguments.ts';
 import { printableWriter } from '../src/report.ts';
-import { sealFormats, type SealFormat } from '../src/record.ts';
+import { sealFormats, type SealFormat } from '../src/seal/format.ts';
 import { connect } from '../src/site/connect.ts';
 import { parseTimeLimit } from '../src/site/slurm.ts';
 import { stateDirectory } from '../src/state.ts';

@@ -3,7 +3,7 @@ import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
 import { Meter } from './meter.ts';
 import { parseRate } from './rate.ts';
-import type { SealFormat } from './record.ts';
+import type { SealFormat } from './seal/format.ts';
 import { describeRecipient, readRecipients, type Recipient } from './seal/recipients.ts';
 import { asHpcsError, jsonText, printable, reportError } from './report.ts';
 import { parseUntil } from './until.ts';

@@ -7,7 +7,8 @@ import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, typ
 import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
-import { renderInfoRecord, type ImageConfig, type InfoRecord, type SealFormat } from './record.ts';
+import { renderInfoRecord, type ImageConfig, type InfoRecord } from './record.ts';
+import type { SealFormat } from './seal/format.ts';
 import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';

@@ -2,13 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { parse, stringify } from 'yaml';
 import { z } from 'zod';
 import { HpcsError } from './errors.ts';
-
-/**
- * How an artefact is sealed: OpenPGP with AEAD (RFC 9580), age, or OpenPGP as every GnuPG opens it, which can be checked only at its
- * end. The original knows only `age`.
- */
-export const sealFormats = ['openpgp', 'age', 'openpgp-gpg'] as const;
-export type SealFormat = (typeof sealFormats)[number];
+import { sealFormats } from './seal/format.ts';
 
 const sha512 = z.string({ error: 'a SHA-512 digest in hex' }).regex(/^[0-9a-f]{128}$/, 'a SHA-512 digest in hex');
 const name = z.string({ error: 'a name' }).regex(/^[A-Za-z0-9._-]+$/, 'a name of letters, digits, dots, dashes');

@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { HpcsError, systemCode } from '../errors.ts';
 import { isRun, scriptsName } from '../node/scripts.ts';
 import { pack } from '../pack/pack.ts';
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from '../seal/format.ts';
 import { generateKey, type ArtefactKey } from '../seal/keys.ts';
 import { seal } from '../seal/seal.ts';
 import type { Secret } from '../secret.ts';

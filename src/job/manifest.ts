@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
-import { sealFormats } from '../record.ts';
+import { sealFormats } from '../seal/format.ts';
 import type { Secret } from '../secret.ts';
 import { jobMac } from './mac.ts';
 

@@ -4,7 +4,7 @@ import type { AccessMode } from '../grant.ts';
 import type { JobRegistration } from '../hpcs.ts';
 import { readCa } from '../http.ts';
 import { readTrustBundle } from '../identity/trust-bundle.ts';
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from '../seal/format.ts';
 import { generateKey } from '../seal/keys.ts';
 import type { Recipient } from '../seal/recipients.ts';
 import { Secret } from '../secret.ts';

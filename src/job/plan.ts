@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { sealFormats, imageConfigSchema } from '../record.ts';
+import { imageConfigSchema } from '../record.ts';
+import { sealFormats } from '../seal/format.ts';
 import { ticketHalf } from './ticket.ts';
 
 const sha512 = z.string().regex(/^[0-9a-f]{128}$/);

@@ -2,7 +2,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
-import { sealFormats } from '../record.ts';
+import { sealFormats } from '../seal/format.ts';
 import { Secret } from '../secret.ts';
 import { readRecords, writeDurably } from '../state.ts';
 import { ticketHalf } from './ticket.ts';

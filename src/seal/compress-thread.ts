@@ -1,11 +1,12 @@
 /** A thread that compresses frames. Started by threads.ts. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { freeWhole } from './bytes.ts';
 import { compressFrame, type CompressorMemory } from './compressor.ts';
 import { RingConsumer, RingFailed, RingProducer } from './ring.ts';
 import { failureOf } from './thread-failure.ts';
+import { receiveTask } from './thread-task.ts';
 
-const memory = workerData as CompressorMemory;
+const memory = await receiveTask<CompressorMemory>();
 const frames = new RingConsumer(memory.frames, 0);
 const compressed = new RingProducer(memory.compressed);
 try {

@@ -1,11 +1,12 @@
 /** The thread that digests sealed bytes beside their encryption. Started by threads.ts. */
 import { createHash } from 'node:crypto';
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { RingConsumer, RingFailed } from './ring.ts';
 import { failureOf } from './thread-failure.ts';
+import { receiveTask } from './thread-task.ts';
 import type { DigestTask } from './threads.ts';
 
-const task = workerData as DigestTask;
+const task = await receiveTask<DigestTask>();
 const ring = new RingConsumer(task.sealed, task.consumer);
 const hash = createHash('sha512');
 let size = 0;

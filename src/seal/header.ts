@@ -1,5 +1,5 @@
 import { createSecretKey } from 'node:crypto';
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from './format.ts';
 import type { BodyKey } from './body.ts';
 import { newMessageKey } from './seipd.ts';
 

@@ -1,4 +1,4 @@
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from './format.ts';
 import { Secret } from '../secret.ts';
 
 /** The key pair of one artefact or job. */

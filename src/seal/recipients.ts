@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Key, SignaturePacket, Subkey } from 'openpgp';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from './format.ts';
 
 /** Somebody who can open what is sealed, checked and fit for a format. */
 export interface Recipient {

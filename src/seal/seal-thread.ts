@@ -1,5 +1,5 @@
 /** The thread that makes the header, packs and encrypts, and helps those that compress. Started by threads.ts. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { pack } from '../pack/pack.ts';
 import { sealBody } from './body.ts';
 import type { Bytes } from './bytes.ts';
@@ -8,9 +8,10 @@ import { makeHeader } from './header.ts';
 import { generateKey } from './keys.ts';
 import { RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import { failureOf } from './thread-failure.ts';
+import { receiveTask } from './thread-task.ts';
 import type { SealTask, ThreadReport } from './threads.ts';
 
-const task = workerData as SealTask;
+const task = await receiveTask<SealTask>();
 /** Encryption holds one block back, to know the last one as such. */
 const reuseAfter = 2;
 const sealed = new RingProducer(task.sealed);

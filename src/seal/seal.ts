@@ -1,4 +1,4 @@
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from './format.ts';
 import { sealBody } from './body.ts';
 import type { Bytes } from './bytes.ts';
 import type { Compression } from './compress.ts';

@@ -14,7 +14,7 @@ import type { Summarised, Summary } from './digest.ts';
 import type { ArtefactKey } from './keys.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import type { SealOptions } from './seal.ts';
-import type { SealFormat } from '../record.ts';
+import type { SealFormat } from './format.ts';
 import { Secret } from '../secret.ts';
 import { tuneForStreams } from '../streaming.ts';
 
@@ -266,7 +266,8 @@ export function digestingAside(input: Bytes): Summarised & AsyncDisposable {
 }
 
 type ThreadName = 'seal-thread' | 'compress-thread' | 'digest-thread';
-type ThreadTask = SealTask | CompressorMemory | DigestTask;
+/** What a thread is to do. */
+export type ThreadTask = SealTask | CompressorMemory | DigestTask;
 
 /** Who is told what a thread says. */
 interface Told {
@@ -276,13 +277,35 @@ interface Told {
   compress?: () => void;
 }
 
-/** Starts a thread. It says how it ended once; one that ends without a word has died. */
+/** Threads that wait for a task. */
+const waiting = new Map<ThreadName, Worker>();
+
+/**
+ * Starts the threads that any sealing needs before it is known what is to be sealed, so that they come up beside what this process does
+ * until then. They keep no process from ending.
+ */
+export function startEarly(): void {
+  for (const name of ['seal-thread', 'digest-thread'] as const) {
+    if (waiting.has(name)) continue;
+    const thread = makeThread(name);
+    const forget = (): void => {
+      if (waiting.get(name) === thread) waiting.delete(name);
+    };
+    // Whoever needs it then starts another, and is told if that fails, too.
+    thread.once('error', forget).once('exit', forget).unref();
+    waiting.set(name, thread);
+  }
+}
+
+function makeThread(name: ThreadName): Worker {
+  return new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), { name, resourceLimits: threadLimits });
+}
+
+/** Has a thread do a task. It says how it ended once; one that ends without a word has died. */
 function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
-  const thread = new Worker(new URL(`./${name}${extname(import.meta.url)}`, import.meta.url), {
-    name,
-    workerData: data,
-    resourceLimits: threadLimits,
-  });
+  const thread = waiting.get(name) ?? makeThread(name);
+  waiting.delete(name);
+  thread.ref();
   let over = false;
   thread.on('message', (report: ThreadReport) => {
     if ('compressing' in report) told.compress?.();
@@ -297,6 +320,7 @@ function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
   thread.on('exit', () => {
     if (!over) told.fail(died(name, 'it ended before it was done'));
   });
+  thread.postMessage(data);
   return thread;
 }
 

@@ -16,8 +16,11 @@ const built = (module) => import(new URL(`../../dist/src/${module}.js`, import.m
 
 if (mode === 'send') {
   const [configuration, source, target, format, keyFile] = args;
-  const [{ loadConfig }, { scan }, { connect }, { startUpload }, { Sealing }] = await Promise.all(
-    ['config', 'pack/pack', 'site/connect', 'site/upload', 'seal/threads'].map(built),
+  // As data-prep does: the threads come up while the rest is loaded.
+  const { Sealing, startEarly } = await built('seal/threads');
+  startEarly();
+  const [{ loadConfig }, { scan }, { connect }, { startUpload }] = await Promise.all(
+    ['config', 'pack/pack', 'site/connect', 'site/upload'].map(built),
   );
   const config = await loadConfig(configuration);
   // As publishing does: the connection is made while the key is, the input is looked through, and sealing begins.

@@ -36,7 +36,7 @@ import type { JobRecord } from '../../src/job/store.ts';
 import { renderVolumeKey } from '../../src/job/volume-key.ts';
 import { Volume } from '../../src/node/volume.ts';
 import { readTar } from '../../src/pack/tar.ts';
-import type { SealFormat } from '../../src/record.ts';
+import type { SealFormat } from '../../src/seal/format.ts';
 import { ensurePrograms } from '../../src/sandbox/images.ts';
 import { generateKey } from '../../src/seal/keys.ts';
 import { seal } from '../../src/seal/seal.ts';

@@ -9,7 +9,7 @@ import { open } from '../../src/seal/open.ts';
 import { readRecipients } from '../../src/seal/recipients.ts';
 import { seal } from '../../src/seal/seal.ts';
 import { unlock } from '../../src/seal/unlock.ts';
-import type { SealFormat } from '../../src/record.ts';
+import type { SealFormat } from '../../src/seal/format.ts';
 import type { SmallTarEntry } from '../../src/pack/tar.ts';
 import { buildPeers, inPeers, oldPeers, streamToPeers, type PeerExit } from '../support/peers.ts';
 import { lockedSampleKey, sampleMessage } from '../support/openpgp-samples.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { HpcsError } from '../../../src/errors.ts';
-import { sealFormats, type SealFormat } from '../../../src/record.ts';
+import { sealFormats, type SealFormat } from '../../../src/seal/format.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { open, openTwice } from '../../../src/seal/open.ts';
 import { seal } from '../../../src/seal/seal.ts';

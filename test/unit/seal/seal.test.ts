@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import * as fc from 'fast-check';
 import { HpcsError } from '../../../src/errors.ts';
 import type { Secret } from '../../../src/secret.ts';
-import { sealFormats } from '../../../src/record.ts';
+import { sealFormats } from '../../../src/seal/format.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { open as openSealed, type OpenOptions } from '../../../src/seal/open.ts';
 import { seal } from '../../../src/seal/seal.ts';

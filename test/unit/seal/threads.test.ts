@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -10,13 +11,21 @@ import { Worker } from 'node:worker_threads';
 import { HpcsError } from '../../../src/errors.ts';
 import { pack } from '../../../src/pack/pack.ts';
 import { unpack } from '../../../src/pack/unpack.ts';
-import { sealFormats, type SealFormat } from '../../../src/record.ts';
+import { sealFormats, type SealFormat } from '../../../src/seal/format.ts';
 import { generateKey, type ArtefactKey } from '../../../src/seal/keys.ts';
 import { open } from '../../../src/seal/open.ts';
-import { digestingAside, Sealing } from '../../../src/seal/threads.ts';
+import { digestingAside, Sealing, startEarly } from '../../../src/seal/threads.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
 
 const mib = 1024 * 1024;
+
+/** Threads that this process starts until it is disposed of. */
+function startedThreads(): Disposable & { readonly threads: Worker[] } {
+  const threads: Worker[] = [];
+  const add = (thread: Worker): void => void threads.push(thread);
+  process.on('worker', add);
+  return { threads, [Symbol.dispose]: () => void process.off('worker', add) };
+}
 
 describe('sealing on threads', () => {
   let directory: string;
@@ -202,45 +211,76 @@ describe('sealing on threads', () => {
     }, reason);
   });
 
+  const sealed = async (plain: Buffer): Promise<void> => {
+    const { publicKey, secretKey } = keyOf('openpgp');
+    await using sealing = await Sealing.start(inPieces(plain), { format: 'openpgp', recipients: [publicKey], compress: 'none' });
+    const bytes = await taken(sealing);
+    assert.equal((await sealing.summary).size, bytes.length);
+    assert.ok((await collect(open(inPieces(bytes), secretKey))).equals(plain));
+  };
+
+  it('has threads that were started early do the next task, once, and does without those that died', async () => {
+    using started = startedThreads();
+    const { threads } = started;
+    startEarly();
+    startEarly();
+    // They are told of a little later.
+    await sleep(0);
+    assert.equal(threads.length, 2);
+    await sealed(randomBytes(mib + 1));
+    assert.equal(threads.length, 2);
+    assert.ok(threads.every((thread) => thread.threadId === -1));
+    await sealed(randomBytes(5));
+    assert.equal(threads.length, 4);
+    startEarly();
+    await sleep(0);
+    await threads[4]?.terminate();
+    await sealed(randomBytes(7));
+    assert.equal(threads.length, 7);
+  });
+
+  it('keeps no process from ending by threads that were started early', async () => {
+    const module = new URL('../../../src/seal/threads.ts', import.meta.url);
+    for (const wait of [0, 300]) {
+      const script = `import { startEarly } from '${module.href}'; startEarly(); setTimeout(() => {}, ${wait});`;
+      const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: 'inherit', timeout: 15_000 });
+      assert.deepEqual(await once(child, 'exit'), [0, null]);
+    }
+  });
+
   it('says so when a thread dies, and leaves none behind', async () => {
     const { publicKey } = keyOf('openpgp');
     const endless = async function* (compress: string): AsyncGenerator<Uint8Array> {
       for (;;) yield compress === 'none' ? randomBytes(mib) : Buffer.alloc(mib, randomBytes(300_000));
     };
-    const threads: Worker[] = [];
-    const onWorker = (worker: Worker): void => void threads.push(worker);
-    process.on('worker', onWorker);
-    try {
-      // Sealing and digesting start at once, compression with the first frame.
-      for (const [victim, compress] of [
-        [0, 'none'],
-        [1, 'none'],
-        [0, 'zstd'],
-        [2, 'zstd'],
-      ] as const) {
-        // prettier-ignore
-        threads.length = 0;
-        await assert.rejects(
-          async () => {
-            await using sealing = await Sealing.start(endless(compress), {
-              format: 'openpgp',
-              recipients: [publicKey],
-              compress,
-            });
-            let blocks = 0;
-            for await (const _block of sealing) {
-              if (++blocks === 3) void threads[victim]?.terminate();
-              sealing.release(1);
-            }
-          },
-          failsWith('local', 'thread-died'),
-        );
-        assert.ok(compress === 'none' ? threads.length === 2 : threads.length > 2);
-        // A thread that has ended has no id any more.
-        assert.ok(threads.every((thread) => thread.threadId === -1));
-      }
-    } finally {
-      process.off('worker', onWorker);
+    using started = startedThreads();
+    const { threads } = started;
+    // Sealing and digesting start at once, compression with the first frame.
+    for (const [victim, compress] of [
+      [0, 'none'],
+      [1, 'none'],
+      [0, 'zstd'],
+      [2, 'zstd'],
+    ] as const) {
+      threads.length = 0;
+      await assert.rejects(
+        async () => {
+          await using sealing = await Sealing.start(endless(compress), {
+            format: 'openpgp',
+            recipients: [publicKey],
+            compress,
+          });
+          let blocks = 0;
+          for await (const _block of sealing) {
+            if (++blocks === 3) void threads[victim]?.terminate();
+            sealing.release(1);
+          }
+        },
+        failsWith('local', 'thread-died'),
+      );
+      assert.ok(compress === 'none' ? threads.length === 2 : threads.length > 2);
+      // A thread that has ended has no id any more.
+      assert.ok(threads.every((thread) => thread.threadId === -1));
     }
   });
 
