@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { createWriteStream } from 'node:fs';
 import { chmod, mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -38,6 +39,8 @@ const targets = [
 ] as const;
 type Target = (typeof targets)[number];
 const site = 'hpcs-test-apptainer';
+/** Directory of this machine that is /sif in there. */
+let shared = '';
 
 interface Ended {
   code: number;
@@ -98,7 +101,7 @@ const tag = (target: Target | 'labelled'): string => `hpcs-test/${target}`;
 const open = (image: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> =>
   openImage({ image, platform: 'linux/amd64', pull: 'never', compression: 'zstd', progress: () => {}, ...more });
 
-/** Makes the SIF of an image and puts it into the site's container. What never ends there is told by its name, not by the suite's limit. */
+/** Makes the SIF of an image at a path below /sif in the site's container. What never ends there is told by its name, not by the suite's limit. */
 async function toSite(image: string, path: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> {
   const last = { step: 'making it' };
   const progress = (message: string): void => void (last.step = `after "${message}"`);
@@ -108,11 +111,8 @@ async function toSite(image: string, path: string, more: Partial<OpenImageOption
   }, 120_000);
   const make = async (): Promise<OpenImage> => {
     await using sif = await open(image, { progress, ...more });
-    const child = spawn('docker', ['exec', '-i', site, 'sh', '-c', 'cat >"$0"', path], { stdio: ['pipe', 'ignore', 'inherit'] });
     last.step = 'writing it';
-    await pipeline(sif.source, child.stdin);
-    last.step = 'the end of docker exec';
-    await ended(child);
+    await pipeline(sif.source, createWriteStream(join(shared, basename(path))));
     last.step = 'disposing of it';
     return sif;
   };
@@ -178,10 +178,13 @@ describe('an OCI image as a SIF', function () {
       ),
     ]);
     await docker('rm', '-f', site);
-    await must('run', '-d', '--init', '--name', site, '--security-opt', 'seccomp=unconfined', '--security-opt', 'systempaths=unconfined', '--device', '/dev/fuse', '--entrypoint', 'sh', 'hpcs-test/site', '-c', 'chmod 666 /dev/fuse; exec sleep infinity'); // prettier-ignore
+    shared = await mkdtemp(join(tmpdir(), 'hpcs-sif-'));
+    await chmod(shared, 0o755);
+    await must('run', '-d', '--init', '--name', site, '-v', `${shared}:/sif:ro`, '--security-opt', 'seccomp=unconfined', '--security-opt', 'systempaths=unconfined', '--device', '/dev/fuse', '--entrypoint', 'sh', 'hpcs-test/site', '-c', 'chmod 666 /dev/fuse; exec sleep infinity'); // prettier-ignore
   });
   after(async () => {
     await docker('rm', '-f', site);
+    await rm(shared, { recursive: true });
   });
   afterEach(() => nothingLeft());
 
@@ -190,12 +193,12 @@ describe('an OCI image as a SIF', function () {
   describe('run by Apptainer', () => {
     for (const target of ['entrypoint', 'command', 'both', 'shell-form', 'user', 'volumes'] as const) {
       it(`does what Docker does: ${target}`, async () => {
-        await toSite(tag(target), '/tmp/app.sif');
+        await toSite(tag(target), '/sif/app.sif');
         for (const args of ['command', 'shell-form'].includes(target)
           ? [[], ['probe', ...odd], ['sh', '-c', 'exit 3']]
           : [[], odd, ['x', 'exit=3']]) {
           const expected = await docker('run', '--rm', tag(target), ...args);
-          const actual = await apptainer('run', '--containall', '--cleanenv', '/tmp/app.sif', ...args);
+          const actual = await apptainer('run', '--containall', '--cleanenv', '/sif/app.sif', ...args);
           // An image without a directory of its own starts where Apptainer starts it.
           const comparable = ({ code, stdout }: Ended): unknown => ({
             code,
@@ -208,10 +211,10 @@ describe('an OCI image as a SIF', function () {
 
     for (const target of ['static', 'musl'] as const) {
       it(`an image without a shell runs by its configuration: ${target}`, async () => {
-        const { image: config } = await toSite(tag(target), '/tmp/app.sif');
+        const { image: config } = await toSite(tag(target), '/sif/app.sif');
         const command = [...config.entrypoint, ...(target === 'static' ? odd : config.cmd)];
         const pwd = config.workdir === '' ? [] : ['--pwd', config.workdir];
-        const actual = await apptainer('exec', '--containall', '--cleanenv', ...pwd, '/tmp/app.sif', ...command);
+        const actual = await apptainer('exec', '--containall', '--cleanenv', ...pwd, '/sif/app.sif', ...command);
         const expected = await docker('run', '--rm', tag(target), ...(target === 'static' ? odd : []));
         const comparable = ({ code, stdout }: Ended): unknown => ({
           code,
@@ -222,7 +225,7 @@ describe('an OCI image as a SIF', function () {
     }
 
     it('needs no layer above it for mounts, and lets --env win', async () => {
-      await toSite(tag('static'), '/tmp/app.sif');
+      await toSite(tag('static'), '/sif/app.sif');
       await must(
         'exec',
         site,
@@ -246,7 +249,7 @@ describe('an OCI image as a SIF', function () {
           '--env',
           'GREETING=mine',
           ...bind,
-          '/tmp/app.sif',
+          '/sif/app.sif',
           '/probe',
         );
         assert.equal(code, 0, stderr);
@@ -258,25 +261,25 @@ describe('an OCI image as a SIF', function () {
     });
 
     it('its variables win over the user’s environment, and --env over both; so does --nv find its libraries', async () => {
-      await toSite(tag('entrypoint'), '/tmp/app.sif');
+      await toSite(tag('entrypoint'), '/sif/app.sif');
       await must('exec', site, 'touch', '/srv/libcuda.so');
       const alice = ['exec', '-u', 'alice', '-w', '/home/alice', '-e', 'GREETING=host', '-e', 'APPTAINERENV_EMPTY=given', site];
       const libraries = ['--bind', '/srv/libcuda.so:/.singularity.d/libs/libcuda.so'];
-      const run = [...alice, 'apptainer', '-s', 'exec', '--env', 'PATH=/a', ...libraries, '/tmp/app.sif'];
+      const run = [...alice, 'apptainer', '-s', 'exec', '--env', 'PATH=/a', ...libraries, '/sif/app.sif'];
       const { stdout, stderr } = await docker(...run, '/usr/local/bin/probe');
       assert.match(stdout, /PATH \[\/a\]\nGREETING \[hello {2}world\]\nODD .*\nEMPTY \[given\]/, stderr);
       assert.match((await docker(...run, '/usr/bin/env')).stdout, /^LD_LIBRARY_PATH=.*\/\.singularity\.d\/libs$/m);
     });
 
     it('gzip, for old sites, is the same image', async () => {
-      await toSite(tag('static'), '/tmp/app.sif', { compression: 'gzip' });
-      assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
-      assert.match(await must('exec', site, 'unsquashfs', '-o', '32768', '-s', '/tmp/app.sif'), /Compression gzip/);
+      await toSite(tag('static'), '/sif/app.sif', { compression: 'gzip' });
+      assert.equal((await apptainer('exec', '--containall', '/sif/app.sif', '/probe', 'exit=3')).code, 3);
+      assert.match(await must('exec', site, 'unsquashfs', '-o', '32768', '-s', '/sif/app.sif'), /Compression gzip/);
     });
 
     it('carries its configuration', async () => {
-      const { image: config } = await toSite(tag('entrypoint'), '/tmp/app.sif');
-      const { stdout } = await apptainer('exec', '/tmp/app.sif', 'cat', '/sd-container/image.json');
+      const { image: config } = await toSite(tag('entrypoint'), '/sif/app.sif');
+      const { stdout } = await apptainer('exec', '/sif/app.sif', 'cat', '/sd-container/image.json');
       assert.deepEqual(JSON.parse(stdout), config);
       assert.equal(config.workdir, '/srv/a dir');
       assert.equal(config.user, '');
@@ -350,9 +353,9 @@ describe('an OCI image as a SIF', function () {
         await using elsewhere = await EngineProxy.start('tcp');
         for (const dockerPath of [undefined, elsewhere.address]) {
           const said: string[] = [];
-          await toSite(tag(target), '/tmp/ours.sif', { dockerPath, progress: (line) => void said.push(line) });
+          await toSite(tag(target), '/sif/ours.sif', { dockerPath, progress: (line) => void said.push(line) });
           assert.equal(said.length, 1, said.join('\n'));
-          const mine = await tree('/tmp/ours.sif');
+          const mine = await tree('/sif/ours.sif');
           // BuildKit does not tell that two names are of one symbolic link: each is one of its own.
           const told = (line: string): string =>
             dockerPath === undefined ? line.replace(/^([^|]*)(\|l\|.*)\|\d+\|[^|]*$/s, '$1$2|1|$1') : line;
@@ -383,13 +386,13 @@ describe('an OCI image as a SIF', function () {
   describe('sent by the build service', () => {
     const made = async (image: string, more: Partial<OpenImageOptions> = {}): Promise<string[]> => {
       const said: string[] = [];
-      await toSite(image, '/tmp/app.sif', { progress: (line) => void said.push(line), ...more });
+      await toSite(image, '/sif/app.sif', { progress: (line) => void said.push(line), ...more });
       return said;
     };
     // Without times, as what we add is of now; without the sizes of directories, which are the file system's own affair; and without
     // the root, of which BuildKit does not tell.
     const list =
-      "unsquashfs -o 32768 -lls /tmp/app.sif | sed -n 's/^\\(d[^ ]* [^ ]*\\) *[0-9]*/\\1/; s/ [0-9-]* [0-9:]* squashfs-root\\// /p'";
+      "unsquashfs -o 32768 -lls /sif/app.sif | sed -n 's/^\\(d[^ ]* [^ ]*\\) *[0-9]*/\\1/; s/ [0-9-]* [0-9:]* squashfs-root\\// /p'";
     const listed = (): Promise<string> => must('exec', site, 'sh', '-c', list);
 
     /** Made without having been saved. */
@@ -411,7 +414,7 @@ describe('an OCI image as a SIF', function () {
       await using proxy = await EngineProxy.start('unix', (line) => void lines.push(line));
       try {
         assert.equal((await made(id, { dockerPath: proxy.address })).length, 1);
-        assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+        assert.equal((await apptainer('exec', '--containall', '/sif/app.sif', '/probe', 'exit=3')).code, 3);
         assert.ok(lines.some((line) => line.startsWith('GET') && line.includes('/get')));
         assert.ok(!lines.some((line) => line.includes('/session')));
       } finally {
@@ -476,7 +479,12 @@ describe('an OCI image as a SIF', function () {
         if (!line.includes('/grpc')) return;
         client.once('end', ended.resolve).once('close', ended.resolve);
         // It has agreed to another protocol, and says nothing in that.
-        engine.once('data', () => setImmediate(() => engine.unpipe(client).resume()));
+        let head = '';
+        engine.on('data', (part: Buffer) => {
+          const agreed = head.includes('\r\n\r\n');
+          head += part.toString('latin1');
+          if (!agreed && head.includes('\r\n\r\n')) setImmediate(() => engine.unpipe(client).resume());
+        });
       });
       assert.equal((await made(tag('static'), { dockerPath: proxy.address })).length, 1);
       await ended.promise;
@@ -491,7 +499,7 @@ describe('an OCI image as a SIF', function () {
       try {
         const said = await made(name, { dockerPath: proxy.address });
         assert.match(said[0] ?? '', /docker\.io\/hpcs-test\/moving:latest is another image now/);
-        assert.equal((await apptainer('exec', '--containall', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+        assert.equal((await apptainer('exec', '--containall', '/sif/app.sif', '/probe', 'exit=3')).code, 3);
         const moved = await listed();
         await made(tag('static'));
         assert.equal(await listed(), moved);
@@ -663,14 +671,14 @@ describe('an OCI image as a SIF', function () {
       const volumes = async (): Promise<Set<string>> =>
         new Set((await must('volume', 'ls', '-q', '--filter', 'dangling=true')).split('\n'));
       const before = await volumes();
-      await toSite(tag('volumes'), '/tmp/app.sif');
+      await toSite(tag('volumes'), '/sif/app.sif');
       assert.deepEqual(
         [...(await volumes())].filter((volume) => !before.has(volume)),
         [],
       );
-      assert.equal((await apptainer('exec', '/tmp/app.sif', 'cat', '/data/file')).stdout, 'kept\n');
+      assert.equal((await apptainer('exec', '/sif/app.sif', 'cat', '/data/file')).stdout, 'kept\n');
       assert.match(
-        (await apptainer('exec', '/tmp/app.sif', 'ls', '-ld', '/sd-container', '/sd-container/input')).stdout,
+        (await apptainer('exec', '/sif/app.sif', 'ls', '-ld', '/sd-container', '/sd-container/input')).stdout,
         /^d.*\nd/,
       );
     });
@@ -734,8 +742,8 @@ describe('an OCI image as a SIF', function () {
   describe('from an engine elsewhere', () => {
     it('over TCP', async () => {
       await using proxy = await EngineProxy.start('tcp');
-      await toSite(tag('static'), '/tmp/app.sif', { dockerPath: proxy.address });
-      assert.equal((await apptainer('exec', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+      await toSite(tag('static'), '/sif/app.sif', { dockerPath: proxy.address });
+      assert.equal((await apptainer('exec', '/sif/app.sif', '/probe', 'exit=3')).code, 3);
     });
 
     it('over SSH, whose host key is checked', async () => {
@@ -755,8 +763,8 @@ describe('an OCI image as a SIF', function () {
         const dockerPath = `ssh://root@127.0.0.1:${sshd.port}`;
         await assert.rejects(open(tag('static'), { dockerPath }), { code: 'docker-unreachable', message: /[Hh]ost key/ });
         await writeFile(known, await sshd.knownHost());
-        await toSite(tag('static'), '/tmp/app.sif', { dockerPath });
-        assert.equal((await apptainer('exec', '/tmp/app.sif', '/probe', 'exit=3')).code, 3);
+        await toSite(tag('static'), '/sif/app.sif', { dockerPath });
+        assert.equal((await apptainer('exec', '/sif/app.sif', '/probe', 'exit=3')).code, 3);
       } finally {
         process.env['PATH'] = path;
         await rm(directory, { recursive: true });
