@@ -13,7 +13,7 @@ export interface ClientIdentity extends AsyncDisposable {
   readonly prove: Prover;
 }
 
-/** What getting one needs beside the configuration. */
+/** What getting a {@link ClientIdentity} needs beside the configuration. */
 export interface IdentityOptions {
   signal: AbortSignal;
   /** Told what is being waited for. */

@@ -85,12 +85,11 @@ export async function receiveImage<Content>(
     const stream = await Promise.race([offered, nothing, waited]);
     // An engine that does not end the stream with the build.
     solved.catch((error: unknown) => stream.destroy(error as Error));
-    stream.setTimeout(patience, () => stream.destroy(new BuildKitError(silence)));
     await check();
     const send = (packet: Partial<Packet>): void => {
       if (stream.writable) stream.write(framed(packetCoder.encode(packet)));
     };
-    const tree = await receiveFiles(packetsOf(stream), send, keep);
+    const tree = await receiveFiles(packetsOf(unlessSilent(stream)), send, keep);
     stream.end();
     // The service says that it has sent all, and then takes its time to tidy up.
     const owned = cleanup.move();
@@ -148,6 +147,22 @@ function framed(message: Uint8Array): Buffer {
   const prefix = Buffer.alloc(5);
   prefix.writeUInt32BE(message.length, 1);
   return Buffer.concat([prefix, message]);
+}
+
+/** The bytes of a stream, which is destroyed when it is waited for and says nothing for too long. */
+async function* unlessSilent(stream: ServerHttp2Stream): AsyncGenerator<Uint8Array, void, undefined> {
+  const limit = (): NodeJS.Timeout => setTimeout(() => stream.destroy(new BuildKitError(silence)), patience);
+  let timer = limit();
+  try {
+    for await (const piece of stream as AsyncIterable<Uint8Array>) {
+      // While a piece is kept, the service has nothing to say when it has sent what was asked for.
+      clearTimeout(timer);
+      yield piece;
+      timer = limit();
+    }
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 async function* packetsOf(stream: Bytes): AsyncGenerator<Packet, void, undefined> {

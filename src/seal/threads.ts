@@ -21,7 +21,7 @@ import { tuneForStreams } from '../streaming.ts';
 /** What to seal: a directory or file, packed on the way; or bytes. */
 export type SealSource = { path: string; name?: string | undefined } | Bytes;
 
-/** What the sealing thread is started with. */
+/** What the sealing thread is told. */
 export interface SealTask {
   source: { path: string; name?: string | undefined } | { ring: RingMemory };
   format: SealFormat;
@@ -36,7 +36,7 @@ export interface SealTask {
   taken: SharedArrayBuffer;
 }
 
-/** What the digesting thread is started with. */
+/** What the digesting thread is told. */
 export interface DigestTask {
   sealed: RingMemory;
   /** Which consumer of the ring it is. */

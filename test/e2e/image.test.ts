@@ -104,13 +104,16 @@ const open = (image: string, more: Partial<OpenImageOptions> = {}): Promise<Open
 /** Makes the SIF of an image at a path below /sif in the site's container. What never ends there is told by its name, not by the suite's limit. */
 async function toSite(image: string, path: string, more: Partial<OpenImageOptions> = {}): Promise<OpenImage> {
   const last = { step: 'making it' };
-  const progress = (message: string): void => void (last.step = `after "${message}"`);
+  const progress = (message: string): void => {
+    last.step = `after "${message}"`;
+    more.progress?.(message);
+  };
   const limit = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     limit.reject(new Error(`the SIF of ${image} stays at: ${last.step} (${process.getActiveResourcesInfo().join(' ')})`));
   }, 120_000);
   const make = async (): Promise<OpenImage> => {
-    await using sif = await open(image, { progress, ...more });
+    await using sif = await open(image, { ...more, progress });
     last.step = 'writing it';
     await pipeline(sif.source, createWriteStream(join(shared, basename(path))));
     last.step = 'disposing of it';
@@ -472,6 +475,11 @@ describe('an OCI image as a SIF', function () {
         assert.equal(await listed(), expected);
       });
     }
+
+    it('an image is not saved because the site takes its time to tell what it can read', async () => {
+      const compression = sleep(35_000).then(() => 'zstd' as const);
+      assert.equal((await made(tag('static'), { compression })).length, 1);
+    });
 
     it('an image is there when all of it has come, though the build has not ended', async () => {
       const ended = Promise.withResolvers<unknown>();

@@ -5,29 +5,41 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 
 describe('starting', () => {
-  /** What is loaded with a module, as URLs. */
-  const loadedBy = async (module: string): Promise<string[]> => {
-    const list = `
-      import { registerHooks } from 'node:module';
+  /** What a program loads and starts, in its order: URLs of modules, and names of threads. */
+  const tracedBy = async (...program: string[]): Promise<string[]> => {
+    const hooks = `
+      import { registerHooks, syncBuiltinESMExports } from 'node:module';
+      import threads from 'node:worker_threads';
       registerHooks({ load(url, context, next) { console.log(url); return next(url, context); } });
-      await import('./${module}');`;
-    const { stdout } = await run(process.execPath, ['--input-type=module', '-e', list], { cwd: `${import.meta.dirname}/../..` });
+      const { Worker } = threads;
+      threads.Worker = class extends Worker { constructor(url, options) { console.log(options.name); super(url, options); } };
+      syncBuiltinESMExports();`;
+    const options = { cwd: `${import.meta.dirname}/../..` };
+    const { stdout } = await run(
+      process.execPath,
+      ['--import', `data:text/javascript,${encodeURIComponent(hooks)}`, ...program],
+      options,
+    ).catch((error: unknown) => error as { stdout: string });
     return stdout.split('\n');
   };
-  const among = (urls: readonly string[], names: readonly string[]): string[] =>
-    names.filter((name) => urls.some((url) => url.includes(name)));
+  const among = (lines: readonly string[], names: readonly string[]): string[] =>
+    names.filter((name) => lines.some((line) => line.includes(name)));
   const rare = ['@grpc/', 'protobufjs', 'openid-client', 'openssh-transport', 'ssh2/', 'openpgp/', 'age-encryption/'];
 
   it('a publication loads nothing that only agents and logins are spoken to with', async () => {
-    const loaded = await loadedBy('src/publish.ts');
+    const loaded = await tracedBy('src/publish.ts');
     const needed = ['/src/identity/client-identity.ts', '/node_modules/undici/'];
     assert.deepEqual(among(loaded, needed), needed);
     assert.deepEqual(among(loaded, rare), []);
   });
 
-  it('data-prep has its threads started before most of the program is loaded', async () => {
-    const loaded = await loadedBy('commands/data-prep.ts');
-    assert.deepEqual(among(loaded, ['/src/seal/threads.ts']), ['/src/seal/threads.ts']);
-    assert.deepEqual(among(loaded, ['/src/publish.ts', '/src/config.ts', '/undici/', '/zod/', '/yaml/', ...rare]), []);
+  it('data-prep starts its threads before it loads most of the program', async () => {
+    // It ends when it has found no such configuration.
+    const traced = await tracedBy('bin/dev.js', 'data-prep', '--config', '/nowhere', '-i', '.', '--data-path-at-rest', '/x');
+    const begun = Math.max(traced.indexOf('seal-thread'), traced.indexOf('digest-thread'));
+    const most = ['/src/publish.ts', '/src/config.ts', '/undici/', '/zod/', '/yaml/'];
+    assert.deepEqual(among(traced.slice(0, begun), ['/src/seal/threads.ts']), ['/src/seal/threads.ts']);
+    assert.deepEqual(among(traced.slice(0, begun), [...most, ...rare]), []);
+    assert.deepEqual(among(traced.slice(begun), most), most);
   });
 });
