@@ -364,21 +364,25 @@ printf 'ready %s\n' "$(stat -L -c %d:%i /proc/self/fd/3)" || drop 1
 const checkIdentity = `[ "$(stat -L -c %d:%i /proc/self/fd/3)" = "$identity" ] || exit ${replacedCode}
 `;
 
+// Opened to be written at once, a file that is gone by now would be made anew, and nobody would remove that.
+const openExisting = `
+[ -f "$temporary" ] || { echo 'what was uploaded is gone: No such file or directory' >&2; exit 1; }
+exec 3<"$temporary" || exit 1
+exec 3<>/proc/self/fd/3 || exit 1
+`;
+
 const resumeScript = `
 for name do
   if [ "$name" != "$temporary" ] && [ -e "$name" ]; then mv -T -- "$name" "$temporary" || exit 1; fi
 done
-[ -e "$temporary" ] || { echo 'what was uploaded before the cut is gone: No such file or directory' >&2; exit 1; }
-exec 3<>"$temporary" || exit 1
-${checkIdentity}${ownerScript}
+${openExisting}${checkIdentity}${ownerScript}
 printf 'ready %s\n' "$identity"
 `;
 
 const furtherScript = `
 drop() { exit "$1"; }
 grace=
-exec 3<>"$temporary" || exit 1
-${checkIdentity}`;
+${openExisting}${checkIdentity}`;
 
 /** Bytes after which the site begins to put them on disk, so that little is left to wait for at the end. */
 const keepEvery = 64 * 1024 * 1024;

@@ -155,6 +155,20 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     await writeFile(sshd.file('known_hosts'), await sshd.knownHost());
   });
 
+  it('make no file anew that was removed before all channels had it', async () => {
+    await using way = await longWay(sshd.port);
+    await writeFile(sshd.file('known_hosts'), await sshd.knownHost('ed25519', `[127.0.0.1]:${way.port}`));
+    await using transport = await connect(site('ssh2', way.port));
+    const uploading = startUpload(transport, `${home}/gone`, inPieces(randomBytes(20 * mib), [mib]));
+    const failed = assert.rejects(uploading, { kind: 'site', message: /no such file/ });
+    // Over such a way the others come a fifth of a second later.
+    await until(async () => (await parts('gone')).length === 1);
+    for (const name of await parts('gone')) await rm(`${home}/${name}`);
+    await failed;
+    assert.deepEqual(await parts('gone'), []);
+    await writeFile(sshd.file('known_hosts'), await sshd.knownHost());
+  });
+
   it('make do with the channels that the site allows', async () => {
     await using narrow = await Sshd.start(['ed25519']);
     await narrow.restart(['MaxSessions 2']);
