@@ -11,6 +11,7 @@ import type { BlockMemory } from '../seal/bytes.ts';
 import { assignments, quote } from '../shell.ts';
 import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
 import { Outbox } from './outbox.ts';
+import { RoundTrip } from './round-trip.ts';
 import { Throttle } from './throttle.ts';
 import type { Transport } from './transport.ts';
 
@@ -40,8 +41,6 @@ export interface PublishOptions extends FileOptions {
 const mostLanes = 8;
 /** Milliseconds of round trip that one more channel is opened for: then each moves its window in the time that sealing makes it. */
 const roundTripPerLane = 6;
-/** Pings that measure the way, at most, and the milliseconds after which none is sent any more. */
-const [mostPings, pingTime] = [3, 30];
 /** Channels on the shortest way: while one waits for its window, another one's moves. */
 const fewestLanes = 2;
 /**
@@ -199,20 +198,17 @@ class Shipment {
       shipment.#names = [shipment.temporary];
       shipment.#cutAt = undefined;
       if (!shipment.#outbox.nearlyDone) {
-        let roundTrip = Infinity;
-        // More than one, as a site that is busy for a moment looks far away; over a long way they would take longer than they tell.
-        for (let left = pingTime; left > 0;) {
+        const roundTrip = new RoundTrip();
+        while (!roundTrip.known) {
           const sent = performance.now();
           yield Buffer.from('ping 0\n');
           await lane.answer('pong');
-          const taken = performance.now() - sent;
-          roundTrip = Math.min(roundTrip, taken);
-          left -= Math.max(taken, pingTime / mostPings);
+          roundTrip.add(performance.now() - sent);
         }
-        const count = Math.min(mostLanes, fewestLanes - 1 + Math.ceil(roundTrip / roundTripPerLane));
+        const count = Math.min(mostLanes, fewestLanes - 1 + Math.ceil(roundTrip.milliseconds / roundTripPerLane));
         if (count === fewestLanes) shipment.#outbox.segmentSize = largeSegment;
         if (count === mostLanes) shipment.#outbox.widen();
-        setLanes(count, roundTrip);
+        setLanes(count, roundTrip.milliseconds);
       }
       yield* shipment.#segments(lane, signal);
       yield Buffer.from('end 0\n');

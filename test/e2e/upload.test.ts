@@ -155,6 +155,15 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     }
   });
 
+  it('open no more channels when the site, or this machine, is busy for a moment', async () => {
+    await using transport = await connect(site('ssh2'));
+    const counted = new CountingTransport(transport, 60);
+    const content = randomBytes(20 * mib);
+    await uploadFile(counted, inPieces(content, [mib]), `${home}/busy`);
+    assert.equal(counted.delayed, 1);
+    assert.ok(counted.most <= 3, `${counted.most} at once`);
+  });
+
   it('make no file anew that was removed before all channels had it', async () => {
     await using way = await longWay(sshd.port, 60);
     await writeFile(sshd.file('known_hosts'), await sshd.knownHost('ed25519', `[127.0.0.1]:${way.port}`));
@@ -386,19 +395,34 @@ async function otherServer(): Promise<AsyncDisposable & { port: number }> {
 /** Counts the commands that run at once. */
 class CountingTransport implements Transport {
   most = 0;
+  /** Pings that were held back. */
+  delayed = 0;
   #now = 0;
   readonly #inner: Transport;
+  readonly #firstPing: number;
 
-  constructor(inner: Transport) {
+  /** @param firstPing milliseconds for which the first ping is held back */
+  constructor(inner: Transport, firstPing = 0) {
     this.#inner = inner;
+    this.#firstPing = firstPing;
   }
 
-  exec(...args: Parameters<Transport['exec']>): ReturnType<Transport['exec']> {
+  exec(...[script, options]: Parameters<Transport['exec']>): ReturnType<Transport['exec']> {
     this.most = Math.max(this.most, ++this.#now);
-    const process = this.#inner.exec(...args);
+    const process = this.#inner.exec(script, { ...options, input: this.#withPause(options?.input ?? []) });
     const ended = (): void => void this.#now--;
     process.finished.then(ended, ended);
     return process;
+  }
+
+  async *#withPause(input: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+    for await (const piece of input) {
+      if (this.#firstPing > 0 && this.delayed === 0 && Buffer.from(piece).toString() === 'ping 0\n') {
+        this.delayed++;
+        await sleep(this.#firstPing);
+      }
+      yield piece;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
