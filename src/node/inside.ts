@@ -303,8 +303,8 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
     {
       format: plan.results.format,
       recipients: resultRecipients(plan),
-      // As other programs open it.
-      compress: plan.results.format === 'openpgp-gpg' ? 'none' : 'auto',
+      // The other formats are chosen for other programs, which give what they open straight to tar.
+      compress: plan.results.format === 'openpgp' ? 'auto' : 'none',
     },
   );
   await publishFile(join(resultDirectory, resultFiles.sealed), sealing, (blocks) => sealing.release(blocks));

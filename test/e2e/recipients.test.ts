@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as openpgp from 'openpgp';
-import { jobArguments, openJob, prepareImage, probe, resultText, type Prepared } from '../support/jobs.ts';
+import { generateKey } from '../../src/seal/keys.ts';
+import { jobArguments, openJob, prepareData, prepareImage, probe, resultText, runJob, type Prepared } from '../support/jobs.ts';
+import { buildPeers, inPeers } from '../support/peers.ts';
 import { Site } from '../support/site.ts';
 import { infoRecord, vaultRecord } from '../support/vault.ts';
 
@@ -17,6 +19,7 @@ describe('owner recipients on real parts', function () {
 
   before(async () => {
     site = await Site.open();
+    await buildPeers();
     const owner = await openpgp.generateKey({ userIDs: [{ name: 'Olga Owner' }], type: 'ecc', curve: 'curve25519Legacy' });
     fingerprint = (await openpgp.readKey({ armoredKey: owner.publicKey })).getFingerprint().toUpperCase();
     ownerKey = join(site.temporary, 'owner.key');
@@ -70,4 +73,17 @@ describe('owner recipients on real parts', function () {
       assert.equal(await readFile(join(results, 'output/args'), 'utf8'), 'ran\0');
     });
   }
+
+  it('open results in the age format with age and tar alone', async () => {
+    const { publicKey, secretKey } = await generateKey('age');
+    const data = await prepareData(site, join(site.temporary, 'input'), { name: 'age-results.tgz' });
+    const job = await runJob(site, image, data, ['--format', 'age', '--recipient', publicKey, '--', 'args', 'ran']);
+    assert.equal(job.code, 0, job.stderr);
+    const { stdout: encoded } = await site.run(`base64 -w 0 ${site.scratch}/test-${job.jobId}/encrypted_output.tgz`);
+    const opened = await inPeers('age -d -i key sealed | tar -xO output/args', [
+      { name: 'key', content: `${secretKey.reveal()}\n`, mode: 0o600 },
+      { name: 'sealed', content: Buffer.from(encoded, 'base64') },
+    ]);
+    assert.equal(opened.stdout.toString(), 'ran\0', opened.stderr);
+  });
 });
