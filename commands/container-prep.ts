@@ -102,6 +102,7 @@ export default class ContainerPrep extends BaseCommand {
         directory: plan.directory,
         username: flags.username,
         format: flags.format,
+        compress: 'none',
         readers: plan.readers,
         recipients: plan.recipients,
         bandwidth: flags['bandwidth-limit'],

@@ -3,7 +3,7 @@ import { basename, join, resolve } from 'node:path';
 import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
 import { checkInput, scan } from '../src/pack/pack.ts';
 import type { Published } from '../src/publish.ts';
-import { sealFormats, type SealFormat } from '../src/seal/format.ts';
+import { compressionOf, dataCompressions, sealFormats, type SealFormat } from '../src/seal/format.ts';
 import { startEarly } from '../src/seal/threads.ts';
 
 /** Seals a dataset, ships it to the site and grants its key. */
@@ -52,6 +52,11 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
       summary: 'format of the sealed file',
       default: 'openpgp' as SealFormat,
     })(),
+    compression: Flags.option({
+      options: dataCompressions,
+      summary: 'compression of what is packed; auto: zstd in format openpgp, none in the others',
+      default: 'auto' as const,
+    })(),
   };
 
   async run(): Promise<Published> {
@@ -86,6 +91,7 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
         directory: flags['data-path-at-rest'],
         username: flags.username,
         format: flags.format,
+        compress: compressionOf(flags.compression, flags.format),
         readers,
         recipients,
         bandwidth: flags['bandwidth-limit'],

@@ -8,6 +8,7 @@ import { openIdentity } from './identity/client-identity.ts';
 import { keepCopy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord } from './record.ts';
+import type { Compression } from './seal/compress.ts';
 import type { SealFormat } from './seal/format.ts';
 import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
@@ -34,6 +35,8 @@ export interface Publication {
   directory: string;
   username: string | undefined;
   format: SealFormat;
+  /** How the stream is compressed. An image is compressed within. */
+  compress: Compression;
   /** Who can open it beside the holder of the key in the vault. */
   recipients: readonly Recipient[];
   readers: Readers;
@@ -113,8 +116,7 @@ export async function publish(
     const { sealing, key } = await Sealing.startWithNewKey(content.source, {
       format: publication.format,
       recipients: publication.recipients.map(({ publicKey }) => publicKey),
-      // An image is compressed within. The original opens age files straight into a SIF or into tar.
-      compress: publication.kind === 'data' && publication.format === 'openpgp' ? 'paced' : 'none',
+      compress: publication.compress,
       signal,
       onProgress: shipped.read,
     });

@@ -90,7 +90,7 @@ address = 127.0.0.1\nport = ${port}\nusername = ${user}\nidentity-file = ${sshd.
 }
 
 const ours =
-  (format: string, port = sshd.port): Contender =>
+  (format: string, { port = sshd.port, compression = 'auto' } = {}): Contender =>
   ({ source, target, work: own }) => ({
     command: [
       process.execPath,
@@ -101,12 +101,14 @@ const ours =
       join(target, 'sealed'),
       format,
       join(own, 'key'),
+      compression,
     ],
   });
 
 const senders: Readonly<Record<string, Contender>> = {
   ours: ours('openpgp'),
   'ours-age': ours('age'),
+  'ours-age-zstd': ours('age', { compression: 'zstd' }),
   original: ({ source, target, work: own }) => ({
     command: ['/usr/bin/python3', join(here, 'original.py'), source, own, recipient, '127.0.0.1', String(sshd.port), user, sshd.file('ed25519'), sshd.file('known_hosts'), join(target, 'sealed')], // prettier-ignore
   }),
@@ -245,7 +247,7 @@ for (const name of flags.only.split(',') as DatasetName[]) {
     ),
     runs,
   );
-  result[name] = { costs, ...ratios(costs, 'ours'), age: ratios(costs, 'ours-age') };
+  result[name] = { costs, ...ratios(costs, 'ours'), age: ratios(costs, 'ours-age'), ageZstd: ratios(costs, 'ours-age-zstd') };
   if (!flags['no-open']) result[name] = { ...(result[name] as object), decrypt: await decryption(source, name) };
 }
 if (!flags['no-delay']) {
@@ -263,7 +265,7 @@ if (!flags['no-delay']) {
     });
     const costs = await compare(
       `${roundTrip} ms`,
-      { ours: () => once1(ours('openpgp', port), source, 'A'), scp: () => once1(scp, source, 'A') },
+      { ours: () => once1(ours('openpgp', { port }), source, 'A'), scp: () => once1(scp, source, 'A') },
       Math.max(1, runs - 1),
     );
     result[`vsScp${roundTrip}ms`] = Number(

@@ -1,5 +1,5 @@
 // One stage of ours as a process of its own, without the services: what sealing, shipping and opening cost.
-//   ours.mjs send CONFIGURATION SOURCE TARGET FORMAT KEY-FILE      (writes the secret key to KEY-FILE)
+//   ours.mjs send CONFIGURATION SOURCE TARGET FORMAT KEY-FILE COMPRESSION      (writes the secret key to KEY-FILE)
 //   ours.mjs open SEALED KEY-FILE DIRECTORY
 // Runs the built modules, as an installed client does.
 import { writeFile } from 'node:fs/promises';
@@ -15,19 +15,19 @@ const {
 const built = (module) => import(new URL(`../../dist/src/${module}.js`, import.meta.url).href);
 
 if (mode === 'send') {
-  const [configuration, source, target, format, keyFile] = args;
+  const [configuration, source, target, format, keyFile, compression] = args;
   // As data-prep does: the threads come up while the rest is loaded.
   const { Sealing, startEarly } = await built('seal/threads');
   startEarly();
-  const [{ loadConfig }, { scan }, { connect }, { startUpload }] = await Promise.all(
-    ['config', 'pack/pack', 'site/connect', 'site/upload'].map(built),
+  const [{ loadConfig }, { scan }, { compressionOf }, { connect }, { startUpload }] = await Promise.all(
+    ['config', 'pack/pack', 'seal/format', 'site/connect', 'site/upload'].map(built),
   );
   const config = await loadConfig(configuration);
   // As publishing does: the connection is made while the key is, the input is looked through, and sealing begins.
   const connecting = connect(config);
   const starting = Sealing.startWithNewKey(
     { path: source },
-    { format, recipients: [], compress: format === 'age' ? 'none' : 'paced' },
+    { format, recipients: [], compress: compressionOf(compression, format) },
   );
   const scanned = scan(source);
   const { key, sealing: started } = await starting;

@@ -234,6 +234,28 @@ describe('the chain on real parts', function () {
     assert.equal(await resultText(await openJob(site, job.jobId), 'data/input/hello.txt'), 'hello\n');
   });
 
+  it('compresses data as asked, whatever the format, and jobs open it', async () => {
+    const zeros = join(site.temporary, 'zeros');
+    const size = 3 * 1024 * 1024;
+    await writeFile(zeros, Buffer.alloc(size));
+    for (const [format, compression, small] of [
+      ['openpgp', 'auto', true],
+      ['openpgp', 'none', false],
+      ['age', 'auto', false],
+      ['age', 'zstd', true],
+      ['openpgp-gpg', 'zstd', true],
+    ] as const) {
+      const name = `${format}-${compression}.tgz`;
+      const prepared = await prepareData(site, zeros, { name, format, compression });
+      const { stdout } = await site.run(`stat -c %s ${site.scratch}/${name}`);
+      assert.ok(small ? Number(stdout) < size / 100 : Number(stdout) >= size, `${name}: ${stdout}`);
+      if (compression !== 'zstd') continue;
+      const job = await runJob(site, image, prepared, ['--', 'list']);
+      assert.equal(job.code, 0, job.stderr);
+      assert.deepEqual(await readFile(join(await openJob(site, job.jobId), 'data/zeros')), Buffer.alloc(size));
+    }
+  });
+
   it('keeps the results of two jobs at once apart, and earlier ones', async () => {
     const [one, two] = await Promise.all([
       runJob(site, image, data, ['--', 'args', 'one']),

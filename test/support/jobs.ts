@@ -44,9 +44,13 @@ export async function prepareImage(
 }
 
 /** Seals a directory or file for alice on the sandbox's node. */
-export async function prepareData(site: Site, path: string, options: { name?: string; format?: string } = {}): Promise<Prepared> {
+export async function prepareData(
+  site: Site,
+  path: string,
+  options: { name?: string; format?: string; compression?: string } = {},
+): Promise<Prepared> {
   const name = options.name ?? 'data.tgz';
-  await site.hpcsOk(['data-prep', '-i', path, '-u', 'alice', '-c', 'nid000001', '--data-path', name, '--data-path-at-rest', site.scratch, '--format', options.format ?? 'openpgp']); // prettier-ignore
+  await site.hpcsOk(['data-prep', '-i', path, '-u', 'alice', '-c', 'nid000001', '--data-path', name, '--data-path-at-rest', site.scratch, '--format', options.format ?? 'openpgp', '--compression', options.compression ?? 'auto']); // prettier-ignore
   return { info: `${site.scratch}/${name}.info.yaml` };
 }
 
