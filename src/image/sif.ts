@@ -64,7 +64,9 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
     `made a SIF of ${megabytes(sifHeaderSize + size)} from ${megabytes(source.size)} in ${((performance.now() - started) / 1000).toFixed(1)} s (${compression})`,
   );
   const architecture = source.config.platform.split('/')[1] ?? '';
-  const header = sifHeader({ size, architecture, created: new Date(created * 1000) });
+  // What is run, and how: with it the digest of the sealed image says more than which files are in it.
+  const config = Buffer.from(JSON.stringify(source.config));
+  const header = sifHeader({ size, configSize: config.length, architecture, created: new Date(created * 1000) });
   const owned = cleanup.move();
   return {
     bytes: (async function* () {
@@ -74,8 +76,9 @@ export async function buildSif(options: SifOptions): Promise<SifStream> {
         yield piece;
       }
       yield tables;
+      yield config;
     })(),
-    size: header.length + size,
+    size: header.length + size + config.length,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }

@@ -57,7 +57,15 @@ export async function readArtefact(
   const original = isOriginal(info);
   if (original && !options.allowLegacy) throw originalRefused(kind, path);
   const known = await options.catalogue.newest(options.site, path);
-  if (pin === undefined && known !== undefined && (known.sha512 !== info.checksum || known.secretPath !== info.secret_path)) {
+  if (known?.sha512 === info.checksum && known.secretPath !== info.secret_path) {
+    throw new HpcsError(
+      'integrity',
+      'artefact-repointed',
+      `${path} names another secret (${info.secret_path}) for the artefact that was published from here with ${known.secretPath}: somebody has altered it`,
+      { suggestion: `write the right secret_path into it, with its access_role and spiffeID, or prepare the ${kind} again` },
+    );
+  }
+  if (pin === undefined && known !== undefined && known.sha512 !== info.checksum) {
     throw new HpcsError(
       'integrity',
       'artefact-rolled-back',

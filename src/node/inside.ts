@@ -14,6 +14,7 @@ import { seal } from '../seal/seal.ts';
 import { digestingAside, Sealing } from '../seal/threads.ts';
 import { Secret } from '../secret.ts';
 import { applicationCommand, containerArguments, containerEnvironment, type Bind, type ContainerRun } from './container.ts';
+import { checkImageConfig } from './image-config.ts';
 import { nameless } from './nameless.ts';
 import { originalArguments, originalExitCode, replaceLogic } from './original.ts';
 import { openOutputFile, writeOutputFile } from './output-file.ts';
@@ -75,6 +76,7 @@ export async function inside(input: InsideInput, context: NodeContext): Promise<
   progress('image: decrypting and checking');
   const sif = join(work.path, 'app.sif');
   await decryptImage(plan.image, input.image.key, sif, signal);
+  if (input.image.config !== null) await checkImageConfig(sif, input.image.config);
   progress('data: decrypting, checking and unpacking');
   await decryptData(plan.data, input.data.key, join(work.path, 'encrypted'), signal);
   input.image.key[Symbol.dispose]();

@@ -11,6 +11,7 @@ import { pack } from '../../src/pack/pack.ts';
 import { renderInfoRecord } from '../../src/record.ts';
 import { seal } from '../../src/seal/seal.ts';
 import { Site } from '../support/site.ts';
+import { VaultOwner } from '../support/owner.ts';
 import { infoRecord, vaultRecord } from '../support/vault.ts';
 import type { CliExit } from '../support/cli.ts';
 
@@ -162,6 +163,26 @@ describe('a site that tampers', function () {
       refusedInJob(exit, 'record-mismatch');
     } finally {
       await site.run(`mv -f ${info.path_at_rest}.good ${info.path_at_rest}; cat > ${data.info} <<'END'\n${original}END\n`);
+    }
+  });
+
+  // Who made an image may write its record, and who can read its key may write another one: whoever bound a grant to the image's digest has
+  // bound what is run.
+  it('with how an image is run, in the vault, is found out', async () => {
+    const info = await infoRecord(site, image.info);
+    const record = await vaultRecord(site, info);
+    await using owner = await VaultOwner.open(site);
+    const write = (data: object) => owner.ask('POST', `kv/data/${info.secret_path}`, { data });
+    const config = record.image ?? assert.fail('no image');
+    await write({
+      ...record,
+      image: { ...config, entrypoint: ['/bin/sh', '-c', 'cp -r /sd-container/encrypted /sd-container/output'] },
+    });
+    try {
+      const pinned = { info: `${image.info}#sha512:${info.checksum}` };
+      refusedInJob(await site.hpcs(jobArguments(site, pinned, data)), 'record-mismatch');
+    } finally {
+      await write(record);
     }
   });
 

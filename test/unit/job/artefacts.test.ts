@@ -137,9 +137,10 @@ describe('artefact named at submission', () => {
       await assert.rejects(read(infoPath.replace('/data.tgz', '/./data.tgz')), { code: 'artefact-rolled-back' });
     });
 
-    it('is refused with another secret', async () => {
+    it('is refused with another secret, and so it is where its digest is given', async () => {
       await remember({ secretPath: 'client_1a2b3c4d5/other' });
-      await assert.rejects(read(), { code: 'artefact-rolled-back' });
+      for (const named of [infoPath, `${infoPath}#sha512:${info.checksum}`])
+        await assert.rejects(read(named), { code: 'artefact-repointed', exitCode: 7 });
     });
 
     it('may be an earlier one where that is said', async () => {
