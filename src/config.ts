@@ -1,13 +1,15 @@
-import { readFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
+import { expandHome } from './home.ts';
 import { parseRate } from './rate.ts';
 import { iniValues, parseIni } from './ini.ts';
-import { isOthersPath } from './owner.ts';
+import { isOthers } from './owner.ts';
 
-const { text, host, port, url, list, boolean, trustDomain, vaultNamespace } = iniValues;
+const { text, localPath, host, port, url, list, boolean, trustDomain, vaultNamespace } = iniValues;
 
 /** A directory on the site or its nodes. It ends up in lists that colons and commas part, and in a `#SBATCH` line. */
 const siteDirectory = z.string().regex(/^\/[^\s:,"'\\%#\p{Cc}]*$/u, 'an absolute path without spaces, quotes, commas or colons');
@@ -21,19 +23,19 @@ export const configSections = {
     address: host,
     port,
     'trust-domain': trustDomain,
-    'trust-bundle-file': text.optional(),
+    'trust-bundle-file': localPath.optional(),
     'address-from-node': host.optional(),
     'port-from-node': port.optional(),
   }),
   'hpcs-server': z.strictObject({
     url,
-    'ca-file': text.optional(),
+    'ca-file': localPath.optional(),
     'url-from-node': url.optional(),
     audience: text.default('hpcs-server'),
   }),
   vault: z.strictObject({
     url,
-    'ca-file': text.optional(),
+    'ca-file': localPath.optional(),
     'url-from-node': url.optional(),
     audience: text.default('vault'),
     namespace: vaultNamespace.optional(),
@@ -69,7 +71,7 @@ export const configSections = {
       .default('apptainer'),
   }),
   'spire-agent': z.strictObject({
-    bin: text.default('spire-agent'),
+    bin: localPath.default('spire-agent'),
     'socket-on-node': z
       .string()
       .regex(/^unix:(\/\/)?\/[^\s?#]+$/, 'a socket such as unix:///run/spire/agent.sock')
@@ -79,10 +81,10 @@ export const configSections = {
     client: z
       .enum(['auto', 'agent', 'login', 'ci', 'key', 'register'], { error: 'auto, agent, login, ci, key or register' })
       .default('auto'),
-    'key-file': text.optional(),
+    'key-file': localPath.optional(),
     issuer: text.optional(),
     'client-id': text.optional(),
-    'issuer-ca-file': text.optional(),
+    'issuer-ca-file': localPath.optional(),
     mode: z.enum(['auto', 'job', 'connected', 'agent'], { error: 'auto, job, connected or agent' }).default('auto'),
     'connect-timeout': z.coerce
       .number({ error: 'seconds, from 60 to 604800' })
@@ -92,9 +94,9 @@ export const configSections = {
       .default(3600),
   }),
   client: z.strictObject({
-    'state-directory': text.optional(),
-    'tool-kit': text.optional(),
-    recipient: list.default([]),
+    'state-directory': localPath.optional(),
+    'tool-kit': localPath.optional(),
+    recipient: list.transform((recipients) => recipients.map((recipient) => expandHome(recipient))).default([]),
     'allow-insecure-http': boolean.default(false),
   }),
 } as const;
@@ -128,12 +130,13 @@ export function configCandidates(flag: string | undefined, env: NodeJS.ProcessEn
  */
 export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEnv = process.env): Promise<Config> {
   const candidates = configCandidates(flag, env);
+  const named = flag !== undefined || Boolean(env['HPCS_CONFIG']);
   for (const file of candidates) {
-    let content: string;
     try {
-      content = await readFile(file, 'utf8');
+      return parseConfig(named ? await readFile(file, 'utf8') : await readFound(file), file);
     } catch (error) {
-      if (systemCode(error) === 'ENOENT' && flag === undefined && !env['HPCS_CONFIG']) continue;
+      if (error instanceof HpcsError) throw error;
+      if (systemCode(error) === 'ENOENT' && !named) continue;
       throw new HpcsError(
         'usage',
         'config-unreadable',
@@ -144,21 +147,23 @@ export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEn
         },
       );
     }
-    // Anybody can put a file where the original looks for one; it would name the vault, and a program to run.
-    if (file === sharedPlace && flag === undefined && (await isOthersPath(file))) {
-      throw new HpcsError(
-        'usage',
-        'config-of-others',
-        `the configuration ${file} belongs to somebody else, or can be written to by others`,
-        {
-          suggestion: 'if it is meant, name it with --config',
-        },
-      );
-    }
-    return parseConfig(content, file);
   }
   throw new HpcsError('usage', 'config-missing', `no configuration found (looked for ${candidates.join(', ')})`, {
     suggestion: 'copy hpcs-client.conf.example to ./hpcs-client.conf and fill it in, or name a file with --config',
+  });
+}
+
+// Others can put a file where one is looked for; it would name the vault, and a program to run. So what is looked at is what is read: not a
+// path that may be another file a moment later, nor a pipe that somebody else fills.
+async function readFound(file: string): Promise<string> {
+  await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
+  const found = await handle.stat();
+  // People share working directories with their group, but nobody shares /tmp with his own.
+  const writable = resolve(file) === sharedPlace ? 0o022 : 0o002;
+  if (found.isFile() && !isOthers(found, writable)) return await handle.readFile('utf8');
+  const what = found.isFile() ? 'belongs to somebody else, or can be written to by others' : 'is no file';
+  throw new HpcsError('usage', 'config-of-others', `the configuration ${file} ${what}`, {
+    suggestion: 'if it is meant, name it with --config',
   });
 }
 

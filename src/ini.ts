@@ -1,10 +1,15 @@
 import { parse } from 'ini';
 import { z } from 'zod';
 import { HpcsError } from './errors.ts';
+import { expandHome } from './home.ts';
+
+const text = z.string({ error: 'a value' }).min(1, 'a value').regex(/^\P{Cc}*$/u, 'a value without control characters'); // prettier-ignore
 
 /** Forms of single values, for the schemas of configuration files. Each says what was expected in a few words. */
 export const iniValues = {
-  text: z.string({ error: 'a value' }).min(1, 'a value').regex(/^\P{Cc}*$/u, 'a value without control characters'), // prettier-ignore
+  text,
+  /** A file or directory of this machine. */
+  localPath: text.transform((path) => expandHome(path)),
   /** A name or address of a host. It may not begin with a dash, since it stands in command lines. */
   host: z.string({ error: 'a host name or address' }).regex(/^(?!-)[A-Za-z0-9._:%[\]-]+$/, 'a host name or address'),
   port: z

@@ -1,17 +1,18 @@
-import type { Stats } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { existsSync, type Stats } from 'node:fs';
+
+/** Whether this process is in a container of Docker or Podman. */
+export function isContained(): boolean {
+  return existsSync('/.dockerenv') || existsSync('/run/.containerenv');
+}
 
 /**
  * Whether somebody else could have made or could alter what these facts are of: neither the caller's nor root's, or writable by
- * others. Root meets files of any owner in a container's mounts; elsewhere root is not kept from anything by an owner either.
+ * others. In a container root meets files of any owner in what is mounted there.
+ *
+ * @param writable permission bits that are others': the group's too, unless told otherwise
  */
-export function isOthers(found: Stats): boolean {
+export function isOthers(found: Stats, writable = 0o022): boolean {
   const own = process.getuid?.() ?? 0;
-  return (found.mode & 0o022) !== 0 || (own !== 0 && found.uid !== own && found.uid !== 0);
-}
-
-/** The same for a path; false for one that is not there. */
-export async function isOthersPath(path: string): Promise<boolean> {
-  const found = await stat(path).catch(() => undefined);
-  return found !== undefined && isOthers(found);
+  const foreign = found.uid !== own && found.uid !== 0;
+  return (found.mode & writable) !== 0 || (foreign && !(own === 0 && isContained()));
 }

@@ -1,4 +1,4 @@
-import { constants, existsSync, type Stats } from 'node:fs';
+import { constants, type Stats } from 'node:fs';
 import { access, open, readFile, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { homedir } from 'node:os';
@@ -6,8 +6,9 @@ import { dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
+import { expandHome } from './home.ts';
 import { makeDirectories } from './make-directories.ts';
-import { isOthers } from './owner.ts';
+import { isContained, isOthers } from './owner.ts';
 
 /**
  * The one durable private directory of a client: the keys of jobs and the catalogue of artefacts. The same for all stages, so
@@ -22,7 +23,9 @@ export async function stateDirectory(
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<string> {
   const xdg = env['XDG_STATE_HOME'] || join(env['HOME'] || homedir(), '.local', 'state');
-  const directory = resolve(env['HPCS_STATE_DIR'] || config?.client['state-directory'] || join(xdg, 'hpcs'));
+  const directory = resolve(
+    expandHome(env['HPCS_STATE_DIR'] ?? '', env) || config?.client['state-directory'] || join(xdg, 'hpcs'),
+  );
   const suggestion = 'set HPCS_STATE_DIR to a durable directory of your own';
   let found: Stats;
   try {
@@ -55,8 +58,7 @@ const overlays = new Set([0x794c7630, 0x65735546]);
  * @throws HpcsError `local` `state-not-durable`
  */
 export async function assertDurable(directory: string): Promise<void> {
-  const contained = existsSync('/.dockerenv') || existsSync('/run/.containerenv');
-  if (!contained || !overlays.has((await statfs('/')).type) || (await stat(directory)).dev !== (await stat('/')).dev) return;
+  if (!isContained() || !overlays.has((await statfs('/')).type) || (await stat(directory)).dev !== (await stat('/')).dev) return;
   throw new HpcsError(
     'local',
     'state-not-durable',

@@ -1,9 +1,9 @@
-import { statSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { userInfo } from 'node:os';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
+import { accountHome, expandHome } from '../home.ts';
 import { isOthers } from '../owner.ts';
 
 /** How the site is reached: the configuration's keys with the defaults of this machine. */
@@ -71,13 +71,25 @@ export async function sshSettings(
   };
 }
 
-/** Directories that may hold keys and known_hosts. `HOME` may be unset in a container, where the original mounts them in `/tmp`. */
-export function sshDirectories(env: NodeJS.ProcessEnv): string[] {
-  const shared = statSync('/tmp/.ssh', { throwIfNoEntry: false });
-  // Anybody can make one there, with a known_hosts of his own.
-  const mounted = shared !== undefined && isOthers(shared) ? undefined : '/tmp';
+/**
+ * Directories that may hold keys and known_hosts. `HOME` may be unset in a container, where the original mounts them in `/tmp`.
+ *
+ * @param shared where that is
+ */
+export function sshDirectories(env: NodeJS.ProcessEnv, shared = '/tmp'): string[] {
+  const mounted = isOwnDirectory(join(shared, '.ssh')) ? shared : undefined;
   const homes = [env['HOME'], accountHome(), mounted].filter((home) => home !== undefined && home.startsWith('/'));
   return [...new Set(homes.map((home) => join(home ?? '/', '.ssh')))];
+}
+
+// Anybody can make one there, with a known_hosts of his own: also later, where there is none now.
+function isOwnDirectory(path: string): boolean {
+  try {
+    const found = lstatSync(path);
+    return found.isDirectory() && !isOthers(found);
+  } catch {
+    return false;
+  }
 }
 
 function defaultKnownHosts(env: NodeJS.ProcessEnv): string[] {
@@ -91,19 +103,6 @@ export async function isEncryptedKey(file: string): Promise<boolean> {
   if (body === undefined) return /ENCRYPTED/.test(text);
   const cipher = Buffer.from(body, 'base64').subarray('openssh-key-v1\0'.length);
   return cipher.length > 8 && cipher.toString('latin1', 4, 4 + Math.min(cipher.readUInt32BE(0), 64)) !== 'none';
-}
-
-// A user id without an account, as containers often run under, has none.
-function accountHome(): string | undefined {
-  try {
-    return userInfo().homedir;
-  } catch {
-    return undefined;
-  }
-}
-
-function expandHome(file: string, env: NodeJS.ProcessEnv): string {
-  return file.startsWith('~/') ? join(env['HOME'] ?? accountHome() ?? '/', file.slice(2)) : file;
 }
 
 async function exists(file: string): Promise<boolean> {

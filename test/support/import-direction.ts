@@ -26,6 +26,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/errors.ts',
     'src/compile-cache.ts',
     'src/heap.ts',
+    'src/home.ts',
     'src/http.ts',
     'src/keep.ts',
     'src/legacy-arguments.ts',

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { execFileSync } from 'node:child_process';
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { configCandidates, configSections, loadConfig, parseConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
@@ -264,6 +265,34 @@ describe('client configuration', () => {
       await writeFile(join(directory, 'hpcs/hpcs-client.conf'), ini());
       const config = await loadConfig(undefined, { XDG_CONFIG_HOME: directory });
       assert.equal(config.file, join(directory, 'hpcs/hpcs-client.conf'));
+    });
+
+    it('takes none that others could have made or written, unless it is named', async () => {
+      const file = join(directory, 'hpcs/hpcs-client.conf');
+      await mkdir(join(directory, 'hpcs'));
+      const found = { XDG_CONFIG_HOME: directory };
+      await writeFile(file, ini());
+      await chmod(file, 0o664);
+      assert.equal((await loadConfig(undefined, found)).file, file);
+      await chmod(file, 0o666);
+      await assert.rejects(loadConfig(undefined, found), { code: 'config-of-others', exitCode: 2, suggestion: /--config/ });
+      for (const named of [loadConfig(file, found), loadConfig(undefined, { ...found, HPCS_CONFIG: file })])
+        assert.equal((await named).file, file);
+      await rm(file);
+      // Whoever made it could fill it with what he likes, and take it away before anybody looks whose it is.
+      execFileSync('mkfifo', [file]);
+      await assert.rejects(loadConfig(undefined, found), { code: 'config-of-others', message: /is no file$/ });
+    });
+
+    it('reads ~ as the home in every path of this machine', () => {
+      const { client, identity, vault } = parseConfig(
+        `${ini()}[client]\nstate-directory = ~/state\nrecipient = ~/cert, age1x\n[identity]\nkey-file = ~/key\n`,
+        'x',
+      );
+      assert.deepEqual(
+        [client['state-directory'], client.recipient, identity['key-file'], vault['ca-file']],
+        [join(homedir(), 'state'), [join(homedir(), 'cert'), 'age1x'], join(homedir(), 'key'), undefined],
+      );
     });
 
     it('does not pass over one that was named and is missing', async () => {

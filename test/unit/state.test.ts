@@ -30,6 +30,7 @@ describe('state', () => {
       assert.equal(await stateDirectory(config(), { ...env, HPCS_STATE_DIR: '' }), join(directory, 'configured'));
       assert.equal(await stateDirectory(undefined, { ...env, HPCS_STATE_DIR: undefined }), join(directory, 'xdg/hpcs'));
       assert.equal(await stateDirectory(undefined, { HOME: env.HOME }), join(directory, 'home/.local/state/hpcs'));
+      assert.equal(await stateDirectory(undefined, { ...env, HPCS_STATE_DIR: '~/keys' }), join(directory, 'home/keys'));
     });
 
     it('is refused where it cannot be made, at once', async () => {

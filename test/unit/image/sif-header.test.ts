@@ -24,7 +24,7 @@ describe('the header of a SIF', () => {
     assert.equal(header.readUInt32LE(4101), 1);
     assert.deepEqual(numbers(4113, 7), [32_768, 8, 600, 1_795_350_567, 1_795_350_567, 0, 0]);
     assert.equal(header.toString('hex', 4297, 4308), '0100000002000000303200');
-    assert.equal(header.toString('hex', 4681, 4698), '0640000001020000000000' + '00f000000000');
+    assert.equal(header.toString('hex', 4681, 4698), '064000000102000000000000f000000000');
     assert.deepEqual(numbers(4698, 7), [32_776, 3, 3, 1_795_350_567, 1_795_350_567, 0, 0]);
     assert.equal(header.toString('latin1', 4754, 4766), 'image.json\0\0');
   });

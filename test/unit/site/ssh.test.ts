@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseConfig } from '../../../src/config.ts';
@@ -25,8 +25,28 @@ describe('SSH settings', () => {
 
   it('look in $HOME and where containers mount keys', () => {
     assert.deepEqual(sshDirectories({ HOME: '/home/a' }).at(0), '/home/a/.ssh');
-    for (const env of [{}, { HOME: '' }, { HOME: 'odd' }, { HOME: '/tmp' }]) assert.ok(sshDirectories(env).includes('/tmp/.ssh'));
-    assert.equal(new Set(sshDirectories({ HOME: '/tmp' })).size, sshDirectories({ HOME: '/tmp' }).length);
+    for (const env of [{}, { HOME: '' }, { HOME: 'odd' }, { HOME: home }]) {
+      const found = sshDirectories(env, home);
+      assert.ok(found.includes(join(home, '.ssh')));
+      assert.equal(new Set(found).size, found.length);
+    }
+  });
+
+  it('look in no place that others have made, or could make yet', async () => {
+    const shared = join(home, 'shared');
+    const directory = join(shared, '.ssh');
+    const listed = (): boolean => sshDirectories({ HOME: '/home/a' }, shared).includes(directory);
+    await mkdir(shared);
+    assert.equal(listed(), false);
+    for (const target of [join(home, '.ssh'), '.ssh']) {
+      await symlink(target, directory);
+      assert.equal(listed(), false, target);
+      await rm(directory);
+    }
+    await mkdir(directory, { mode: 0o700 });
+    assert.equal(listed(), true);
+    await chmod(directory, 0o770);
+    assert.equal(listed(), false);
   });
 
   it('find keys in the order of their age, and an agent', async () => {
