@@ -28,7 +28,13 @@ const schema = z.object({
   exitCode: z.number().int().nullable(),
   /** Why the results are partial (`time limit or cancel`), or null when they are whole. */
   partial: z.string().nullable(),
-  result: z.object({ sha512: z.string(), size: z.number().int(), format: z.enum(sealFormats) }),
+  result: z.object({
+    sha512: z.string(),
+    size: z.number().int(),
+    /** Bytes of the archive that is sealed, uncompressed. Jobs of earlier versions did not tell. */
+    plain: z.number().int().optional(),
+    format: z.enum(sealFormats),
+  }),
   finished: z.string(),
 });
 

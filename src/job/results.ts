@@ -41,7 +41,8 @@ export async function openResults(
     });
   const sealed = readStream(transport, `${found.directory}/${resultFiles.sealed}`, { signal });
   const fetched = digesting(noMoreThan(manifest.result.size, sealed, altered));
-  await unpack(open(fetched.bytes, job.resultKey, { signal, checkedAtEnd: true }), destination.temporary, { signal });
+  const opened = open(fetched.bytes, job.resultKey, { signal, checkedAtEnd: true });
+  await unpack(noMoreThan(manifest.result.plain ?? Infinity, opened, altered), destination.temporary, { signal });
   const { sha512, size } = await fetched.summary;
   if (sha512 !== manifest.result.sha512 || size !== manifest.result.size) throw altered();
   // The archive holds one directory, `output`: that becomes the target.
@@ -49,7 +50,7 @@ export async function openResults(
   return manifest;
 }
 
-/** Anybody can seal for the job's owner: a site that sends without end is not listened to until the disk is full. */
+/** Anybody can seal for the job's owner: a site that sends without end, or what expands without end, is not listened to until the disk is full. */
 async function* noMoreThan(
   most: number,
   stream: AsyncIterable<Uint8Array>,

@@ -319,7 +319,7 @@ async function sealResults(input: InsideInput, output: Volume, outcome: Outcome)
       flags: plan.flags,
       exitCode: outcome.exitCode,
       partial: outcome.partial,
-      result: { ...(await sealing.summary), format: plan.results.format },
+      result: { ...(await sealing.summary), plain: sealing.plainSize, format: plan.results.format },
       finished: new Date().toISOString(),
     },
     input.authenticationKey,

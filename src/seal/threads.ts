@@ -84,6 +84,7 @@ export class Sealing implements BlockMemory, AsyncDisposable {
   readonly #begun: Promise<NewKey | undefined>;
   readonly #input: Promise<void>;
   readonly #unwatch: () => void;
+  readonly #taken: BigInt64Array;
 
   private constructor(task: SealTask, input: Bytes | undefined, options: SealOptions) {
     const begun = Promise.withResolvers<NewKey | undefined>();
@@ -108,7 +109,8 @@ export class Sealing implements BlockMemory, AsyncDisposable {
     this.summary.catch(() => undefined);
     this.#input =
       input === undefined || !('ring' in task.source) ? Promise.resolve() : this.#feed(input, new RingProducer(task.source.ring));
-    this.#unwatch = this.#watch(task.taken, options);
+    this.#taken = new BigInt64Array(task.taken);
+    this.#unwatch = this.#watch(options);
   }
 
   /**
@@ -158,6 +160,11 @@ export class Sealing implements BlockMemory, AsyncDisposable {
     }
   }
 
+  /** Plain bytes, before any compression, that were taken so far; all of them once {@link summary} has settled. */
+  get plainSize(): number {
+    return Number(Atomics.load(this.#taken, 0));
+  }
+
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
     try {
       for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync())
@@ -198,15 +205,14 @@ export class Sealing implements BlockMemory, AsyncDisposable {
     }
   }
 
-  #watch(taken: SharedArrayBuffer, { signal, onProgress }: SealOptions): () => void {
-    const count = new BigInt64Array(taken);
-    const timer = setInterval(() => onProgress?.(Number(Atomics.load(count, 0))), 100);
+  #watch({ signal, onProgress }: SealOptions): () => void {
+    const timer = setInterval(() => onProgress?.(this.plainSize), 100);
     timer.unref();
     const onAbort = (): void => this.#fail(signal?.reason);
     signal?.addEventListener('abort', onAbort);
     return () => {
       clearInterval(timer);
-      onProgress?.(Number(Atomics.load(count, 0)));
+      onProgress?.(this.plainSize);
       signal?.removeEventListener('abort', onAbort);
     };
   }

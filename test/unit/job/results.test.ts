@@ -69,4 +69,25 @@ describe('results', () => {
     assert.ok(site.taken <= own.length + 65536, `took ${site.taken} bytes`);
     assert.deepEqual(await readdir(directory), []);
   });
+
+  it('that expand to more than the job sealed are not unpacked beyond that', async () => {
+    const key = await generateKey('age');
+    job.resultKey = key.secretKey;
+    const archive = tarOf([
+      { name: 'output', type: 'directory' },
+      { name: 'output/file', content: Buffer.alloc(8 * 1024 * 1024) },
+    ]);
+    const { bytes, summary } = seal(inPieces(archive), { format: 'age', recipients: [key.publicKey], compress: 'zstd' });
+    const sealed = await collect(bytes);
+    assert.ok(sealed.length < archive.length / 100);
+    const attempt = async (plain: number): Promise<ResultManifest> => {
+      const manifest = manifestOf({ ...(await summary), plain, format: 'age' });
+      const site = siteOf(Buffer.from('0 whole\n'), Buffer.from(manifest), sealed);
+      return openResults(site, job, join(directory, 'results'), { signal });
+    };
+    await assert.rejects(attempt(archive.length - 1), failsWith('integrity', 'results-altered'));
+    assert.deepEqual(await readdir(directory), []);
+    await attempt(archive.length);
+    assert.deepEqual(await readdir(directory), ['results']);
+  });
 });

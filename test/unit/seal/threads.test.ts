@@ -124,6 +124,7 @@ describe('sealing on threads', () => {
         await using sealing = await Sealing.start({ path: source }, { format: 'openpgp', recipients: [publicKey], compress });
         const sealed = await taken(sealing, stall);
         await sealing.summary;
+        assert.equal(sealing.plainSize, expected.length);
         assert.ok((await collect(open(inPieces(sealed), secretKey))).equals(expected), `stall ${stall}`);
         assert.ok(sealed.length < 0.9 * expected.length);
       }
