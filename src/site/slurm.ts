@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError } from '../errors.ts';
 import { assignments } from '../shell.ts';
 import { run } from './files.ts';
+import { isCut } from './ssh-errors.ts';
 import type { Transport } from './transport.ts';
 
 /** What the scheduler says about a job. */
@@ -344,15 +345,7 @@ function vanished(id: string, last: JobState | undefined): HpcsError {
 
 /** Whether a trouble ends by itself more often than not. */
 export function isPassing(error: unknown): boolean {
-  const codes = [
-    'connection-lost',
-    'ssh-unreachable',
-    'ssh-timeout',
-    'ssh-host-not-found',
-    'session-refused',
-    'slurm-unreachable',
-  ];
-  return error instanceof HpcsError && codes.includes(error.code);
+  return isCut(error) || (error instanceof HpcsError && ['session-refused', 'slurm-unreachable'].includes(error.code));
 }
 
 /** Waits; `signal` ends that with an error, `early` without. */

@@ -104,6 +104,12 @@ export function sessionRefused(host: string, cause?: unknown): HpcsError {
   });
 }
 
+/** Whether a connection was cut, or cannot be made for now: what trying again may mend. A network that is away resolves no names either. */
+export function isCut(error: unknown): boolean {
+  const codes = ['connection-lost', 'ssh-unreachable', 'ssh-timeout', 'ssh-host-not-found', 'ssh-handshake-failed'];
+  return error instanceof HpcsError && codes.includes(error.code);
+}
+
 /** Plain words for a socket error's code. */
 export function reasonOf(error: unknown): string {
   const code = systemCode(error);

@@ -12,6 +12,7 @@ import { assignments, quote } from '../shell.ts';
 import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
 import { Outbox } from './outbox.ts';
 import { RoundTrip } from './round-trip.ts';
+import { isCut } from './ssh-errors.ts';
 import { Throttle } from './throttle.ts';
 import type { Transport } from './transport.ts';
 
@@ -307,14 +308,6 @@ class Answers {
     this.#change.resolve();
     this.#change = Promise.withResolvers<void>();
   }
-}
-
-/** Whether a connection was cut, or cannot be made for now: what trying again may mend. */
-function isCut(error: unknown): boolean {
-  return (
-    error instanceof HpcsError &&
-    ['connection-lost', 'ssh-unreachable', 'ssh-timeout', 'ssh-handshake-failed'].includes(error.code)
-  );
 }
 
 const replacedCode = 74;

@@ -1,0 +1,42 @@
+import type { HpcsError } from '../../src/errors.ts';
+import type { ExecOptions, RemoteProcess } from '../../src/site/transport.ts';
+import { LocalTransport } from './local-transport.ts';
+
+/** Why a command fails, and whether it was done all the same. */
+export interface Fate {
+  error: HpcsError;
+  done?: boolean;
+}
+
+/** A site that is this machine, and a way there that fails. */
+export class FailingTransport extends LocalTransport {
+  /** Signals of all commands. */
+  readonly signals: (AbortSignal | undefined)[] = [];
+  readonly #fate: (script: string) => Fate | undefined;
+
+  /** @param fate asked before every command; one without a fate is run */
+  constructor(fate: (script: string) => Fate | undefined) {
+    super();
+    this.#fate = fate;
+  }
+
+  override exec(script: string, options: ExecOptions = {}): RemoteProcess {
+    this.signals.push(options.signal);
+    const fate = this.#fate(script);
+    if (fate === undefined) return super.exec(script, options);
+    const done = fate.done === true ? super.exec(script, options) : undefined;
+    const failed = (async () => {
+      await done?.finished;
+      throw fate.error;
+    })();
+    failed.catch(() => undefined);
+    return {
+      // eslint-disable-next-line require-yield
+      stdout: (async function* () {
+        await failed;
+      })(),
+      finished: failed,
+      async [Symbol.asyncDispose]() {},
+    };
+  }
+}

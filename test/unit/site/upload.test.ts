@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { isPassing } from '../../../src/site/slurm.ts';
+import { connectionLost, handshakeFailed, hostNotFound, isCut, unreachable } from '../../../src/site/ssh-errors.ts';
+import { uploadFile } from '../../../src/site/upload.ts';
+import { FailingTransport } from '../../support/failing-transport.ts';
+
+describe('uploads over a way that fails', () => {
+  let directory: string;
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'hpcs-upload-'));
+  });
+  afterEach(() => rm(directory, { recursive: true }));
+
+  it('go on when the network is back, though for a while not even the name of the site was known', async () => {
+    const cuts = [connectionLost('h', undefined), hostNotFound('h')];
+    const left = [...cuts];
+    const transport = new FailingTransport(() => {
+      const error = left.shift();
+      return error && { error };
+    });
+    const warnings: string[] = [];
+    const content = randomBytes(100_000);
+    const path = join(directory, 'file');
+    await uploadFile(transport, [content], path, { patience: 60, warn: (line) => void warnings.push(line) });
+    assert.ok((await readFile(path)).equals(content));
+    assert.deepEqual(await readdir(directory), ['file']);
+    assert.deepEqual(
+      warnings,
+      cuts.map(({ message }) => `${message}; trying for 60 s to go on where it stopped`),
+    );
+  });
+
+  it('fail with the first cut where nobody wants to wait', async () => {
+    const transport = new FailingTransport(() => ({ error: hostNotFound('h') }));
+    await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'ssh-host-not-found' });
+  });
+
+  it('take for a cut what waiting for a job takes for one', () => {
+    for (const error of [connectionLost('h', 'x'), hostNotFound('h'), unreachable('h', 'x'), handshakeFailed('h', 'x')]) {
+      assert.ok(isCut(error), error.code);
+      assert.ok(isPassing(error), error.code);
+    }
+  });
+});
