@@ -113,7 +113,7 @@ changes of state. The exit code is the application's. Results are opened with: h
         recipients,
         allowLegacy: flags['allow-legacy-image'],
       },
-      { config, transport, signal: this.signal, progress: this.progress, warn: this.warning },
+      { config, transport, signal: this.signal, progress: this.progress, warn: this.warning, meter: this.meter },
     );
     this.log(`submitted job ${jobId}`);
     const said = { progress: this.progress, warn: this.warning };

@@ -9,6 +9,7 @@ import { constants, createGzip } from 'node:zlib';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
 import { keepOnly } from './keep.ts';
+import type { Meter } from './meter.ts';
 import { tarOf } from './pack/tar.ts';
 import type { Transport } from './site/transport.ts';
 import { makeDirectory, sha256 } from './site/files.ts';
@@ -19,6 +20,17 @@ export interface ToolKit {
   /** Path of the archive on this machine. */
   path: string;
   sha256: string;
+  /** In bytes. */
+  size: number;
+}
+
+/** How it is shipped. */
+export interface ShippingContext {
+  config: Config;
+  transport: Transport;
+  signal: AbortSignal;
+  warn: (line: string) => void;
+  meter: (label: string) => Meter;
 }
 
 /** Programs of the tool kit beside Node and the bundle; static or relocatable. */
@@ -33,8 +45,12 @@ export async function localToolKit(config: Config): Promise<ToolKit> {
   const path = config.client['tool-kit'] ?? fileURLToPath(new URL('../tool-kit.tar.gz', import.meta.url));
   try {
     const hash = createHash('sha256');
-    for await (const part of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(part as Buffer);
-    return { path, sha256: hash.digest('hex') };
+    let size = 0;
+    for await (const part of createReadStream(path, { highWaterMark: 1024 * 1024 }) as AsyncIterable<Buffer>) {
+      hash.update(part);
+      size += part.length;
+    }
+    return { path, sha256: hash.digest('hex'), size };
   } catch (error) {
     throw new HpcsError(
       'usage',
@@ -53,14 +69,22 @@ export async function localToolKit(config: Config): Promise<ToolKit> {
  *
  * @returns where it lies there
  */
-export async function shipToolKit(transport: Transport, kit: ToolKit, directory: string, signal: AbortSignal): Promise<string> {
+export async function shipToolKit(kit: ToolKit, directory: string, context: ShippingContext): Promise<string> {
+  const { transport, signal } = context;
+  const { 'reconnect-limit': patience, 'bandwidth-limit': bandwidth } = context.config.supercomputer;
   const path = `${directory.replace(/\/+$/, '')}/hpcs-tool-kit-${kit.sha256.slice(0, 16)}.tar.gz`;
-  if ((await sha256(transport, path)) === kit.sha256) return path;
-  await makeDirectory(transport, directory);
+  if ((await sha256(transport, path, { signal })) === kit.sha256) return path;
+  await makeDirectory(transport, directory, { signal });
+  using meter = context.meter('shipping the tool kit');
+  meter.expect(kit.size);
   await uploadFile(transport, createReadStream(kit.path, { highWaterMark: 256 * 1024 }), path, {
     mode: 0o644,
     replace: true,
     signal,
+    patience,
+    bandwidth,
+    onProgress: meter.update,
+    warn: context.warn,
   });
   return path;
 }

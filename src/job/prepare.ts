@@ -3,6 +3,7 @@ import type { Config } from '../config.ts';
 import { HpcsError, messageOf } from '../errors.ts';
 import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { openIdentity } from '../identity/client-identity.ts';
+import type { Meter } from '../meter.ts';
 import { looseningFlags } from '../node/container.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import type { Secret } from '../secret.ts';
@@ -28,6 +29,7 @@ export interface JobContext {
   signal: AbortSignal;
   progress: (line: string) => void;
   warn: (line: string) => void;
+  meter: (label: string) => Meter;
 }
 
 /** A submitted job. */
@@ -126,11 +128,12 @@ interface ShippedToolKit {
   sha256: string;
 }
 
-async function shippedToolKit(workdir: string, { config, transport, signal, progress }: JobContext): Promise<ShippedToolKit> {
+async function shippedToolKit(workdir: string, context: JobContext): Promise<ShippedToolKit> {
+  const { config, progress } = context;
   const kit = await localToolKit(config);
   const directory = config.supercomputer['tool-kit-directory'] ?? `${workdir}/.hpcs`;
   progress(`tool kit ${kit.sha256.slice(0, 16)}: shipping to ${config.supercomputer.address} unless it is there`);
-  return { directory, path: await shipToolKit(transport, kit, directory, signal), sha256: kit.sha256 };
+  return { directory, path: await shipToolKit(kit, directory, context), sha256: kit.sha256 };
 }
 
 /** What is in force, in words. */

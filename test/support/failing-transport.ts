@@ -10,8 +10,8 @@ export interface Fate {
 
 /** A site that is this machine, and a way there that fails. */
 export class FailingTransport extends LocalTransport {
-  /** Signals of all commands. */
-  readonly signals: (AbortSignal | undefined)[] = [];
+  /** All that were asked for. */
+  readonly commands: { script: string; signal: AbortSignal | undefined }[] = [];
   readonly #fate: (script: string) => Fate | undefined;
 
   /** @param fate asked before every command; one without a fate is run */
@@ -21,7 +21,7 @@ export class FailingTransport extends LocalTransport {
   }
 
   override exec(script: string, options: ExecOptions = {}): RemoteProcess {
-    this.signals.push(options.signal);
+    this.commands.push({ script, signal: options.signal });
     const fate = this.#fate(script);
     if (fate === undefined) return super.exec(script, options);
     const done = fate.done === true ? super.exec(script, options) : undefined;
