@@ -1,5 +1,5 @@
 import { Flags } from '@oclif/core';
-import { basename, join, resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
 import { checkInput, scan } from '../src/pack/pack.ts';
 import type { Published } from '../src/publish.ts';
@@ -27,7 +27,7 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     'output-path': Flags.string({
       char: 'o',
       aliases: ['output-data'],
-      summary: 'keep a copy of the sealed file in this directory',
+      summary: 'keep a copy of the sealed file in this directory, which replaces nothing',
       helpValue: 'DIR',
     }),
     'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
@@ -95,11 +95,12 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
         readers,
         recipients,
         bandwidth: flags['bandwidth-limit'],
-        keep: flags['output-path'] === undefined ? undefined : join(flags['output-path'], fileName),
+        keep: flags['output-path'],
       },
       { config, signal: this.signal, progress: this.progress, warning: this.warning, meter: this.meter },
     );
     this.log(`data published: ${published.path} (${published.size} bytes)\ninfo record: ${published.info}`);
+    if (published.copy !== undefined) this.log(`copy: ${published.copy}`);
     return published;
   }
 }

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { basename, posix } from 'node:path';
+import { basename, join, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
-import { HpcsError } from './errors.ts';
+import { HpcsError, messageOf } from './errors.ts';
 import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
-import { keepCopy } from './keep.ts';
+import { Copy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
 import { renderInfoRecord, type ImageConfig, type InfoRecord } from './record.ts';
 import type { Compression } from './seal/compress.ts';
@@ -14,7 +14,7 @@ import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
-import { freeName, makeDirectory } from './site/files.ts';
+import { beside, freeName, makeDirectory } from './site/files.ts';
 import type { Transport } from './site/transport.ts';
 import { startUpload, uploadFile } from './site/upload.ts';
 import { stateDirectory } from './state.ts';
@@ -40,7 +40,7 @@ export interface Publication {
   /** Who can open it beside the holder of the key in the vault. */
   recipients: readonly Recipient[];
   readers: Readers;
-  /** Local file that keeps a copy of the sealed bytes. */
+  /** Local directory that keeps a copy of the sealed file, under its name on the site, or beside what has that name there. */
   keep?: string | undefined;
   /** Bytes per second, at most; in place of the configuration's. */
   bandwidth?: number | undefined;
@@ -62,6 +62,8 @@ export interface Published {
   sha512: string;
   size: number;
   secretPath: string;
+  /** Path of the copy that is kept on this machine. */
+  copy?: string;
 }
 
 /**
@@ -132,7 +134,9 @@ export async function publish(
   using meter = context.meter(doing);
   shown = meter;
   total.then((bytes) => meter.expect(bytes), () => undefined); // prettier-ignore
-  await using upload = await startUpload(transport, wanted, keepCopy(sealing, publication.keep), {
+  const { keep, fileName } = publication;
+  const copy = keep === undefined ? undefined : stack.use(await Copy.begin(join(keep, fileName)));
+  await using upload = await startUpload(transport, wanted, copy?.of(sealing) ?? sealing, {
     mode: 0o640,
     signal,
     patience: config.supercomputer['reconnect-limit'],
@@ -159,7 +163,8 @@ export async function publish(
   };
   const grant = await grantSecret(publication.fileName, readers, record, granter);
 
-  const path = await upload.publishAs(await freeName(transport, wanted, record.artefact.slice(0, 8), { signal }));
+  const suffix = record.artefact.slice(0, 8);
+  const path = await upload.publishAs(await freeName(transport, wanted, suffix, { signal }));
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
   const info: InfoRecord = {
     path_at_rest: path,
@@ -183,7 +188,21 @@ export async function publish(
     sha512,
     created: record.created,
   });
-  return { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+  const published = { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+  if (copy === undefined) return published;
+  return { ...published, copy: await keptCopy(copy, path, beside(fileName, suffix)) };
+}
+
+/** The copy gets its name last: what is not published nobody can open. @returns its path */
+async function keptCopy(copy: Copy, path: string, otherwise: string): Promise<string> {
+  try {
+    return await copy.nameAs([basename(path), otherwise]);
+  } catch (error) {
+    throw new HpcsError('local', 'copy-failed', `${path} is published, but no copy of it is kept: ${messageOf(error)}`, {
+      cause: error,
+      suggestion: 'use what is published, and fetch a copy of it from the site',
+    });
+  }
 }
 
 function list(value: string | undefined): string[] {

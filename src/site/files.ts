@@ -183,15 +183,19 @@ export async function removeTemporary(transport: Transport, path: string, option
   await remove(transport, path, options);
 }
 
+/** A name beside another: with `suffix` before its extension. */
+export function beside(path: string, suffix: string): string {
+  const { dir, name, ext } = posix.parse(path);
+  return posix.join(dir, `${name}-${suffix}${ext}`);
+}
+
 /**
  * A path that is free: `path` itself, or with `suffix` before its extension where something is there already.
  *
  * @throws HpcsError `site` when both are taken
  */
 export async function freeName(transport: Transport, path: string, suffix: string, options: FileOptions = {}): Promise<string> {
-  const { dir, name, ext } = posix.parse(path);
-  const beside = posix.join(dir, `${name}-${suffix}${ext}`);
-  for (const candidate of [path, beside]) {
+  for (const candidate of [path, beside(path, suffix)]) {
     const body = `if [ -e "$path" ] || [ -L "$path" ]; then echo taken; else echo free; fi`;
     if ((await runFixed(transport, 'look at', candidate, { path: plain(candidate) }, body, options)).trim() === 'free')
       return candidate;

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import type { CliExit } from '../support/cli.ts';
 import { Site } from '../support/site.ts';
 
@@ -146,6 +146,47 @@ describe('what can fail', function () {
     }
   });
 
+  it('the site: something in the place of the info record', async () => {
+    const name = `${randomBytes(4).toString('hex')}.tgz`;
+    const directory = `${site.scratch}/occupied`;
+    const kept = join(site.temporary, 'kept');
+    await mkdir(kept);
+    await writeFile(join(kept, name), 'earlier');
+    await site.run(`mkdir -p ${directory}/${name}.info.yaml`);
+    try {
+      const exit = await site.hpcs(['data-prep', '-i', input, '-o', kept, '--data-path', name, '--data-path-at-rest', directory]);
+      assert.equal(exit.code, 5, exit.stderr);
+      assert.match(exit.stderr, /it is a directory/);
+      assert.deepEqual(await readdir(kept), [name]);
+      assert.equal(await readFile(join(kept, name), 'utf8'), 'earlier');
+    } finally {
+      await site.run(`rm -r ${directory}`);
+    }
+  });
+
+  it('nothing: a copy is kept under the name of what was published, beside what is there', async () => {
+    const name = `${randomBytes(4).toString('hex')}.tgz`;
+    const directory = `${site.scratch}/copied`;
+    const kept = join(site.temporary, 'copies');
+    const once = async (): Promise<{ path: string; copy: string; sha512: string }> => {
+      const words = ['data-prep', '--json', '-i', input, '-o', kept, '--data-path', name, '--data-path-at-rest', directory];
+      return JSON.parse((await site.hpcsOk(words)).stdout) as { path: string; copy: string; sha512: string };
+    };
+    try {
+      const all = [await once(), await once()];
+      await site.run(`rm ${directory}/${name}`);
+      all.push(await once());
+      assert.deepEqual(all.map(({ path }) => path === `${directory}/${name}`), [true, false, true]); // prettier-ignore
+      assert.equal(basename(all[1]?.copy ?? ''), basename(all[1]?.path ?? ''));
+      assert.equal(new Set(all.map(({ copy }) => copy)).size, 3);
+      for (const { copy, sha512 } of all)
+        assert.equal(createHash('sha512').update(await readFile(copy)).digest('hex'), sha512); // prettier-ignore
+      assert.equal((await readdir(kept)).length, 3);
+    } finally {
+      await site.run(`rm -r ${directory}`);
+    }
+  });
+
   const prepareImage = (image: string, more: readonly string[] = [], config = site.configuration): Promise<CliExit> => {
     const readers = ['-u', 'alice', '-c', 'nid000001'];
     return site.hpcs(['container-prep', '--json', '--config', config, '-b', image, '--pull', 'never', '-e', ...readers, ...more]);
@@ -176,6 +217,7 @@ describe('what can fail', function () {
 
   it('an interruption: Ctrl-C while bytes go up', async () => {
     const abort = new AbortController();
+    const kept = join(site.temporary, 'interrupted');
     await writeFile(join(input, 'more'), randomBytes(256 * 1024 * 1024));
     const exit = await site.hpcs(
       [
@@ -190,6 +232,8 @@ describe('what can fail', function () {
         'failing.tgz',
         '--data-path-at-rest',
         site.scratch,
+        '-o',
+        kept,
       ],
       {
         signal: abort.signal,
@@ -200,5 +244,6 @@ describe('what can fail', function () {
     );
     assert.equal(exit.code, 130, exit.stderr);
     assert.equal((await site.run(`ls -A ${site.scratch}`)).stdout, '');
+    assert.deepEqual(await readdir(kept), []);
   });
 });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, readFile, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { keepCopy, keepOnly } from '../../src/keep.ts';
+import { Copy, keepOnly } from '../../src/keep.ts';
 
 async function* parts(...texts: string[]): AsyncGenerator<Uint8Array> {
   for (const text of texts) yield Buffer.from(text);
@@ -27,15 +27,39 @@ describe('kept copy', () => {
 
   it('is of the bytes that go through', async () => {
     const file = join(directory, 'new/copy');
-    assert.equal(await text(keepCopy(parts('one', '', 'two'), file)), 'onetwo');
+    await using copy = await Copy.begin(file);
+    assert.equal(await text(copy.of(parts('one', '', 'two'))), 'onetwo');
+    await copy.replace();
     assert.equal(await readFile(file, 'utf8'), 'onetwo');
     assert.equal((await stat(file)).mode & 0o777, 0o600);
     assert.deepEqual(await readdir(join(directory, 'new')), ['copy']);
   });
 
-  it('is not made where none is wanted', async () => {
-    assert.equal(await text(keepCopy(parts('one'), undefined)), 'one');
-    assert.deepEqual(await readdir(directory), []);
+  it('appears when it is named, under the first name that is free, and replaces nothing', async () => {
+    const kept = async (content: string): Promise<string> => {
+      await using copy = await Copy.begin(join(directory, 'copy.tgz'));
+      await text(copy.of(parts(content)));
+      return await copy.nameAs(['copy.tgz', `copy-${content}.tgz`]);
+    };
+    assert.equal(await kept('one'), join(directory, 'copy.tgz'));
+    assert.equal(await kept('two'), join(directory, 'copy-two.tgz'));
+    await symlink('nowhere', join(directory, 'copy-three.tgz'));
+    await assert.rejects(kept('three'), { code: 'write-failed', message: `cannot write ${directory}/copy.tgz: EEXIST` });
+    assert.equal(await readFile(join(directory, 'copy.tgz'), 'utf8'), 'one');
+    assert.equal(await readFile(join(directory, 'copy-two.tgz'), 'utf8'), 'two');
+    assert.deepEqual((await readdir(directory)).toSorted(), ['copy-three.tgz', 'copy-two.tgz', 'copy.tgz']);
+  });
+
+  it('is gone when it was given no name', async () => {
+    const file = join(directory, 'copy');
+    await writeFile(file, 'earlier');
+    {
+      await using copy = await Copy.begin(file);
+      await text(copy.of(parts('one')));
+      assert.equal((await readdir(directory)).length, 2);
+    }
+    assert.deepEqual(await readdir(directory), ['copy']);
+    assert.equal(await readFile(file, 'utf8'), 'earlier');
   });
 
   it('may be empty', async () => {
@@ -48,9 +72,9 @@ describe('kept copy', () => {
     await writeFile(file, 'earlier');
     const broken = new Error('broken');
     await assert.rejects(keepOnly(failing(broken), file), (error) => error === broken);
-    for await (const _part of keepCopy(parts('one', 'two'), file)) {
-      assert.equal(await readFile(file, 'utf8'), 'earlier');
-      break;
+    {
+      await using copy = await Copy.begin(file);
+      for await (const _part of copy.of(parts('one', 'two'))) break;
     }
     assert.equal(await readFile(file, 'utf8'), 'earlier');
     assert.deepEqual(await readdir(directory), ['copy']);
