@@ -26,7 +26,7 @@ export interface AttendContext {
 
 /** Times between two looks, in milliseconds: growing while nothing comes, since jobs may wait for days. */
 const looks = { first: 1000, longest: 5000 };
-/** How long to wait where a service does not answer, in milliseconds. */
+/** How long to wait where keys cannot be asked for, in milliseconds. */
 const pause = 5000;
 
 /** Whether a job waits, or will, for its client to bring its keys. */
@@ -175,7 +175,7 @@ async function isRunning(job: SubmittedRecord, transport: Transport, signal: Abo
   );
 }
 
-/** @returns undefined where the job ended while the service did not answer */
+/** @returns undefined where the job ended before the server said anything of its ticket */
 async function redeem(
   job: SubmittedRecord,
   ticket: Parameters<typeof formatAnswer>[0],
@@ -183,22 +183,33 @@ async function redeem(
   { config, signal, warn }: AttendContext,
   either: AbortSignal,
 ): Promise<Uint8Array | Refusal | undefined> {
-  for (let told = false; !either.aborted; told = true) {
+  for (let told = ''; !either.aborted;) {
     try {
       // Made when it is needed: a job may have waited for longer than any token lives.
       await using services = await openServices(config);
       await using identity = await openIdentity(config, { signal, progress: () => undefined });
       const request = { halves: [ticket.scriptHalf, ticket.fileHalf], job: job.jobId, key, prove: identity.prove } as const;
-      return await services.server.redeem(request, signal);
+      return await services.server.redeem(request, signal).catch(refusalOf);
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof HpcsError)) throw error;
-      const { code, message, suggestion } = error;
-      if (!['unreachable', 'hpcs-unavailable', 'hpcs-busy'].includes(code)) return { code, message, suggestion };
-      if (!told) warn(`${message}; job ${job.jobId} waits meanwhile`);
+      // Whoever is warned can log in, or mend what is wrong here: the job has time until its connect-timeout.
+      const { message, suggestion } = error;
+      if (told !== message)
+        warn(`${message}, job ${job.jobId} waits meanwhile${suggestion === undefined ? '' : `; ${suggestion}`}`);
+      told = message;
     }
     await sleep(pause, undefined, { signal: either }).catch(() => undefined);
   }
   signal.throwIfAborted();
   return undefined;
+}
+
+/** What the HPCS server says of the ticket itself, which another try would not change. @throws any other error */
+function refusalOf(error: unknown): Refusal {
+  if (!(error instanceof HpcsError)) throw error;
+  const { code, message, suggestion } = error;
+  const refused = code === 'record-mismatch' || code.startsWith('hpcs-');
+  if (!refused || code === 'hpcs-unavailable' || code === 'hpcs-busy') throw error;
+  return { code, message, suggestion };
 }

@@ -1,14 +1,18 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Config } from '../../../src/config.ts';
+import { parseConfig, type Config } from '../../../src/config.ts';
+import { generateProofKey } from '../../../src/identity/proof.ts';
 import { attendJob, attendToEnd, type AttendContext } from '../../../src/job/attend.ts';
-import { formatRequest } from '../../../src/job/connection.ts';
+import { formatRequest, readAnswer } from '../../../src/job/connection.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
-import { makeTicket } from '../../../src/job/ticket.ts';
+import { makeTicket, type Ticket } from '../../../src/job/ticket.ts';
 import { Secret } from '../../../src/secret.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
 import { refused } from '../../support/refused.ts';
@@ -16,13 +20,15 @@ import { refused } from '../../support/refused.ts';
 describe('a client that attends a job', () => {
   let directory: string;
   let job: JobRecord;
+  let ticket: Ticket;
   let context: AttendContext;
   const path = process.env['PATH'];
+  const key = `age1${'q'.repeat(58)}`;
 
   beforeEach(async () => {
     directory = await mkdtemp(join(tmpdir(), 'hpcs-attend-'));
-    const ticket = makeTicket();
-    await writeFile(join(directory, 'request.json'), formatRequest(ticket, '7', `age1${'q'.repeat(58)}`));
+    ticket = makeTicket();
+    await writeFile(join(directory, 'request.json'), formatRequest(ticket, '7', key));
     job = {
       version: 1, local: '0'.repeat(32), jobId: '7', site: 's', username: 'u', name: 'n', workdir: '/w', created: '', image: { sha512: '' }, data: { sha512: '' }, format: 'openpgp',
       connection: { directory, ...ticket }, resultKey: new Secret('k'), authenticationKey: new Secret('a'),
@@ -88,5 +94,88 @@ describe('a client that attends a job', () => {
   it('asks for its keys while it is RUNNING', async () => {
     await scheduler('RUNNING');
     await assert.rejects(attendJob(job, context, new Promise(() => undefined)), TypeError);
+  });
+
+  describe('and a server', () => {
+    let http: Server;
+    /** What it answers to each call. */
+    let answers: Record<string, { status: number; body: unknown }>;
+    let over: PromiseWithResolvers<void>;
+    let warnings: string[];
+
+    beforeEach(async () => {
+      await scheduler('RUNNING');
+      answers = { '/api/client/token': { status: 200, body: { success: true, spiffeID: 's', token: 't' } } };
+      http = createServer((request, response) => {
+        const { status, body } = answers[request.url ?? ''] ?? { status: 500, body: {} };
+        response.writeHead(status).end(JSON.stringify(body));
+      }).listen(0, '127.0.0.1');
+      await once(http, 'listening');
+      over = Promise.withResolvers();
+      warnings = [];
+      const url = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
+      const text = `[spire-server]\naddress=127.0.0.1\nport=1\ntrust-domain=t\n[hpcs-server]\nurl=${url}\n[vault]\nurl=https://127.0.0.1:1\n[supercomputer]\naddress=a\nusername=u\n[client]\nstate-directory=${directory}\nallow-insecure-http=true\n[identity]\nclient=login\n`;
+      const warn = (line: string): void => {
+        warnings.push(line);
+        // It would try for as long as the job waits.
+        if (line.includes('waits meanwhile')) over.resolve();
+      };
+      context = { ...context, config: parseConfig(text, 'test.conf'), warn };
+    });
+    afterEach(() => http.close());
+
+    const logIn = async (expires: string): Promise<void> => {
+      const session = { version: 1, server: 's', trustDomain: 't', clientId: '0123456af', spiffeId: 's', name: 'alice', expires };
+      await writeFile(join(directory, 'client-login.json'), JSON.stringify({ ...session, key: await generateProofKey() }));
+    };
+    const refuse = (call: string, status: number): void => {
+      answers[call] = { status, body: { success: false, message: 'not you' } };
+    };
+    const attend = (): Promise<boolean> => attendJob(job, context, over.promise);
+    const waits = async (why: RegExp): Promise<void> => {
+      assert.equal(await attend(), false);
+      assert.match(warnings.join('\n'), why);
+      assert.equal(existsSync(join(directory, 'answer.json')), false);
+    };
+
+    it('lets it wait while the login has ended, and says what to do', async () => {
+      await logIn('2026-01-01T00:00:00.000Z');
+      await waits(/^the session of alice ended at 2026-01-01\S*, job 7 waits meanwhile; log in again: hpcs login/);
+    });
+
+    it('lets it wait while nobody is logged in, or what was kept of the login cannot be read', async () => {
+      await waits(/^nobody is logged in here: .*, job 7 waits meanwhile; log in: hpcs login$/);
+      await writeFile(join(directory, 'client-login.json'), '{"trunc');
+      over = Promise.withResolvers();
+      warnings = [];
+      await waits(/^cannot read the key of this client, .*, job 7 waits meanwhile/);
+    });
+
+    it('lets it wait while the server knows no such login: the ticket was not shown', async () => {
+      await logIn('2999-01-01T00:00:00.000Z');
+      refuse('/api/client/token', 401);
+      await waits(/refused \(401\): not you, job 7 waits meanwhile; log in \(hpcs login\)/);
+    });
+
+    it('lets it wait while the server cannot answer', async () => {
+      await logIn('2999-01-01T00:00:00.000Z');
+      refuse('/api/jobs/redeem', 503);
+      await waits(/refused \(503\): not you, job 7 waits meanwhile/);
+    });
+
+    for (const [status, code] of [
+      [403, 'hpcs-forbidden'],
+      [422, 'record-mismatch'],
+    ] as const) {
+      it(`tells it what the server refused: ${code}`, async () => {
+        await logIn('2999-01-01T00:00:00.000Z');
+        refuse('/api/jobs/redeem', status);
+        await new JobStore(directory).save(job);
+        assert.equal(await attend(), true);
+        const answer = await readFile(join(directory, 'answer.json'), 'utf8');
+        assert.throws(() => readAnswer(ticket, '7', key, answer), refused(code, /not you/));
+        assert.match(warnings.join('\n'), /^job 7 gets no keys: .*not you$/);
+      });
+    }
   });
 });
