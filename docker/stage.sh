@@ -1,5 +1,5 @@
 #!/bin/sh
-# Entry point of the stage images: `hpcs STAGE ARGUMENTS`, or any other command (`job results 4711`) where the first word names one.
+# Entry point of the stage images: `hpcs STAGE ARGUMENTS`, or any other command of a client (`enrol`, `job results 4711`) where the first word names one.
 # Started as root without a `user:`, as the original's compose files do, it becomes the owner of the mounted work directory.
 # By another program, not by this one: who gave up being root itself may not be looked at by spire-agent.
 set -eu
@@ -7,7 +7,7 @@ set -eu
 stage=$1
 shift
 case ${1-} in
-  container-prep | data-prep | job-prep | job | open | help) ;;
+  access | container-prep | data-prep | enrol | help | job | job-prep | login | logout | open) ;;
   *) set -- "$stage" "$@" ;;
 esac
 set -- node /app/bin/dev.js "$@"
