@@ -8,7 +8,7 @@ import { sandboxUp, type SandboxStatus } from '../../src/sandbox/sandbox.ts';
 export default class SandboxUp extends BaseCommand {
   static override summary = 'start a whole site with its trust services on this machine, in containers';
   static override description = `SSH, Slurm and Apptainer; SPIRE, OpenBao and an HPCS server, with TLS on every link. A sandbox that is up stays \
-as it is; one that is not whole is made anew, and what lay in it is gone.
+as it is; one that is not whole, or is asked for with other nodes or servers, is made anew, and what lay in it is gone.
 
 Its client is enrolled, with a key in the directory. The token of the vault's administrator lies there too (openbao.json, mode 0600): for trying \
 and testing, never for real data.`;
@@ -18,11 +18,11 @@ and testing, never for real data.`;
     directory: directoryFlag,
     name: nameFlag,
     nodes: Flags.integer({
-      summary: 'compute nodes in containers of their own (0: one container is login node and compute node)',
+      summary:
+        'compute nodes in containers of their own; 0: one container is login node and compute node (default: as it is, else 0)',
       helpValue: 'N',
       min: 0,
       max: 16,
-      default: 0,
     }),
     'allow-legacy-registration': Flags.boolean({
       summary: 'start a second HPCS server that gives identities to anyone, for clients of the original (default: as it is)',

@@ -42,8 +42,8 @@ export interface SandboxOptions {
 
 /** What {@link sandboxUp} needs beside. */
 export interface UpOptions extends SandboxOptions {
-  /** Compute nodes in containers of their own; 0 (default): login and compute node in one container. */
-  nodes?: number;
+  /** Compute nodes in containers of their own; 0: login and compute node in one container (default: as it is, else 0). */
+  nodes?: number | undefined;
   /** A second HPCS server that anyone can register at, for clients of the original (default: as it is, else none). */
   legacy?: boolean | undefined;
   progress: (message: string) => void;
@@ -83,11 +83,11 @@ type State = z.output<typeof stateSchema>;
  * @throws HpcsError `local` naming the part that failed, with its last log lines; the sandbox is removed then
  */
 export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
-  const { docker, directory, signal, progress, nodes = 0 } = options;
+  const { docker, directory, signal, progress } = options;
   await makeDirectories(directory, 0o700);
   const images = await ensureImages({ docker, signal, progress });
   const state = await readState(directory);
-  const legacy = options.legacy ?? state?.legacy ?? false;
+  const { nodes, legacy } = wanted(options, state);
   if (
     state?.nodes === nodes &&
     state.legacy === legacy &&
@@ -106,6 +106,14 @@ export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
     throw error;
   }
   return sandboxStatus(options);
+}
+
+/** What a sandbox is to be: what nobody asks for is as it was. */
+export function wanted(
+  asked: Pick<UpOptions, 'nodes' | 'legacy'>,
+  state: Pick<State, 'nodes' | 'legacy'> | undefined,
+): Pick<State, 'nodes' | 'legacy'> {
+  return { nodes: asked.nodes ?? state?.nodes ?? 0, legacy: asked.legacy ?? state?.legacy ?? false };
 }
 
 /** Removes containers, network and volumes, and the sandbox's files; images stay. */

@@ -58,7 +58,7 @@ export class Site implements AsyncDisposable {
    */
   static async open(options: { legacy?: boolean } = {}): Promise<Site> {
     const docker = await connectDocker();
-    await sandboxUp({ docker, directory, name: sandboxName, legacy: true, progress: () => {} });
+    await sandboxUp({ docker, directory, name: sandboxName, nodes: 0, legacy: true, progress: () => {} });
     const site = new Site(docker, await mkdtemp(join(tmpdir(), 'hpcs-test-')), options.legacy ?? false);
     await mkdir(site.state);
     await site.run(`mkdir -p ${site.scratch}`);
