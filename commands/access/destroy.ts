@@ -25,7 +25,8 @@ The sealed file and its info record stay on the site; remove them there.`;
   async run(): Promise<{ secretPath: string }> {
     const { args, flags } = await this.parse(AccessDestroy);
     const config = await loadConfig(flags.config);
-    const secretPath = await namedSecret(args.artefact, { config, signal: this.signal, warn: this.warning });
+    const context = { config, signal: this.signal, warn: this.warning };
+    const secretPath = await namedSecret(args.artefact, context, flags.yes ? 'refuse' : 'warn');
     await using owner = await openOwner(config, { signal: this.signal, progress: this.progress });
     // This says whether there is such a secret, and that it is the caller's.
     const { server } = owner.services;

@@ -12,7 +12,8 @@ import { readersOf } from '../../src/publish.ts';
 export default class AccessGrant extends BaseCommand {
   static override summary = 'let more clients use an artefact of yours in their jobs';
   static override description = `The grants that there are stay. A client to whom several were made may use the artefact where any of them lets it. \
-The conditions are checked by the HPCS server when a job is submitted and when it gets its keys; what they do not protect against is in docs/identity.md.`;
+The conditions are checked by the HPCS server when a job is submitted and when it gets its keys; what they do not protect against is in docs/identity.md. \
+An artefact that was not published from this state directory is named by its secret: of its path the site alone says what it is.`;
   static override examples = [
     '<%= config.bin %> access grant /scratch/…/data.tgz.info.yaml -u bert --grant-image /scratch/…/image.sif.info.yaml --grant-until 30d --grant-jobs 10',
   ];
@@ -34,7 +35,7 @@ The conditions are checked by the HPCS server when a job is submitted and when i
     }
     const config = await loadConfig(flags.config);
     const context = { config, signal: this.signal, warn: this.warning };
-    const secretPath = await namedSecret(args.artefact, context);
+    const secretPath = await namedSecret(args.artefact, context, 'refuse');
     const conditions = await conditionsOf(flags, context);
     await using owner = await openOwner(config, { signal: this.signal, progress: this.progress });
     const { services, identity } = owner;

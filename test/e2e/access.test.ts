@@ -9,6 +9,7 @@ import type { HpcsServer } from '../../src/hpcs.ts';
 import { HttpClient, readCa } from '../../src/http.ts';
 import { openIdentity } from '../../src/identity/client-identity.ts';
 import { generateProofKey, keyProver } from '../../src/identity/proof.ts';
+import { renderInfoRecord } from '../../src/record.ts';
 import { Secret } from '../../src/secret.ts';
 import { Vault } from '../../src/vault.ts';
 import { VaultOwner } from '../support/owner.ts';
@@ -476,6 +477,46 @@ console.log('1')`,
       assert.equal(destroyed.code, 0, destroyed.stderr);
       assert.match(destroyed.stderr, /a job that has read it has it still/);
       assert.equal((await owner.ask('GET', `kv/metadata/${secret}`)).status, 404);
+    });
+
+    it('act on no artefact that the site alone names, where nobody could stop them', async () => {
+      const secret = await here.store(anna, someRecord());
+      const name = secretOf(secret);
+      const client = anna.identity.clientId;
+      const path = `${site.scratch}/public.tgz`;
+      const shown = renderInfoRecord({
+        path_at_rest: path,
+        secret_path: secret,
+        access_role: `client_${client}-${name}`,
+        checksum: 'a'.repeat(128),
+        spiffeID: `spiffe://${config['spire-server']['trust-domain']}/c/${client}/s/${name}`,
+        format: 'openpgp',
+      });
+      const info = `${path}.info.yaml`;
+      await site.run(`printf %s '${shown}' > ${info}`);
+      const told = new RegExp(`the site alone says that its secret is ${secret}`);
+      for (const words of [
+        ['grant', info, '-u', `eve-${run}`],
+        ['destroy', info, '--yes'],
+        ['destroy', info],
+      ]) {
+        const exit = await anna.hpcs(['access', ...words]);
+        assert.equal(exit.code, 2, exit.stderr);
+        assert.match(exit.stderr, told);
+      }
+      const [access] = await server.listAccess(secret, anna.identity.prove);
+      assert.deepEqual(access?.grants, []);
+      assert.equal((await owner.ask('GET', `kv/data/${secret}`)).status, 200);
+      const given = await anna.hpcs(['access', 'grant', secret, '-u', `eve-${run}`]);
+      assert.equal(given.code, 0, given.stderr);
+      for (const words of [
+        ['list', info],
+        ['revoke', info, '--all'],
+      ]) {
+        const exit = await anna.hpcs(['access', ...words]);
+        assert.equal(exit.code, 0, exit.stderr);
+        assert.match(exit.stderr, told);
+      }
     });
   });
 });
