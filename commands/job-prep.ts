@@ -1,6 +1,7 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand, configFlag, recipientFlag } from '../src/base-command.ts';
 import { loadConfig, withMode } from '../src/config.ts';
+import { firstError, HpcsError } from '../src/errors.ts';
 import { followAttended, isAwaited } from '../src/job/attend.ts';
 import { endJob } from '../src/job/end.ts';
 import { followJob, goesOn, jobFailed } from '../src/job/follow.ts';
@@ -115,7 +116,9 @@ changes of state. The exit code is the application's. Results are opened with: h
       },
       { config, transport, signal: this.signal, progress: this.progress, warn: this.warning, meter: this.meter },
     );
-    this.log(`submitted job ${jobId}`);
+    // With --json standard output is silent until the end, and whoever waits for that may want to name the job.
+    if (this.jsonEnabled()) this.progress(`submitted job ${jobId}`);
+    else this.log(`submitted job ${jobId}`);
     const said = { progress: this.progress, warn: this.warning };
     const store = new JobStore(await stateDirectory(config));
     const end = await followAttended(record, { config, transport, store, signal: this.signal, ...said }, (signal) =>
@@ -129,7 +132,10 @@ changes of state. The exit code is the application's. Results are opened with: h
         },
       ),
     ).catch(async (error: unknown) => {
-      throw this.signal.aborted ? goesOn(jobId, { awaited: isAwaited(await store.latest(record)) }) : error;
+      if (this.signal.aborted) throw goesOn(jobId, { awaited: isAwaited(await store.latest(record)) });
+      const lost = firstError(error);
+      if (lost instanceof HpcsError) lost.result ??= { jobId };
+      throw error;
     });
     await endJob(record, { config, transport, ran: end.ran, signal: this.signal, warn: this.warning });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);

@@ -28,6 +28,8 @@ export interface ErrorDetails {
   cause?: unknown;
   /** Exit code, where it is not that of the kind (an application's own). */
   exitCode?: number;
+  /** What was done or found all the same, as plain JSON: shown with `--json`. */
+  result?: unknown;
 }
 
 /** An error with a stable code, a lower-case fact that names the object, and the next step. */
@@ -38,6 +40,8 @@ export class HpcsError extends Error {
   readonly code: string;
   readonly suggestion: string | undefined;
   readonly exitCode: number;
+  /** Set, too, by who knows more of it than where it was thrown. */
+  result: unknown;
 
   constructor(kind: ErrorKind, code: string, message: string, details: ErrorDetails = {}) {
     super(message, { cause: details.cause });
@@ -45,11 +49,13 @@ export class HpcsError extends Error {
     this.code = code;
     this.suggestion = details.suggestion;
     this.exitCode = details.exitCode ?? exitCodes[kind];
+    this.result = details.result;
   }
 
   /** The result that `--json` prints instead of a command's own. */
   toJSON(): Record<string, unknown> {
-    return { error: { code: this.code, kind: this.kind, message: this.message, suggestion: this.suggestion } };
+    const { code, kind, message, suggestion, result } = this;
+    return { error: { code, kind, message, suggestion }, result };
   }
 }
 

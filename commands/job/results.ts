@@ -65,6 +65,7 @@ written by the job, but no manifest covers the whole: the site could have remove
         'results-altered',
         `${results.altered.length} of the files that job ${job.jobId} had written are damaged or were altered, such as ${JSON.stringify(results.altered[0])}`,
         {
+          result: results,
           suggestion: `the others are in ${directory}; a node that was lost explains it, and so does a site that alters files`,
         },
       );

@@ -60,6 +60,7 @@ The token of an administrator of the vault is read from standard input, or from 
       return { steps };
     }
     throw new HpcsError('identity', 'bootstrap-incomplete', `not as it has to be: ${open.map(({ what }) => what).join('; ')}`, {
+      result: { steps },
       suggestion: flags.check
         ? 'run it without --check, and put right what is WRONG'
         : 'put right what is WRONG, and run it again',

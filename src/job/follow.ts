@@ -53,6 +53,7 @@ function endOf(state: JobState): JobEnd {
 export function jobFailed(jobId: string, end: JobEnd): HpcsError {
   return new HpcsError('job', 'job-failed', `job ${jobId} ended ${end.state} with exit code ${end.exitCode}`, {
     exitCode: end.exitCode,
+    result: { jobId, ...end },
     suggestion: end.ran
       ? `its log says why: hpcs job logs ${jobId}; hpcs job results ${jobId} opens what it left`
       : `it was given no node; hpcs job status ${jobId} shows the reason`,
@@ -63,6 +64,7 @@ export function jobFailed(jobId: string, end: JobEnd): HpcsError {
 export function goesOn(jobId: string, options: { awaited: boolean }): HpcsError {
   const give = `give it up with: hpcs job cancel ${jobId}`;
   return new HpcsError('interrupted', 'interrupted', `interrupted: job ${jobId} goes on`, {
+    result: { jobId },
     suggestion: options.awaited
       ? `it gets its keys from this client alone: hpcs job attend ${jobId}; or ${give}`
       : `see how it stands with: hpcs job status ${jobId}; or ${give}`,

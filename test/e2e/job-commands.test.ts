@@ -24,7 +24,7 @@ describe('job commands on a real site', function () {
         jobId = /job (\d+) on/.exec(text)?.[1] ?? '';
         if (text.includes('application: starting')) resolve();
       };
-      submitted = site.hpcs(jobArguments(site, image, data, ['--', 'sleep', '280']), { onStderr });
+      submitted = site.hpcs(jobArguments(site, image, data, ['--json', '--', 'sleep', '280']), { onStderr });
       submitted.then((exit) => reject(new Error(`the job ended: ${exit.stderr}`)), reject);
     });
     await started;
@@ -115,7 +115,12 @@ describe('job commands on a real site', function () {
     assert.match(followed.stdout, /^a\?\[2Jb$/m);
     assert.match(followed.stdout, /application: ended early/);
     assert.match(followed.stderr, new RegExp(`job ${jobId} ended CANCELLED`));
-    assert.notEqual((await submitted).code, 0);
+    const ended = await submitted;
+    assert.ok(ended.stderr.split('\n').includes(JSON.stringify({ stage: `submitted job ${jobId}` })), ended.stderr);
+    const { error, result } = JSON.parse(ended.stdout) as { error: { code: string }; result: { exitCode: number } };
+    assert.equal(error.code, 'job-failed');
+    assert.deepEqual(result, { jobId, state: 'CANCELLED', exitCode: ended.code, ran: true });
+    assert.notEqual(ended.code, 0);
     const status = await site.hpcsOk(['job', 'status', jobId, '--json']);
     const { state, results } = JSON.parse(status.stdout) as { state: { state: string }; results: { content: string } };
     assert.deepEqual([state.state, results.content], ['CANCELLED', 'whole']);

@@ -26,6 +26,14 @@ describe('errors', () => {
     });
   });
 
+  it('have what was done all the same beside them in their JSON form', () => {
+    const error = new HpcsError('job', 'job-failed', 'x', { result: { jobId: '17' } });
+    assert.deepEqual(JSON.parse(JSON.stringify(error)), {
+      error: { code: 'job-failed', kind: 'job', message: 'x' },
+      result: { jobId: '17' },
+    });
+  });
+
   it('are the one that came first, not what failed while cleaning up', async () => {
     const failed = async (): Promise<void> => {
       await using _first = { [Symbol.asyncDispose]: () => Promise.reject(new Error('clean-up')) };

@@ -68,6 +68,21 @@ describe('hpcs server', () => {
     assert.match(wrong.stderr, /cannot read \/nonexistent: ENOENT/);
   });
 
+  it('bootstrap tells with --json of each step why it is not right', async () => {
+    const file = await configuration('[bootstrap]\njwks-url = https://x/keys\nissuer = https://x\n');
+    const exit = await hpcs(['server', 'bootstrap', '--config', file, '--check', '--json'], { input: 'hvs.administrator\n' });
+    assert.equal(exit.code, 4, exit.stderr);
+    const { error, result } = JSON.parse(exit.stdout) as {
+      error: { code: string };
+      result: { steps: { what: string; state: string; why?: string }[] };
+    };
+    assert.equal(error.code, 'bootstrap-incomplete');
+    const wrong = result.steps.filter(({ state }) => state === 'wrong');
+    assert.ok(wrong.length > 0);
+    for (const { what, why } of wrong) assert.match(why ?? '', /\S/, what);
+    assert.match(wrong[0]?.why ?? '', /https:\/\/127\.0\.0\.1:1/);
+  });
+
   it('says when something listens there already', async () => {
     const other = createServer().listen(port, '127.0.0.1');
     await once(other, 'listening');
