@@ -1,14 +1,12 @@
 import { Args, Flags } from '@oclif/core';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { BaseCommand } from '../src/base-command.ts';
 import { HpcsError } from '../src/errors.ts';
 import { restore, type Restored } from '../src/pack/restore.ts';
-import { blockSize, type Bytes } from '../src/seal/bytes.ts';
 import { readBytes, readKey, readPassphrase } from '../src/seal/files.ts';
 import { open, openTwice } from '../src/seal/open.ts';
 import { unlock } from '../src/seal/unlock.ts';
 import type { Secret } from '../src/secret.ts';
+import { toStandardOutput } from '../src/pack/standard-output.ts';
 import { askHidden } from '../src/terminal.ts';
 
 /** Decrypts and unpacks an artefact or a result. */
@@ -65,21 +63,4 @@ async function askPassphrase(keyFile: string, passphraseFile: string | undefined
       suggestion: 'name a file with the passphrase: --passphrase-file FILE',
     },
   );
-}
-
-async function toStandardOutput(plain: Bytes): Promise<number> {
-  if (process.stdout.isTTY) {
-    throw new HpcsError('usage', 'terminal-output', 'the decrypted bytes are not for a terminal', {
-      suggestion: 'pipe them somewhere, or name a directory with --output',
-    });
-  }
-  let bytes = 0;
-  const counted = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
-    for await (const piece of plain) {
-      bytes += piece.length;
-      yield piece;
-    }
-  };
-  await pipeline(Readable.from(counted(), { objectMode: false, highWaterMark: blockSize }), process.stdout, { end: false });
-  return bytes;
 }

@@ -80,10 +80,28 @@ describe('hpcs open', function () {
   it('writes to standard output', async () => {
     const archive = tarOf([{ name: 'a', content }]);
     const file = await sealed(archive);
-    const { code, stdout } = await hpcs(['open', file, '--key-file', keyFile, '--output', '-']);
+    const { code, stdout } = await hpcsProcess(['open', file, '--key-file', keyFile, '--output', '-']);
     assert.equal(code, 0);
     assert.ok(Buffer.from(stdout).equals(archive));
     assert.equal((await hpcs(['open', file, '--key-file', keyFile, '--output', '-', '--json'])).code, 2);
+  });
+
+  it('says so where standard output takes no more', async () => {
+    const file = await sealed(Buffer.from(content.repeat(30)));
+    for (const [to, message] of [
+      ['> /dev/full', /^hpcs: error: cannot write to standard output: ENOSPC\n {2}make room where it goes, .*\n$/],
+      // A file that has room for a part of the last piece alone.
+      ['> "$OUT"', /^hpcs: error: cannot write to standard output: EFBIG\n {2}send it somewhere else, .*\n$/],
+      ['| head -c 5', /^hpcs: error: cannot write to standard output: EPIPE\n {2}the program that reads it ended .*\n$/],
+    ] as const) {
+      const { code, stderr } = await hpcsProcess(['open', file, '--key-file', keyFile, '--output', '-'], {
+        through: ['bash', '-o', 'pipefail', '-c', `ulimit -f 3800; "$0" "$@" ${to}`],
+        // Node would be ended by the signal of such a limit.
+        env: { OUT: join(directory, 'out'), NODE_OPTIONS: '--import=data:text/javascript,process.on(`SIGXFSZ`,()=>{})' },
+      });
+      assert.match(stderr, message);
+      assert.equal(code, 3);
+    }
   });
 
   it('writes what can be checked only at its end to standard output when it was', async () => {
@@ -95,7 +113,7 @@ describe('hpcs open', function () {
     );
     await writeFile(file, bytes);
     await writeFile(keyFile, gpg.secretKey.reveal());
-    const open = (to: string) => hpcs(['open', file, '--key-file', keyFile, '--output', to]);
+    const open = (to: string) => hpcsProcess(['open', file, '--key-file', keyFile, '--output', to]);
     const good = await open('-');
     assert.equal(good.code, 0, good.stderr);
     assert.ok(good.stdout === plain);
