@@ -5,7 +5,7 @@ import { firstError, HpcsError } from '../src/errors.ts';
 import { followAttended, isAwaited } from '../src/job/attend.ts';
 import { endJob } from '../src/job/end.ts';
 import { followJob, goesOn, jobFailed } from '../src/job/follow.ts';
-import { submitJob } from '../src/job/prepare.ts';
+import { checkJob, submitJob } from '../src/job/prepare.ts';
 import { JobStore } from '../src/job/store.ts';
 import { splitWords } from '../src/job/words.ts';
 import { unwrapQuotes } from '../src/legacy-arguments.ts';
@@ -90,38 +90,37 @@ changes of state. The exit code is the application's. Results are opened with: h
     const config = withMode(await loadConfig(flags.config), flags.connected ? 'connected' : undefined);
     const args = [...splitWords(flags.arguments ?? '', 'value of --arguments'), ...words.slice(dashes + 1)];
     const recipients = await this.recipients(config, flags);
-    await using transport = await connect(config, { signal: this.signal });
-    const { jobId, record } = await submitJob(
-      {
-        slurm: {
-          jobName: flags['job-name'],
-          nodes: Number(flags.nodes),
-          partition: flags.partition,
-          time: parseTimeLimit(flags.time),
-          account: flags.account,
-          nodelist: flags.nodelist,
-          workdir: flags.workdir,
-          exclusive: flags.exclusive,
-          memory: flags.mem,
-        },
-        applicationInfo: flags['application-info'],
-        dataInfo: flags['data-info'],
-        inputScripts: flags['supplementary-input-scripts'],
-        outputScripts: flags['supplementary-output-scripts'],
-        flags: splitWords(flags['singularity-supplementary-flags'], 'value of --singularity-supplementary-flags'),
-        arguments: args,
-        format: flags.format,
-        recipients,
-        allowLegacy: flags['allow-legacy-image'],
+    const request = {
+      slurm: {
+        jobName: flags['job-name'],
+        nodes: Number(flags.nodes),
+        partition: flags.partition,
+        time: parseTimeLimit(flags.time),
+        account: flags.account,
+        nodelist: flags.nodelist,
+        workdir: flags.workdir,
+        exclusive: flags.exclusive,
+        memory: flags.mem,
       },
-      { config, transport, signal: this.signal, progress: this.progress, warn: this.warning, meter: this.meter },
-    );
+      applicationInfo: flags['application-info'],
+      dataInfo: flags['data-info'],
+      inputScripts: flags['supplementary-input-scripts'],
+      outputScripts: flags['supplementary-output-scripts'],
+      flags: splitWords(flags['singularity-supplementary-flags'], 'value of --singularity-supplementary-flags'),
+      arguments: args,
+      format: flags.format,
+      recipients,
+      allowLegacy: flags['allow-legacy-image'],
+    };
+    checkJob(request);
+    await using transport = await connect(config, { signal: this.signal });
+    const context = { config, transport, signal: this.signal, progress: this.progress, warn: this.warning, meter: this.meter };
+    const { jobId, record } = await submitJob(request, context);
     // With --json standard output is silent until the end, and whoever waits for that may want to name the job.
     if (this.jsonEnabled()) this.progress(`submitted job ${jobId}`);
     else this.log(`submitted job ${jobId}`);
-    const said = { progress: this.progress, warn: this.warning };
     const store = new JobStore(await stateDirectory(config));
-    const end = await followAttended(record, { config, transport, store, signal: this.signal, ...said }, (signal) =>
+    const end = await followAttended(record, { ...context, store }, (signal) =>
       followJob(
         transport,
         { jobId, name: record.name, workdir: record.workdir },
@@ -137,7 +136,7 @@ changes of state. The exit code is the application's. Results are opened with: h
       if (lost instanceof HpcsError) lost.result ??= { jobId };
       throw error;
     });
-    await endJob(record, { config, transport, ran: end.ran, signal: this.signal, warn: this.warning });
+    await endJob(record, { ...context, ran: end.ran });
     if (end.exitCode !== 0) throw jobFailed(jobId, end);
     this.log(`job ${jobId} ended ${end.state}\nopen its results with: hpcs job results ${jobId}`);
     return { jobId, ...end };

@@ -13,7 +13,7 @@ import { expandNodes, isRefusal, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
-import { readArtefact } from './artefacts.ts';
+import { parsePin, readArtefact } from './artefacts.ts';
 import { removeConnection } from './attend.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
 import { agentAccess, newJob, planOf, registrationOf, ticketAccess, type Artefacts, type JobRequest } from './new-job.ts';
@@ -38,14 +38,21 @@ export interface SubmittedJob {
   record: JobRecord;
 }
 
+/** Checks what can be told of a request without the site. @throws HpcsError `usage` */
+export function checkJob(request: JobRequest): void {
+  checkRequest(request.slurm);
+  for (const named of [request.applicationInfo, request.dataInfo]) parsePin(named);
+}
+
 /**
  * The last stage: reads and checks the records, grants the job its own secret, renders the script and submits it.
  *
  * The keys that open the results are on disk before anything is submitted.
+ *
+ * @param request one that {@link checkJob} lets pass
  */
 export async function submitJob(request: JobRequest, context: JobContext): Promise<SubmittedJob> {
   const { config, transport, signal, progress, warn } = context;
-  checkRequest(request.slurm);
   warnOfChoices(request, warn);
   const state = await stateDirectory(config);
   await assertDurable(state);

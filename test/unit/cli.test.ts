@@ -28,6 +28,7 @@ identity-file = key
 `;
 const readers = ['-u', 'alice', '-c', 'nid1', '--data-path-at-rest', '/scratch'];
 const job = ['-N', '1', '-p', 'standard', '-t', '"00:10:00"', '-A', 'project', '-s', '/scratch', '-ai', '/scratch/a.info.yaml', '-di', '/scratch/b.info.yaml']; // prettier-ignore
+const jobWith = (flag: string, value: string): string[] => job.map((word, at) => (job[at - 1] === flag ? value : word));
 
 /** Every command, from the files in `commands`. */
 async function commandNames(): Promise<string[][]> {
@@ -202,6 +203,22 @@ const cases: Record<string, Case> = {
     code: 5,
     message: /^hpcs: error: cannot reach 127\.0\.0\.1 port \d+ over SSH: /,
     next: /address and port in section \[supercomputer\]/,
+  },
+  // The site of this configuration cannot be reached.
+  'a number of nodes that is none, before the site is asked': {
+    args: ['job-prep', ...jobWith('-N', 'x'), '--config', 'test.conf'],
+    message: 'the number of nodes is not a whole number from 1',
+    next: /--nodes 1/,
+  },
+  'a time limit that is none, before the site is asked': {
+    args: ['job-prep', ...jobWith('-t', 'soon'), '--config', 'test.conf'],
+    message: '"soon" is not a time limit',
+    next: /HH:MM:SS/,
+  },
+  'a pin that is none, before the site is asked': {
+    args: ['job-prep', ...jobWith('-di', '/b.info.yaml#sha512:1'), '--config', 'test.conf'],
+    message: /what stands behind #sha512: .* is not a SHA-512 digest/,
+    next: /128/,
   },
   // Parsed without an error, it goes on to look for a configuration.
   "nothing in the original's flags and in values that look like flags": {
