@@ -14,7 +14,7 @@ import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
-import { beside, freeName, makeDirectory } from './site/files.ts';
+import { beside, makeDirectory } from './site/files.ts';
 import type { Transport } from './site/transport.ts';
 import { startUpload, uploadFile } from './site/upload.ts';
 import { stateDirectory } from './state.ts';
@@ -164,7 +164,7 @@ export async function publish(
   const grant = await grantSecret(publication.fileName, readers, record, granter);
 
   const suffix = record.artefact.slice(0, 8);
-  const path = await upload.publishAs(await freeName(transport, wanted, suffix, { signal }));
+  const path = await upload.publishBeside(suffix);
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
   const info: InfoRecord = {
     path_at_rest: path,

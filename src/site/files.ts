@@ -189,20 +189,6 @@ export function beside(path: string, suffix: string): string {
   return posix.join(dir, `${name}-${suffix}${ext}`);
 }
 
-/**
- * A path that is free: `path` itself, or with `suffix` before its extension where something is there already.
- *
- * @throws HpcsError `site` when both are taken
- */
-export async function freeName(transport: Transport, path: string, suffix: string, options: FileOptions = {}): Promise<string> {
-  for (const candidate of [path, beside(path, suffix)]) {
-    const body = `if [ -e "$path" ] || [ -L "$path" ]; then echo taken; else echo free; fi`;
-    if ((await runFixed(transport, 'look at', candidate, { path: plain(candidate) }, body, options)).trim() === 'free')
-      return candidate;
-  }
-  throw exists(path);
-}
-
 /** Something is at the path already. */
 export function exists(path: string): HpcsError {
   return new HpcsError('site', 'site-exists', `${path} is already there on the site`, {

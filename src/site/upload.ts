@@ -9,7 +9,7 @@ import { HpcsError, messageOf } from '../errors.ts';
 import { linesOf } from '../lines.ts';
 import type { BlockMemory } from '../seal/bytes.ts';
 import { assignments, quote } from '../shell.ts';
-import { exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
+import { beside, exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
 import { Outbox } from './outbox.ts';
 import { RoundTrip } from './round-trip.ts';
 import { isCut } from './ssh-errors.ts';
@@ -450,6 +450,22 @@ export class Upload implements AsyncDisposable {
   /** Renames it into place. @see Upload.publishAs */
   publish(options: PublishOptions = {}): Promise<string> {
     return this.publishAs(this.path, options);
+  }
+
+  /**
+   * Renames it into place or, where something is there already, beside that.
+   *
+   * @param suffix what the name has before its extension there
+   * @returns where it is
+   * @throws HpcsError `site`, code `site-exists` when both are taken
+   */
+  async publishBeside(suffix: string, options: FileOptions = {}): Promise<string> {
+    try {
+      return await this.publish(options);
+    } catch (error) {
+      if (!(error instanceof HpcsError && error.code === 'site-exists')) throw error;
+    }
+    return this.publishAs(beside(this.path, suffix), options);
   }
 
   /**

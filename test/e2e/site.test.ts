@@ -11,18 +11,7 @@ import { parseConfig, type Config } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { assignments } from '../../src/shell.ts';
 import { connect } from '../../src/site/connect.ts';
-import {
-  freeName,
-  makeDirectory,
-  readFile,
-  readStream,
-  remove,
-  removeTemporary,
-  run,
-  sha256,
-  sha512,
-  stat,
-} from '../../src/site/files.ts';
+import { makeDirectory, readFile, readStream, remove, removeTemporary, run, sha256, sha512, stat } from '../../src/site/files.ts';
 import { startUpload, uploadFile } from '../../src/site/upload.ts';
 import { fingerprint } from '../../src/site/known-hosts.ts';
 import { followLog } from '../../src/site/slurm.ts';
@@ -381,12 +370,14 @@ for (const kind of ['ssh2', 'openssh'] as const) {
 
       it('get a free name beside an earlier one', async () => {
         const path = `${home}/named.tgz`;
-        assert.equal(await freeName(transport, path, 'abcd'), path);
-        await uploadFile(transport, [Buffer.from('x')], path);
-        assert.equal(await freeName(transport, path, 'abcd'), `${home}/named-abcd.tgz`);
-        await using upload = await startUpload(transport, path, [Buffer.from('y')]);
-        assert.equal(await upload.publishAs(await freeName(transport, path, 'abcd')), `${home}/named-abcd.tgz`);
-        await fails('site-exists', () => freeName(transport, path, 'abcd'));
+        const publish = async (suffix: string): Promise<string> => {
+          await using upload = await startUpload(transport, path, [Buffer.from(suffix)]);
+          return await upload.publishBeside(suffix);
+        };
+        assert.equal(await publish('first'), path);
+        assert.equal(await publish('abcd'), `${home}/named-abcd.tgz`);
+        await fails('site-exists', () => publish('abcd'));
+        assert.equal(await readLocal(path, 'utf8'), 'first');
       });
 
       it('leave nothing behind when aborted, failing at the source, or not published', async () => {

@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isPassing } from '../../../src/site/slurm.ts';
 import { connectionLost, handshakeFailed, hostNotFound, isCut, unreachable } from '../../../src/site/ssh-errors.ts';
-import { uploadFile } from '../../../src/site/upload.ts';
+import { startUpload, uploadFile } from '../../../src/site/upload.ts';
 import { FailingTransport } from '../../support/failing-transport.ts';
+import { LocalTransport } from '../../support/local-transport.ts';
 
 describe('uploads over a way that fails', () => {
   let directory: string;
@@ -37,6 +38,19 @@ describe('uploads over a way that fails', () => {
   it('fail with the first cut where nobody wants to wait', async () => {
     const transport = new FailingTransport(() => ({ error: hostNotFound('h') }));
     await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'ssh-host-not-found' });
+  });
+
+  it('of one name at once stand beside each other, and a third of the same suffix is refused', async () => {
+    const publish = async (content: string, suffix: string): Promise<string> => {
+      await using upload = await startUpload(new LocalTransport(), join(directory, 'file.tgz'), [Buffer.from(content)]);
+      return await upload.publishBeside(suffix);
+    };
+    const paths = await Promise.all([publish('a', 'one'), publish('b', 'two')]);
+    assert.equal(new Set(paths).size, 2);
+    assert.deepEqual(await Promise.all(paths.map((path) => readFile(path, 'utf8'))), ['a', 'b']);
+    const [suffix = ''] = paths.flatMap((path) => /-(\w+)\.tgz$/.exec(path)?.[1] ?? []);
+    await assert.rejects(publish('c', suffix), { code: 'site-exists' });
+    assert.equal((await readdir(directory)).length, 2);
   });
 
   it('take for a cut what waiting for a job takes for one', () => {
