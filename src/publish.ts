@@ -136,14 +136,12 @@ export async function publish(
   total.then((bytes) => meter.expect(bytes), () => undefined); // prettier-ignore
   const { keep, fileName } = publication;
   const copy = keep === undefined ? undefined : stack.use(await Copy.begin(join(keep, fileName)));
+  const careful = { mode: 0o640, signal, patience: config.supercomputer['reconnect-limit'], warn: context.warning };
   await using upload = await startUpload(transport, wanted, copy?.of(sealing) ?? sealing, {
-    mode: 0o640,
-    signal,
-    patience: config.supercomputer['reconnect-limit'],
+    ...careful,
     bandwidth: publication.bandwidth ?? config.supercomputer['bandwidth-limit'],
     memory: sealing,
     onProgress: shipped.arrived,
-    warn: context.warning,
   });
   await total;
   const { sha512, size } = await sealing.summary;
@@ -179,7 +177,7 @@ export async function publish(
     ...(readers.nodes.length > 0 ? { nodes: [...readers.nodes] } : {}),
   };
   const infoPath = `${wanted}.info.yaml`;
-  await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { mode: 0o640, replace: true, signal });
+  await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { ...careful, replace: true });
   await catalogue.add({
     site: config.supercomputer.address,
     info: infoPath,

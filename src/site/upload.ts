@@ -72,7 +72,7 @@ export async function startUpload(
   } catch (error) {
     throw await shipment.abandon(error);
   }
-  return new Upload(transport, path, shipment.temporary, shipment.size, options);
+  return new Upload(transport, path, shipment, options);
 }
 
 /** The way of one stream to the site. */
@@ -114,6 +114,10 @@ class Shipment {
 
   get size(): number {
     return this.#outbox.total;
+  }
+
+  get inode(): string {
+    return this.#identity?.split(':')[1] ?? '';
   }
 
   /** Sends everything, over as many connections as it takes. */
@@ -436,14 +440,21 @@ export class Upload implements AsyncDisposable {
   /** In bytes. */
   readonly size: number;
   readonly #transport: Transport;
+  readonly #inode: string;
   readonly #options: UploadOptions;
   #published = false;
 
-  constructor(transport: Transport, path: string, temporary: string, size: number, options: UploadOptions) {
+  constructor(
+    transport: Transport,
+    path: string,
+    { temporary, size, inode }: { temporary: string; size: number; inode: string },
+    options: UploadOptions,
+  ) {
     this.#transport = transport;
     this.path = path;
     this.temporary = temporary;
     this.size = size;
+    this.#inode = inode;
     this.#options = options;
   }
 
@@ -469,7 +480,8 @@ export class Upload implements AsyncDisposable {
   }
 
   /**
-   * Renames it to `path`, in the same directory, in one step: who looks sees the old file, or none, or the whole new one.
+   * Renames it to `path`, in the same directory, in one step: who looks sees the old file, or none, or the whole new one. Tried again
+   * for as long as the upload is.
    *
    * @returns `path`
    * @throws HpcsError `site`, code `site-exists` when something is there and `replace` is not set
@@ -478,11 +490,12 @@ export class Upload implements AsyncDisposable {
     const values = {
       temporary: plain(this.temporary),
       path: plain(path),
+      inode: this.#inode,
     };
-    const body = options.replace === true ? replaceScript : publishScript;
-    const { code, stderr } = await run(this.#transport, preamble + assignments(values) + body, {
-      signal: options.signal ?? this.#options.signal,
-    });
+    const script = preamble + assignments(values) + (options.replace === true ? replaceScript : publishScript) + renameScript;
+    const signal = options.signal ?? this.#options.signal;
+    const renamed = (): ReturnType<typeof run> => run(this.#transport, script, { signal });
+    const { code, stderr } = await throughCuts(renamed, { ...this.#options, signal });
     if (code === takenCode) throw exists(path);
     if (code !== 0) throw fileError('publish', path, stderr, code);
     this.#published = true;
@@ -503,27 +516,58 @@ export class Upload implements AsyncDisposable {
 const takenCode = 73;
 
 const replaceScript = `
-[ ! -d "$path" ] || { echo 'Is a directory' >&2; exit 1; }
-mv -f -T -- "$temporary" "$path" || exit 1
-sync -- "\${path%/*}/" 2>/dev/null || :
+publish() {
+  [ ! -d "$path" ] || { echo 'Is a directory' >&2; return 1; }
+  mv -f -T -- "$temporary" "$path"
+}
 `;
 
 // A hard link never replaces anything; where the file system has none, `mv -n` leaves the source when something is there.
 const publishScript = `
-if [ -e "$path" ] || [ -L "$path" ]; then exit ${takenCode}; fi
-if said=$(ln -T -- "$temporary" "$path" 2>&1); then
+publish() {
+  if [ -e "$path" ] || [ -L "$path" ]; then return ${takenCode}; fi
+  if said=$(ln -T -- "$temporary" "$path" 2>&1); then
+    rm -f -- "$temporary" || return 1
+  else
+    case $said in
+      *'File exists'*) return ${takenCode} ;;
+      *'not permitted'* | *'not supported'* | *'not implemented'* | *'Too many links'*)
+        mv -n -T -- "$temporary" "$path" || return 1
+        if [ -e "$temporary" ]; then return ${takenCode}; fi ;;
+      *) printf '%s\\n' "$said" >&2; return 1 ;;
+    esac
+  fi
+}
+`;
+
+// What fails may have been done by an earlier try, whose answer was lost.
+const renameScript = `
+publish || {
+  code=$?
+  [ "$(stat -c %i -- "$path" 2>/dev/null)" = "$inode" ] || exit "$code"
   rm -f -- "$temporary" || exit 1
-else
-  case $said in
-    *'File exists'*) exit ${takenCode} ;;
-    *'not permitted'* | *'not supported'* | *'not implemented'* | *'Too many links'*)
-      mv -n -T -- "$temporary" "$path" || exit 1
-      if [ -e "$temporary" ]; then exit ${takenCode}; fi ;;
-    *) printf '%s\\n' "$said" >&2; exit 1 ;;
-  esac
-fi
+}
 sync -- "\${path%/*}/" 2>/dev/null || :
 `;
+
+/** Does a step that can be done twice, again and again while the connection is cut. */
+async function throughCuts<Result>(
+  step: () => Promise<Result>,
+  { patience = 0, signal, warn }: Pick<UploadOptions, 'patience' | 'signal' | 'warn'>,
+): Promise<Result> {
+  let cutAt: number | undefined;
+  for (let wait = 250; ; wait = Math.min(2 * wait, 10_000)) {
+    try {
+      return await step();
+    } catch (error) {
+      cutAt ??= Date.now();
+      if (!isCut(error) || Date.now() - cutAt >= patience * 1000) throw error;
+      warn?.(`${messageOf(error)}; trying for ${patience} s to go on where it stopped`);
+    }
+    await sleep(wait, undefined, { signal }).catch(() => undefined);
+    signal?.throwIfAborted();
+  }
+}
 
 /** Uploads a stream and publishes it: {@link startUpload}, then {@link Upload.publish}. @returns its size in bytes */
 export async function uploadFile(

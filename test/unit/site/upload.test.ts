@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { link, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isPassing } from '../../../src/site/slurm.ts';
@@ -8,6 +8,8 @@ import { connectionLost, handshakeFailed, hostNotFound, isCut, unreachable } fro
 import { startUpload, uploadFile } from '../../../src/site/upload.ts';
 import { FailingTransport } from '../../support/failing-transport.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
+
+const isRename = (script: string): boolean => script.includes('sync -- "${path%/*}/"');
 
 describe('uploads over a way that fails', () => {
   let directory: string;
@@ -38,6 +40,39 @@ describe('uploads over a way that fails', () => {
   it('fail with the first cut where nobody wants to wait', async () => {
     const transport = new FailingTransport(() => ({ error: hostNotFound('h') }));
     await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'ssh-host-not-found' });
+  });
+
+  for (const replace of [false, true]) {
+    const how = replace ? 'in place of another' : 'where nothing was';
+    for (const done of [false, true]) {
+      it(`are published once when the answer to that is lost, and it was ${done ? '' : 'not '}done: ${how}`, async () => {
+        const path = join(directory, 'file');
+        if (replace) await writeFile(path, 'old');
+        let cuts = 2;
+        const transport = new FailingTransport((script) =>
+          isRename(script) && cuts-- > 0 ? { error: connectionLost('h', undefined), done } : undefined,
+        );
+        await uploadFile(transport, [Buffer.from('new')], path, { patience: 60, replace });
+        assert.equal(await readFile(path, 'utf8'), 'new');
+        assert.deepEqual(await readdir(directory), ['file']);
+      });
+    }
+  }
+
+  it('are published once when the answer was lost in the middle of it', async () => {
+    const path = join(directory, 'file');
+    await using upload = await startUpload(new LocalTransport(), path, [Buffer.from('new')]);
+    await link(upload.temporary, path);
+    assert.equal(await upload.publish(), path);
+    assert.deepEqual(await readdir(directory), ['file']);
+  });
+
+  it('say that they are not published when that is not known, and nobody wants to wait', async () => {
+    const transport = new FailingTransport((script) =>
+      isRename(script) ? { error: connectionLost('h', undefined) } : undefined,
+    );
+    await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'connection-lost' });
+    assert.deepEqual(await readdir(directory), []);
   });
 
   it('of one name at once stand beside each other, and a third of the same suffix is refused', async () => {
