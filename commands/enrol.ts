@@ -9,7 +9,7 @@ import { openServices } from '../src/services.ts';
 /** Enrols this client at the HPCS server. */
 export default class Enrol extends BaseCommand {
   static override summary = 'enrol this client at the HPCS server with a one-time token';
-  static override description = `The token is read from standard input, or from a file: other users of this machine can see what stands in a command line. \
+  static override description = `The token is read from standard input (a terminal asks for it, and does not show it), or from a file: other users of this machine can see what stands in a command line. \
 A key pair is made here and its private half never leaves; every later call proves that it is held. Keep the state directory.`;
   static override examples = ['<%= config.bin %> enrol', '<%= config.bin %> enrol --token-file token'];
   static override flags = {
@@ -29,7 +29,7 @@ A key pair is made here and its private half never leaves; every later call prov
         form: 'one has 43 letters, digits, - and _',
         suggestion: 'ask those who run the HPCS server for one: hpcs server enrol',
       },
-      progress: this.progress,
+      signal: this.signal,
     });
     await using services = await openServices(config);
     const { name, clientId, spiffeId } = await enrol(services.server, token, {

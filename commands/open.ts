@@ -2,11 +2,12 @@ import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../src/base-command.ts';
 import { HpcsError } from '../src/errors.ts';
 import { restore, type Restored } from '../src/pack/restore.ts';
-import { readBytes, readKey, readPassphrase } from '../src/seal/files.ts';
+import { toStandardOutput } from '../src/pack/standard-output.ts';
+import { readBytes } from '../src/seal/files.ts';
 import { open, openTwice } from '../src/seal/open.ts';
 import { unlock } from '../src/seal/unlock.ts';
 import type { Secret } from '../src/secret.ts';
-import { toStandardOutput } from '../src/pack/standard-output.ts';
+import { readKey, readPassphrase } from '../src/secret-input.ts';
 import { askHidden } from '../src/terminal.ts';
 
 /** Decrypts and unpacks an artefact or a result. */
@@ -34,7 +35,7 @@ format openpgp-gpg, which can be checked only at its end, is then read twice, fi
     if (flags['key-file'] === '-' && flags['passphrase-file'] === '-')
       throw new HpcsError('usage', 'usage', 'key and passphrase cannot both come from standard input', { suggestion: 'name a file for one of them' }); // prettier-ignore
     const passphrase = (): Promise<Secret> => askPassphrase(flags['key-file'], flags['passphrase-file'], this.signal);
-    using key = await unlock(await readKey(flags['key-file']), passphrase);
+    using key = await unlock(await readKey(flags['key-file'], this.signal), passphrase);
     if (flags.output === '-' && this.jsonEnabled())
       throw new HpcsError('usage', 'usage', 'the decrypted bytes and --json cannot share standard output', { suggestion: 'name a directory with --output' }); // prettier-ignore
     if (flags.output === '-')
@@ -52,8 +53,8 @@ format openpgp-gpg, which can be checked only at its end, is then read twice, fi
 }
 
 async function askPassphrase(keyFile: string, passphraseFile: string | undefined, signal: AbortSignal): Promise<Secret> {
-  if (passphraseFile !== undefined) return readPassphrase(passphraseFile);
-  const answer = await askHidden(`passphrase of ${keyFile === '-' ? 'the key' : keyFile}: `, signal);
+  if (passphraseFile !== undefined) return readPassphrase(passphraseFile, signal);
+  const answer = await askHidden(`passphrase of ${keyFile === '-' ? 'the key' : keyFile}: `, { signal });
   if (answer !== undefined) return answer;
   throw new HpcsError(
     'usage',

@@ -1,19 +1,24 @@
-import { once } from 'node:events';
+import { on, once } from 'node:events';
 import { open, type FileHandle } from 'node:fs/promises';
 import { createInterface } from 'node:readline/promises';
 import { ReadStream } from 'node:tty';
 import { HpcsError } from './errors.ts';
 import { Secret } from './secret.ts';
 
-const longestLine = 4096;
+/** What is longer is cut: no secret is. */
+const longest = 64 * 1024;
 
 /**
- * Asks for a line on the terminal without showing what is typed. The terminal itself is asked, not standard input, which may be data.
+ * Asks on the terminal without showing what is typed. The terminal itself is asked, not standard input, which may be data.
  *
- * @returns the line without its end; undefined where this process has no terminal
+ * @param options.lines asks for several lines, to Ctrl-D, instead of one
+ * @returns the line without its end, or the lines; undefined where this process has no terminal
  * @throws HpcsError `interrupted` for Ctrl-C; the signal's reason
  */
-export async function askHidden(question: string, signal?: AbortSignal): Promise<Secret | undefined> {
+export async function askHidden(
+  question: string,
+  options: { signal: AbortSignal; lines?: boolean },
+): Promise<Secret | undefined> {
   let handle: FileHandle;
   try {
     handle = await open('/dev/tty', 'r+');
@@ -25,10 +30,11 @@ export async function askHidden(question: string, signal?: AbortSignal): Promise
   try {
     input.setRawMode(true);
     await terminal.write(question);
-    return await readLine(input, signal);
+    return await readTyped(input, options);
   } finally {
     input.setRawMode(false);
-    input.pause();
+    // What merely pauses goes on reading, and keeps the process.
+    input.destroy();
     await terminal.write('\n');
   }
 }
@@ -55,17 +61,21 @@ export async function confirm(question: string, signal: AbortSignal): Promise<bo
   }
 }
 
-async function readLine(input: ReadStream, signal: AbortSignal | undefined): Promise<Secret> {
-  const typed = Buffer.alloc(longestLine);
+async function readTyped(
+  input: ReadStream,
+  { signal, lines = false }: { signal: AbortSignal; lines?: boolean },
+): Promise<Secret> {
+  const typed = Buffer.alloc(longest);
   let length = 0;
   try {
     for await (const octet of octets(input, signal)) {
-      if (octet === 0x0a || octet === 0x0d || (octet === 0x04 && length === 0)) break;
-      // In raw mode these are ours to act on: Ctrl-C, backspace, Ctrl-U.
+      // In raw mode these are ours to act on: Enter, Ctrl-D, Ctrl-C, backspace, Ctrl-U.
+      const isEnter = octet === 0x0a || octet === 0x0d;
+      if (octet === 0x04 || (isEnter && !lines)) break;
       if (octet === 0x03) throw new HpcsError('interrupted', 'interrupted', 'interrupted');
       else if (octet === 0x7f || octet === 0x08) length = withoutLast(typed, length);
       else if (octet === 0x15) length = 0;
-      else if (length < longestLine) typed[length++] = octet;
+      else if (length < longest) typed[length++] = isEnter ? 0x0a : octet;
     }
     return new Secret(typed.subarray(0, length));
   } finally {
@@ -80,11 +90,14 @@ function withoutLast(typed: Buffer, length: number): number {
   return left;
 }
 
-async function* octets(input: ReadStream, signal: AbortSignal | undefined): AsyncGenerator<number, void, undefined> {
-  const options = signal === undefined ? {} : { signal };
-  for await (const part of input.iterator({ destroyOnReturn: false, ...options }) as AsyncIterable<Buffer>) {
-    yield* part;
-    part.fill(0);
-    signal?.throwIfAborted();
+async function* octets(input: ReadStream, signal: AbortSignal): AsyncGenerator<number, void, undefined> {
+  try {
+    for await (const [part] of on(input, 'data', { signal, close: ['end'] }) as AsyncIterable<[Buffer]>) {
+      yield* part;
+      part.fill(0);
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
   }
 }

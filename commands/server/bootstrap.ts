@@ -21,7 +21,7 @@ export default class ServerBootstrap extends BaseCommand {
 What is right already is left alone, so that it can be repeated at any time, also after it was interrupted; what cannot be put right is named. \
 Sections [vault], [spire-server] and [bootstrap] of the configuration say how.
 
-The token of an administrator of the vault is read from standard input, or from a file. Nothing keeps it, and nothing needs it afterwards.`;
+The token of an administrator of the vault is read from standard input (a terminal asks for it, and does not show it), or from a file. Nothing keeps it, and nothing needs it afterwards.`;
   static override examples = [
     '<%= config.bin %> server bootstrap --config /etc/hpcs/hpcs-server.conf < administrator-token',
     '<%= config.bin %> server bootstrap --config /etc/hpcs/hpcs-server.conf --check --token-file administrator-token',
@@ -47,7 +47,7 @@ The token of an administrator of the vault is read from standard input, or from 
       what: 'token of the vault',
       form: /^[\x21-\x7e]{8,4096}$/,
       expected: { form: 'one is a single word', suggestion: "give that of the vault's administrator" },
-      progress: this.progress,
+      signal: this.signal,
     });
     const report = (step: StepReport): void => {
       const why = step.why === undefined ? '' : `: ${step.why}`;

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,21 +10,7 @@ import { seal } from '../../../src/seal/seal.ts';
 import { hpcs as hpcsProcess } from '../../support/cli.ts';
 import { hpcsInProcess as hpcs } from '../../support/in-process.ts';
 import { collect, inPieces } from '../../support/streams.ts';
-
-/** Runs shell text on a terminal of its own, and types when it asks. */
-async function onTerminal(command: string, asks: RegExp, typed: string): Promise<{ screen: string; code: number | null }> {
-  const child = spawn('script', ['-qec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
-  let screen = '';
-  let asked = false;
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    screen += text;
-    if (asked || !asks.test(screen)) return;
-    asked = true;
-    child.stdin.write(typed);
-  });
-  const code = await new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
-  return { screen, code };
-}
+import { onTerminal } from '../../support/terminal.ts';
 
 const cli = fileURLToPath(new URL('../../../bin/dev.js', import.meta.url));
 
@@ -198,6 +183,17 @@ describe('hpcs open', function () {
     assert.equal(await readFile(join(output, 'data.tgz'), 'utf8'), content);
     const stopped = await onTerminal(command, /passphrase of .*: $/, 'secret\u0003');
     assert.equal(stopped.code, 130, stopped.screen);
+  });
+
+  it('asks for a key on a terminal, and shows nothing of it', async () => {
+    const file = await sealed(tarOf([{ name: 'data/a b', content }]));
+    const command = [process.execPath, cli, 'open', file, '--key', '-', '--output', output].join(' ');
+    const typed = `${key.secretKey.reveal().replaceAll('\n', '\r')}\r\u0004`;
+    const { screen, code } = await onTerminal(command, /the key, then Ctrl-D: $/, typed);
+    assert.equal(code, 0, screen);
+    assert.match(screen, /^the key, then Ctrl-D: \r\nopened /);
+    const stopped = await onTerminal(command, /the key, then Ctrl-D: $/, '\u0003');
+    assert.deepEqual([stopped.code, stopped.screen.split('\r\n').slice(1)], [130, ['hpcs: error: interrupted', '']]);
   });
 
   it('tells a wrong key, a missing file and a directory', async () => {
