@@ -1,6 +1,6 @@
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
-import { HpcsError, messageOf } from '../errors.ts';
+import { firstError, HpcsError, messageOf } from '../errors.ts';
 import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { openIdentity } from '../identity/client-identity.ts';
 import type { Meter } from '../meter.ts';
@@ -9,7 +9,7 @@ import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import type { Secret } from '../secret.ts';
 import { openServices } from '../services.ts';
 import { makeDirectory } from '../site/files.ts';
-import { expandNodes, isRefusal, submit } from '../site/slurm.ts';
+import { expandNodes, isRefusal } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
 import { localToolKit, shipToolKit } from '../tool-kit.ts';
@@ -20,7 +20,7 @@ import { agentAccess, newJob, planOf, registrationOf, ticketAccess, type Artefac
 import type { JobPlan } from './plan.ts';
 import { checkRequest, renderScript } from './script.ts';
 import { JobStore, type JobRecord } from './store.ts';
-import { submitWithTicket } from './submission.ts';
+import { submitScript, submitWithTicket } from './submission.ts';
 
 /** How a job preparation talks to the outside. */
 export interface JobContext {
@@ -107,13 +107,14 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const submitted = async (jobId: string): Promise<void> => store.save({ ...record, jobId });
   const asking = (): void => void (asked = true);
   const send = (): Promise<string> => {
+    const told = { transport, signal, name: record.name, warn };
     if (ticket !== undefined)
-      return submitWithTicket(script, ticket, registrationOf(artefacts, secret.secretPath, job.access), { ...granter, transport, progress, asking, submitted }); // prettier-ignore
+      return submitWithTicket(script, ticket, registrationOf(artefacts, secret.secretPath, job.access), { ...granter, ...told, progress, asking, submitted }); // prettier-ignore
     asking();
-    return submit(transport, script, { signal });
+    return submitScript(script, told);
   };
   const jobId = await send().catch((error: unknown) => {
-    if (isRefusal(error)) asked = false;
+    if (isRefusal(firstError(error))) asked = false;
     throw error;
   });
   unsubmitted.move();

@@ -1,19 +1,45 @@
+import { messageOf } from '../errors.ts';
 import type { Granter } from '../grant.ts';
 import type { JobRegistration } from '../hpcs.ts';
 import { remove } from '../site/files.ts';
-import { cancel, release, submit } from '../site/slurm.ts';
+import { cancel, isRefusal, release, submit } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { uploadFile } from '../site/upload.ts';
 import { ticketHash, type Ticket } from './ticket.ts';
 
-/** What {@link submitWithTicket} works with. */
-export interface SubmissionContext extends Granter {
+/** What {@link submitScript} works with. */
+export interface SubmitContext {
   transport: Transport;
+  signal: AbortSignal;
+  /** The job's. */
+  name: string;
+  warn: (line: string) => void;
+}
+
+/** What {@link submitWithTicket} works with. */
+export interface SubmissionContext extends Granter, SubmitContext {
+  signal: AbortSignal;
   progress: (line: string) => void;
   /** Told before the scheduler is asked: from then on there may be a job. */
   asking: () => void;
   /** Told of the job as soon as there is one. */
   submitted: (jobId: string) => Promise<void>;
+}
+
+/** Submits a script, and warns of the job that there may be where no answer came. @returns the job id @throws HpcsError `job`, `site` */
+export async function submitScript(script: string, context: SubmitContext, { hold = false } = {}): Promise<string> {
+  const { transport, signal, name, warn } = context;
+  try {
+    return await submit(transport, script, { hold, signal });
+  } catch (error) {
+    if (!isRefusal(error)) {
+      const does = hold ? 'wait on hold' : 'wait or run';
+      warn(
+        `a job ${name} may ${does} on the site: sbatch was asked, and its answer did not come. Look there with squeue --me, and end it with scancel`,
+      );
+    }
+    throw error;
+  }
 }
 
 /**
@@ -32,14 +58,18 @@ export async function submitWithTicket(
   registration: Pick<JobRegistration, 'artefacts' | 'connected'>,
   context: SubmissionContext,
 ): Promise<string> {
-  const { services, identity, transport, signal, progress } = context;
+  const { services, identity, transport, signal, progress, warn } = context;
   // Undone without the caller's signal, which may be why.
   await using undo = new AsyncDisposableStack();
   undo.defer(() => remove(transport, ticket.file));
   await uploadFile(transport, [Buffer.from(`${ticket.fileHalf.reveal()}\n`)], ticket.file, { mode: 0o600, signal });
   context.asking();
-  const jobId = await submit(transport, script, { hold: true, signal });
-  undo.defer(() => cancel(transport, jobId));
+  const jobId = await submitScript(script, context, { hold: true });
+  undo.defer(() =>
+    cancel(transport, jobId).catch((error: unknown) => {
+      warn(`job ${jobId} may wait on hold on the site: ${messageOf(error)}. End it with: hpcs job cancel ${jobId}`);
+    }),
+  );
   await context.submitted(jobId);
   const hash = ticketHash(ticket);
   // Also where only the answer is lost: the server would hold the job for days, and count it. It knows nothing of others.

@@ -11,6 +11,8 @@ export class LocalTransport implements Transport {
     const stderr = text(child.stderr);
     const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
     const finished = Promise.all([ended, stderr]).then(([code, said]) => ({ code, stderr: said }));
+    // Looked at once the output was read.
+    finished.catch(() => undefined);
     return {
       stdout: child.stdout,
       finished,
