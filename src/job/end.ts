@@ -22,11 +22,18 @@ export interface EndContext {
   warn: (line: string) => void;
 }
 
-/** {@link endJob} for a job that has ended, which is looked up; one that waits or runs is left alone. @throws HpcsError `job`, `site` */
+/** {@link endJob} for a job that has ended, which is looked up; one that waits or runs is left alone. What fails is warned of. */
 export async function endIfOver(job: JobRecord & { jobId: string }, context: EndContext): Promise<void> {
   if (job.ticket === undefined) return;
-  const { transport, signal } = context;
-  const state = job.ticket.ended === undefined ? await jobState(transport, job.jobId, { signal }) : undefined;
+  const { transport, signal, warn } = context;
+  let state: JobState | undefined;
+  try {
+    if (job.ticket.ended === undefined) state = await jobState(transport, job.jobId, { signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    warn(`whether job ${job.jobId} has ended is not known now, so its identity is not ended: ${messageOf(error)}`);
+    return;
+  }
   // One that the scheduler knows no more has ended.
   if (state === undefined || isFinal(state.state)) await endJob(job, { ...context, ran: hasRun(state) });
 }

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Config } from '../../../src/config.ts';
-import { endJob } from '../../../src/job/end.ts';
+import { endIfOver, endJob, type EndContext } from '../../../src/job/end.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
 import { Secret } from '../../../src/secret.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
@@ -28,14 +28,13 @@ describe('the end of a job', () => {
   afterEach(() => rm(directory, { recursive: true }));
 
   // No server is named: whoever asks one is warned of it.
-  const end = (): Promise<void> =>
-    endJob(stale, {
-      config: { client: { 'state-directory': directory } } as Config,
-      transport: new LocalTransport(),
-      signal: new AbortController().signal,
-      warn: (line) => void warnings.push(line),
-      ran: true,
-    });
+  const context = (): EndContext => ({
+    config: { client: { 'state-directory': directory } } as Config,
+    transport: new LocalTransport(),
+    signal: new AbortController().signal,
+    warn: (line) => void warnings.push(line),
+  });
+  const end = (): Promise<void> => endJob(stale, { ...context(), ran: true });
   const save = (ended: NonNullable<NonNullable<JobRecord['ticket']>['ended']>): Promise<void> =>
     store.save({ ...stale, ticket: { hash: 'h', file: join(directory, 'ticket'), ended } });
   const saved = async () => (await store.find('7', 's')).ticket?.ended;
@@ -86,5 +85,18 @@ describe('the end of a job', () => {
     await end();
     assert.equal(existsSync(join(directory, 'ticket')), false);
     assert.deepEqual([warnings, await saved()], [[alarm], { alarm }]);
+  });
+
+  it('is not looked up in vain: a scheduler that does not answer stops nothing', async () => {
+    const path = process.env['PATH'];
+    const silent = '#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n';
+    for (const name of ['sbatch', 'scontrol']) await writeFile(join(directory, name), silent, { mode: 0o755 });
+    process.env['PATH'] = `${directory}:${path}`;
+    try {
+      await endIfOver({ ...stale, jobId: '7' }, context());
+    } finally {
+      process.env['PATH'] = path;
+    }
+    assert.match(warnings.join(), /^whether job 7 has ended is not known now, .*: the scheduler does not answer/);
   });
 });
