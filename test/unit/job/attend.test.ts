@@ -1,9 +1,6 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,6 +11,7 @@ import { formatRequest, readAnswer } from '../../../src/job/connection.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
 import { makeTicket, type Ticket } from '../../../src/job/ticket.ts';
 import { Secret } from '../../../src/secret.ts';
+import { AnsweringServer } from '../../support/answering-server.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
 import { refused } from '../../support/refused.ts';
 
@@ -97,24 +95,16 @@ describe('a client that attends a job', () => {
   });
 
   describe('and a server', () => {
-    let http: Server;
-    /** What it answers to each call. */
-    let answers: Record<string, { status: number; body: unknown }>;
+    let server: AnsweringServer;
     let over: PromiseWithResolvers<void>;
     let warnings: string[];
 
     beforeEach(async () => {
       await scheduler('RUNNING');
-      answers = { '/api/client/token': { status: 200, body: { success: true, spiffeID: 's', token: 't' } } };
-      http = createServer((request, response) => {
-        const { status, body } = answers[request.url ?? ''] ?? { status: 500, body: {} };
-        response.writeHead(status).end(JSON.stringify(body));
-      }).listen(0, '127.0.0.1');
-      await once(http, 'listening');
+      server = await AnsweringServer.start();
       over = Promise.withResolvers();
       warnings = [];
-      const url = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
-      const text = `[spire-server]\naddress=127.0.0.1\nport=1\ntrust-domain=t\n[hpcs-server]\nurl=${url}\n[vault]\nurl=https://127.0.0.1:1\n[supercomputer]\naddress=a\nusername=u\n[client]\nstate-directory=${directory}\nallow-insecure-http=true\n[identity]\nclient=login\n`;
+      const text = `${server.configuration(directory)}client=login\n`;
       const warn = (line: string): void => {
         warnings.push(line);
         // It would try for as long as the job waits.
@@ -122,14 +112,11 @@ describe('a client that attends a job', () => {
       };
       context = { ...context, config: parseConfig(text, 'test.conf'), warn };
     });
-    afterEach(() => http.close());
+    afterEach(() => server[Symbol.asyncDispose]());
 
     const logIn = async (expires: string): Promise<void> => {
       const session = { version: 1, server: 's', trustDomain: 't', clientId: '0123456af', spiffeId: 's', name: 'alice', expires };
       await writeFile(join(directory, 'client-login.json'), JSON.stringify({ ...session, key: await generateProofKey() }));
-    };
-    const refuse = (call: string, status: number): void => {
-      answers[call] = { status, body: { success: false, message: 'not you' } };
     };
     const attend = (): Promise<boolean> => attendJob(job, context, over.promise);
     const waits = async (why: RegExp): Promise<void> => {
@@ -153,13 +140,13 @@ describe('a client that attends a job', () => {
 
     it('lets it wait while the server knows no such login: the ticket was not shown', async () => {
       await logIn('2999-01-01T00:00:00.000Z');
-      refuse('/api/client/token', 401);
+      server.refuse('/api/client/token', 401, 'not you');
       await waits(/refused \(401\): not you, job 7 waits meanwhile; log in \(hpcs login\)/);
     });
 
     it('lets it wait while the server cannot answer', async () => {
       await logIn('2999-01-01T00:00:00.000Z');
-      refuse('/api/jobs/redeem', 503);
+      server.refuse('/api/jobs/redeem', 503, 'not you');
       await waits(/refused \(503\): not you, job 7 waits meanwhile/);
     });
 
@@ -169,7 +156,7 @@ describe('a client that attends a job', () => {
     ] as const) {
       it(`tells it what the server refused: ${code}`, async () => {
         await logIn('2999-01-01T00:00:00.000Z');
-        refuse('/api/jobs/redeem', status);
+        server.refuse('/api/jobs/redeem', status, 'not you');
         await new JobStore(directory).save(job);
         assert.equal(await attend(), true);
         const answer = await readFile(join(directory, 'answer.json'), 'utf8');
