@@ -45,10 +45,10 @@ if (mode === 'send') {
   console.log(sha512, posix.basename(target));
 } else {
   const [sealed, keyFile, directory] = args;
-  const [{ readKey, readBytes }, { open }, { unpack }, { digestingAside }] = await Promise.all(
-    ['seal/files', 'seal/open', 'pack/unpack', 'seal/threads'].map(built),
+  const [{ readKey }, { readBytes }, { open }, { unpack }, { digestingAside }] = await Promise.all(
+    ['secret-input', 'seal/files', 'seal/open', 'pack/unpack', 'seal/threads'].map(built),
   );
-  const key = await readKey(keyFile);
+  const key = await readKey(keyFile, new AbortController().signal);
   await using bytes = digestingAside(readBytes(sealed));
   await unpack(open(bytes.bytes, key), directory, {});
   console.log((await bytes.summary).sha512);
