@@ -1,4 +1,4 @@
-import { HpcsError } from './errors.ts';
+import { HpcsError, messageOf } from './errors.ts';
 import type { Conditions } from './hpcs.ts';
 import type { ClientIdentity } from './identity/identity.ts';
 import { secretName, type VaultRecord } from './record.ts';
@@ -31,6 +31,8 @@ export interface Granter {
   signal: AbortSignal;
   /** Told how far a large grant is. */
   progress?: ((line: string) => void) | undefined;
+  /** Told of what could not be taken back. */
+  warn?: ((line: string) => void) | undefined;
 }
 
 /** A secret in the vault, and who its readers are there. */
@@ -58,9 +60,24 @@ export async function grantSecret(
 ): Promise<GrantedSecret> {
   const { identity, signal } = granter;
   const grant = await makeGrant(secretName(name), readers, granter);
-  await using session = await vaultSession(granter);
-  await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
+  try {
+    await using session = await vaultSession(granter);
+    await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
+  } catch (error) {
+    await takeBack(grant, granter);
+    throw error;
+  }
   return grant;
+}
+
+/** Destroys a secret that nothing will use, and all grants of it. What stays is said through `warn`. */
+export async function takeBack({ secretPath }: GrantedSecret, { services, identity, warn }: Granter): Promise<void> {
+  try {
+    // Without the caller's signal, which may be why.
+    await services.server.destroySecret(secretPath, identity.prove);
+  } catch (error) {
+    warn?.(`the secret ${secretPath}, which nothing will use, stays in the vault: ${messageOf(error)}`);
+  }
 }
 
 /**

@@ -3,7 +3,7 @@ import { basename, join, posix } from 'node:path';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError, messageOf } from './errors.ts';
-import { accessMode, checkVault, grantSecret, knownReaders, type AccessMode, type Readers } from './grant.ts';
+import { accessMode, checkVault, grantSecret, knownReaders, takeBack, type AccessMode, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { Copy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
@@ -14,9 +14,9 @@ import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
-import { beside, makeDirectory } from './site/files.ts';
+import { beside, makeDirectory, remove } from './site/files.ts';
 import type { Transport } from './site/transport.ts';
-import { startUpload, uploadFile } from './site/upload.ts';
+import { startUpload, type UploadOptions } from './site/upload.ts';
 import { stateDirectory } from './state.ts';
 import { together } from './together.ts';
 
@@ -70,7 +70,8 @@ export interface Published {
  * Seal and ship in one pass, grant, store the key, publish: in this order, each step on the results of the one before.
  *
  * Nothing is visible on the site before everything up to it succeeded: the file appears by a rename, its info record last.
- * An artefact that is there already is never overwritten: the new one stands beside it, and the info record names the new one.
+ * What fails before that takes grant, key and file back. An artefact that is there already is never overwritten: the new one stands
+ * beside it, and the info record names the new one.
  */
 export async function publish(
   publication: Publication,
@@ -105,7 +106,7 @@ export async function publish(
     const transport = stack.use(await connecting);
     await makeDirectory(transport, publication.directory, { signal });
     const identity = stack.use(await openIdentity(config, { signal, progress }));
-    const granter = { services, identity, mode, signal, progress };
+    const granter = { services, identity, mode, signal, progress, warn: context.warning };
     await checkVault(granter);
     const readers = await knownReaders(publication.readers, config.supercomputer.username, granter);
     return { transport, granter, readers };
@@ -159,10 +160,13 @@ export async function publish(
     ...recipientsField(publication.recipients),
     key: key.secretKey.reveal(),
   };
+  await using unpublished = new AsyncDisposableStack();
   const grant = await grantSecret(publication.fileName, readers, record, granter);
+  unpublished.defer(() => takeBack(grant, granter));
 
   const suffix = record.artefact.slice(0, 8);
   const path = await upload.publishBeside(suffix);
+  unpublished.defer(() => removeUnnamed(transport, path, context.warning));
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
   const info: InfoRecord = {
     path_at_rest: path,
@@ -177,7 +181,7 @@ export async function publish(
     ...(readers.nodes.length > 0 ? { nodes: [...readers.nodes] } : {}),
   };
   const infoPath = `${wanted}.info.yaml`;
-  await uploadFile(transport, [Buffer.from(renderInfoRecord(info))], infoPath, { ...careful, replace: true });
+  await publishInfo(transport, infoPath, info, unpublished, careful);
   await catalogue.add({
     site: config.supercomputer.address,
     info: infoPath,
@@ -189,6 +193,41 @@ export async function publish(
   const published = { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
   if (copy === undefined) return published;
   return { ...published, copy: await keptCopy(copy, path, beside(fileName, suffix)) };
+}
+
+/**
+ * Publishes the info record, in place of an earlier one.
+ *
+ * @param unpublished takes back what the record names: no more once that is published, or may be
+ */
+export async function publishInfo(
+  transport: Transport,
+  path: string,
+  info: InfoRecord,
+  unpublished: AsyncDisposableStack,
+  options: UploadOptions,
+): Promise<void> {
+  await using upload = await startUpload(transport, path, [Buffer.from(renderInfoRecord(info))], options);
+  try {
+    await upload.publish({ replace: true });
+  } catch (error) {
+    // Where it was not the site that said no, the record may be there, and who takes it needs all that it names.
+    if (!(error instanceof HpcsError && error.code.startsWith('site-'))) {
+      unpublished.move();
+      options.warn?.(`whether ${path} names ${info.path_at_rest} by now is not known: file and key stay`);
+    }
+    throw error;
+  }
+  unpublished.move();
+}
+
+/** Removes a file that no info record names, and to which there is no key. */
+async function removeUnnamed(transport: Transport, path: string, warn: (line: string) => void): Promise<void> {
+  try {
+    await remove(transport, path);
+  } catch (error) {
+    warn(`${path}, which nobody can open, stays on the site: ${messageOf(error)}`);
+  }
 }
 
 /** The copy gets its name last: what is not published nobody can open. @returns its path */

@@ -154,11 +154,16 @@ describe('what can fail', function () {
     await writeFile(join(kept, name), 'earlier');
     await site.run(`mkdir -p ${directory}/${name}.info.yaml`);
     try {
-      const exit = await site.hpcs(['data-prep', '-i', input, '-o', kept, '--data-path', name, '--data-path-at-rest', directory]);
+      const words = ['data-prep', '-i', input, '-g', 'team', '-o', kept, '--data-path', name, '--data-path-at-rest', directory];
+      const exit = await site.hpcs(words);
       assert.equal(exit.code, 5, exit.stderr);
       assert.match(exit.stderr, /it is a directory/);
       assert.deepEqual(await readdir(kept), [name]);
       assert.equal(await readFile(join(kept, name), 'utf8'), 'earlier');
+      assert.equal((await site.run(`ls -A ${directory}`)).stdout, `${name}.info.yaml\n`);
+      assert.match(exit.stderr, /granting/);
+      const { stdout } = await site.hpcsOk(['access', 'list', '--json']);
+      assert.equal(stdout.includes(name.slice(0, 8)), false, stdout);
     } finally {
       await site.run(`rm -r ${directory}`);
     }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import type { ExecOptions, RemoteProcess, Transport } from '../../src/site/transport.ts';
 
@@ -7,7 +7,8 @@ import type { ExecOptions, RemoteProcess, Transport } from '../../src/site/trans
 export class LocalTransport implements Transport {
   exec(script: string, options: ExecOptions = {}): RemoteProcess {
     const child = spawn('/bin/sh', ['-c', script], { stdio: ['pipe', 'pipe', 'pipe'], signal: options.signal });
-    Readable.from(options.input ?? []).pipe(child.stdin);
+    // A command that ends before its input does is told by its exit code.
+    pipeline(options.input ?? [], child.stdin, () => undefined);
     const stderr = text(child.stderr);
     const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve));
     const finished = Promise.all([ended, stderr]).then(([code, said]) => ({ code, stderr: said }));

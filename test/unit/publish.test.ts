@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { publishInfo } from '../../src/publish.ts';
+import { renderInfoRecord, type InfoRecord } from '../../src/record.ts';
+import { connectionLost } from '../../src/site/ssh-errors.ts';
+import type { Transport } from '../../src/site/transport.ts';
+import { FailingTransport } from '../support/failing-transport.ts';
+import { LocalTransport } from '../support/local-transport.ts';
+
+const info: InfoRecord = {
+  path_at_rest: '/scratch/data.tgz',
+  secret_path: 'client_c/data',
+  access_role: '',
+  checksum: 'a'.repeat(128),
+  spiffeID: 'spiffe://t/c',
+  format: 'openpgp',
+};
+
+describe('what an info record names', () => {
+  let directory: string;
+  let path: string;
+  let taken: boolean;
+  let warnings: string[];
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'hpcs-publish-'));
+    path = join(directory, 'data.tgz.info.yaml');
+    [taken, warnings] = [false, []];
+  });
+  afterEach(() => rm(directory, { recursive: true }));
+
+  const publish = async (transport: Transport): Promise<void> => {
+    await using unpublished = new AsyncDisposableStack();
+    unpublished.defer(() => void (taken = true));
+    await publishInfo(transport, path, info, unpublished, { warn: (line) => void warnings.push(line) });
+  };
+  /** Fails the rename alone. */
+  const failing = (done: boolean): Transport =>
+    new FailingTransport((script) =>
+      script.includes('sync -- "${path%/*}/"') ? { error: connectionLost('h', undefined), done } : undefined,
+    );
+
+  it('stays once that is published, in place of an earlier one', async () => {
+    await writeFile(path, 'earlier');
+    await publish(new LocalTransport());
+    assert.equal(await readFile(path, 'utf8'), renderInfoRecord(info));
+    assert.deepEqual([taken, warnings], [false, []]);
+  });
+
+  it('is taken back when the site refuses the record', async () => {
+    await mkdir(path);
+    await assert.rejects(publish(new LocalTransport()), { code: 'site-is-directory' });
+    assert.equal(taken, true);
+    await rmdir(path);
+    // Not before the rename.
+    const late = new FailingTransport((script) => {
+      if (script.includes('sync -- "${path%/*}/"')) mkdirSync(path);
+      return undefined;
+    });
+    taken = false;
+    await assert.rejects(publish(late), { code: 'site-is-directory' });
+    assert.equal(taken, true);
+    assert.deepEqual(warnings, []);
+    assert.deepEqual(await readdir(directory), ['data.tgz.info.yaml']);
+  });
+
+  for (const done of [true, false]) {
+    it(`stays when nobody knows whether that was published, and it was${done ? '' : ' not'}`, async () => {
+      await assert.rejects(publish(failing(done)), { code: 'connection-lost' });
+      assert.equal(taken, false);
+      assert.deepEqual(warnings, [`whether ${path} names /scratch/data.tgz by now is not known: file and key stay`]);
+      assert.deepEqual(await readdir(directory), done ? ['data.tgz.info.yaml'] : []);
+    });
+  }
+});
