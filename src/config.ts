@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
-import { open, readFile } from 'node:fs/promises';
+import { open, readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
 import { expandHome } from './home.ts';
@@ -111,15 +111,12 @@ const schema = z.strictObject({
 /** The client's configuration, checked and with its defaults. */
 export type Config = z.output<typeof schema> & { readonly file: string };
 
-/** Where the original looks for one. */
-const sharedPlace = '/tmp/hpcs-client.conf';
-
 /** Where a configuration is looked for, first match wins: the flag, `HPCS_CONFIG`, here, XDG, and the original's place. */
 export function configCandidates(flag: string | undefined, env: NodeJS.ProcessEnv = process.env): string[] {
   if (flag !== undefined) return [flag];
   if (env['HPCS_CONFIG']) return [env['HPCS_CONFIG']];
   const xdg = env['XDG_CONFIG_HOME'] || join(env['HOME'] || homedir(), '.config');
-  return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), sharedPlace];
+  return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), '/tmp/hpcs-client.conf'];
 }
 
 /**
@@ -158,8 +155,8 @@ export async function loadConfig(flag: string | undefined, env: NodeJS.ProcessEn
 async function readFound(file: string): Promise<string> {
   await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
   const found = await handle.stat();
-  // People share working directories with their group, but nobody shares /tmp with his own.
-  const writable = resolve(file) === sharedPlace ? 0o022 : 0o002;
+  // People share working directories with their group; where anybody can put files, it may be anybody's group.
+  const writable = ((await stat(dirname(resolve(file)))).mode & 0o002) === 0 ? 0o002 : 0o022;
   if (found.isFile() && !isOthers(found, writable)) return await handle.readFile('utf8');
   const what = found.isFile() ? 'belongs to somebody else, or can be written to by others' : 'is no file';
   throw new HpcsError('usage', 'config-of-others', `the configuration ${file} ${what}`, {

@@ -1,8 +1,14 @@
 import { existsSync, type Stats } from 'node:fs';
 
-/** Whether this process is in a container of Docker or Podman. */
-export function isContained(): boolean {
-  return existsSync('/.dockerenv') || existsSync('/run/.containerenv');
+/**
+ * Whether this process is in a container: of Docker or Podman, by the file that they make; of systemd-nspawn or LXC, or in a pod, by what they
+ * set.
+ *
+ * @see systemd's Container Interface, `container`
+ */
+export function isContained(env: NodeJS.ProcessEnv = process.env): boolean {
+  const said = ['container', 'KUBERNETES_SERVICE_HOST'].some((name) => Boolean(env[name]));
+  return said || existsSync('/.dockerenv') || existsSync('/run/.containerenv');
 }
 
 /**

@@ -278,6 +278,10 @@ describe('client configuration', () => {
       await assert.rejects(loadConfig(undefined, found), { code: 'config-of-others', exitCode: 2, suggestion: /--config/ });
       for (const named of [loadConfig(file, found), loadConfig(undefined, { ...found, HPCS_CONFIG: file })])
         assert.equal((await named).file, file);
+      await chmod(file, 0o664);
+      // There it may be the group of anybody.
+      await chmod(join(directory, 'hpcs'), 0o1777);
+      await assert.rejects(loadConfig(undefined, found), { code: 'config-of-others' });
       await rm(file);
       // Whoever made it could fill it with what he likes, and take it away before anybody looks whose it is.
       execFileSync('mkfifo', [file]);

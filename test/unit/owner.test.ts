@@ -5,6 +5,12 @@ import { isContained, isOthers } from '../../src/owner.ts';
 const own = process.getuid?.() ?? 0;
 const found = (mode: number, uid: number): Stats => ({ mode: 0o100000 | mode, uid }) as Stats;
 
+describe('a container', () => {
+  it('is known by what its manager sets', () => {
+    for (const env of [{ container: 'lxc' }, { KUBERNETES_SERVICE_HOST: '10.0.0.1' }]) assert.equal(isContained(env), true);
+  });
+});
+
 describe('what belongs to others', () => {
   it("is what is neither one's own nor root's; in a container root takes what is mounted", () => {
     assert.equal(isOthers(found(0o644, own)), false);
