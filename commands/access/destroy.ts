@@ -10,7 +10,7 @@ import { confirm } from '../../src/terminal.ts';
 export default class AccessDestroy extends BaseCommand {
   static override summary = 'destroy the key of an artefact of yours, for good';
   static override description = `The vault forgets the key with all its versions, and everything that let it be read: nobody opens the artefact any more by way of the vault, you neither. It may be repeated, which completes what \
-was interrupted. What cannot be undone stays: a job that has read the key has it, and recipients named at preparation open the sealed file with their own. \
+was interrupted, and ends with the error that there is no key. What cannot be undone stays: a job that has read the key has it, and recipients named at preparation open the sealed file with their own. \
 The sealed file and its info record stay on the site; remove them there.`;
   static override examples = [
     '<%= config.bin %> access destroy /scratch/…/data.tgz.info.yaml',
@@ -31,17 +31,30 @@ The sealed file and its info record stay on the site; remove them there.`;
     // This says whether there is such a secret, and that it is the caller's.
     const { server } = owner.services;
     const { prove } = owner.identity;
-    await server.listAccess(secretPath, prove, this.signal).catch((error: unknown) => {
-      // The key goes first: where a run ended behind that, what let it be read is left.
-      if (!(error instanceof HpcsError && error.code === 'hpcs-not-found')) throw error;
-      this.warning(`the vault holds no key of ${secretPath}: only what is left of its readers and grants is removed`);
-    });
-    if (!flags.yes && !(await confirm(`destroy the key of ${secretPath} for good? (yes/no) `, this.signal))) {
+    const there = await server.listAccess(secretPath, prove, this.signal).then(
+      () => true,
+      (error: unknown) => {
+        // The key goes first: where a run ended behind that, what let it be read is left.
+        if (error instanceof HpcsError && error.code === 'hpcs-not-found') return false;
+        throw error;
+      },
+    );
+    if (there && !flags.yes && !(await confirm(`destroy the key of ${secretPath} for good? (yes/no) `, this.signal))) {
       throw new HpcsError('usage', 'not-confirmed', 'nothing was destroyed, since nobody confirmed it', {
         suggestion: 'answer yes on a terminal, or give --yes',
       });
     }
     await server.destroySecret(secretPath, prove, this.signal);
+    if (!there) {
+      throw new HpcsError(
+        'identity',
+        'no-such-key',
+        `the vault holds no key of ${secretPath}; what was left of its readers and grants is removed`,
+        {
+          suggestion: 'where it was destroyed before, that is all; else check the name, which hpcs access list shows',
+        },
+      );
+    }
     this.log(`destroyed the key of ${secretPath}`);
     this.warning('a job that has read it has it still, and so have recipients their own');
     return { secretPath };
