@@ -157,11 +157,12 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
 
   it('open no more channels when the site, or this machine, is busy for a moment', async () => {
     await using transport = await connect(site('ssh2'));
-    const counted = new CountingTransport(transport, 60);
+    const counted = new CountingTransport(transport, 100);
     const content = randomBytes(20 * mib);
     await uploadFile(counted, inPieces(content, [mib]), `${home}/busy`);
     assert.equal(counted.delayed, 1);
-    assert.ok(counted.most <= 3, `${counted.most} at once`);
+    // Eight, by that ping alone.
+    assert.ok(counted.most < 8, `${counted.most} at once`);
   });
 
   it('make no file anew that was removed before all channels had it', async () => {
