@@ -59,24 +59,29 @@ export async function grantSecret(
   granter: Granter,
 ): Promise<GrantedSecret> {
   const { identity, signal } = granter;
-  const grant = await makeGrant(secretName(name), readers, granter);
+  const secret = secretName(name);
   try {
+    const grant = await makeGrant(secret, readers, granter);
     await using session = await vaultSession(granter);
     await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
+    return grant;
   } catch (error) {
-    await takeBack(grant, granter);
+    // The server goes on with a grant also where nobody waits for its answer any more.
+    await takeBack({ secretPath: `client_${identity.clientId}/${secret}` }, granter);
     throw error;
   }
-  return grant;
 }
 
 /** Destroys a secret that nothing will use, and all grants of it. What stays is said through `warn`. */
-export async function takeBack({ secretPath }: GrantedSecret, { services, identity, warn }: Granter): Promise<void> {
+export async function takeBack(
+  { secretPath }: Pick<GrantedSecret, 'secretPath'>,
+  { services, identity, warn }: Granter,
+): Promise<void> {
   try {
     // Without the caller's signal, which may be why.
     await services.server.destroySecret(secretPath, identity.prove);
   } catch (error) {
-    warn?.(`the secret ${secretPath}, which nothing will use, stays in the vault: ${messageOf(error)}`);
+    warn?.(`the secret ${secretPath}, which nothing will use, may stay in the vault: ${messageOf(error)}`);
   }
 }
 

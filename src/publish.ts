@@ -182,17 +182,35 @@ export async function publish(
   };
   const infoPath = `${wanted}.info.yaml`;
   await publishInfo(transport, infoPath, info, unpublished, careful);
-  await catalogue.add({
-    site: config.supercomputer.address,
-    info: infoPath,
-    artefact: record.artefact,
-    secretPath: grant.secretPath,
-    sha512,
-    created: record.created,
-  });
   const published = { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+  const { artefact, created } = record;
+  await afterwards('it is not remembered here', published, () =>
+    catalogue.add({
+      site: config.supercomputer.address,
+      info: infoPath,
+      artefact,
+      secretPath: grant.secretPath,
+      sha512,
+      created,
+    }),
+  );
   if (copy === undefined) return published;
-  return { ...published, copy: await keptCopy(copy, path, beside(fileName, suffix)) };
+  // The copy gets its name last: what is not published nobody can open.
+  const names = [basename(path), beside(fileName, suffix)];
+  return { ...published, copy: await afterwards('no copy of it is kept', published, () => copy.nameAs(names)) };
+}
+
+/** What comes when all is published: who is told that it failed is told that, too. */
+async function afterwards<Result>(lack: string, published: Published, step: () => Promise<Result>): Promise<Result> {
+  try {
+    return await step();
+  } catch (error) {
+    throw new HpcsError('local', 'published-only', `${published.path} is published, but ${lack}: ${messageOf(error)}`, {
+      cause: error,
+      result: published,
+      suggestion: `use what is published: its info record is ${published.info}`,
+    });
+  }
 }
 
 /**
@@ -212,7 +230,9 @@ export async function publishInfo(
     await upload.publish({ replace: true });
   } catch (error) {
     // Where it was not the site that said no, the record may be there, and who takes it needs all that it names.
-    if (!(error instanceof HpcsError && error.code.startsWith('site-'))) {
+    // A command that failed without a word may have been ended behind the rename.
+    const refused = error instanceof HpcsError && error.code.startsWith('site-') && error.code !== 'site-command-failed';
+    if (!refused) {
       unpublished.move();
       options.warn?.(`whether ${path} names ${info.path_at_rest} by now is not known: file and key stay`);
     }
@@ -227,18 +247,6 @@ async function removeUnnamed(transport: Transport, path: string, warn: (line: st
     await remove(transport, path);
   } catch (error) {
     warn(`${path}, which nobody can open, stays on the site: ${messageOf(error)}`);
-  }
-}
-
-/** The copy gets its name last: what is not published nobody can open. @returns its path */
-async function keptCopy(copy: Copy, path: string, otherwise: string): Promise<string> {
-  try {
-    return await copy.nameAs([basename(path), otherwise]);
-  } catch (error) {
-    throw new HpcsError('local', 'copy-failed', `${path} is published, but no copy of it is kept: ${messageOf(error)}`, {
-      cause: error,
-      suggestion: 'use what is published, and fetch a copy of it from the site',
-    });
   }
 }
 

@@ -30,7 +30,7 @@ export async function adopt(config: Config, { signal, progress }: IdentityOption
     return {
       clientId,
       spiffeId,
-      prove: tokenProver(() => oneToken(socket, spiffeId, config['hpcs-server'].audience, signal)),
+      prove: proverOf(socket, spiffeId, config),
       jwt: (audience) => oneToken(socket, spiffeId, audience, signal),
       [Symbol.asyncDispose]: async () => undefined,
     };
@@ -74,13 +74,18 @@ export async function register(
   return {
     clientId,
     spiffeId,
-    prove: tokenProver(() => oneToken(agent.socket, spiffeId, config['hpcs-server'].audience, signal)),
+    prove: proverOf(agent.socket, spiffeId, config),
     jwt: (audience) => oneToken(agent.socket, spiffeId, audience, signal),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
 
-async function oneToken(socket: string, spiffeId: string, audience: string, signal: AbortSignal): Promise<Secret> {
+// Without the caller's signal: what is taken back after an interruption takes a proof, too.
+function proverOf(socket: string, spiffeId: string, config: Config): ClientIdentity['prove'] {
+  return tokenProver(() => oneToken(socket, spiffeId, config['hpcs-server'].audience));
+}
+
+async function oneToken(socket: string, spiffeId: string, audience: string, signal?: AbortSignal): Promise<Secret> {
   const svids = await fetchJwtSvids({ socket, spiffeId, audience: [audience], signal });
   const [svid] = svids;
   if (svid === undefined || svid.spiffeId !== spiffeId) {

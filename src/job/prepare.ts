@@ -1,7 +1,7 @@
 import { Catalogue } from '../catalogue.ts';
 import type { Config } from '../config.ts';
-import { firstError, HpcsError, messageOf } from '../errors.ts';
-import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
+import { firstError, HpcsError } from '../errors.ts';
+import { accessMode, grantSecret, takeBack, type AccessMode, type Granter } from '../grant.ts';
 import { openIdentity } from '../identity/client-identity.ts';
 import type { Meter } from '../meter.ts';
 import { looseningFlags } from '../node/container.ts';
@@ -69,7 +69,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const kit = await shippedToolKit(slurm.workdir, context);
 
   await using identity = await openIdentity(config, { signal, progress });
-  const granter: Granter = { services, identity, mode, signal };
+  const granter: Granter = { services, identity, mode, signal, warn };
   const job = await newJob(request, { config, artefacts, mode, kitDirectory: kit.directory });
   const { record, ticket } = job;
   const store = new JobStore(state);
@@ -87,14 +87,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
   const secret = await grantJob(record, request.recipients, scriptsKey, granted, granter);
-  unsubmitted.defer(() =>
-    // Without the caller's signal, which may be why.
-    services.server.destroySecret(secret.secretPath, identity.prove).catch((error: unknown) => {
-      warn(
-        `the secret ${secret.secretPath}, which this submission alone would have used, stays in the vault: ${messageOf(error)}`,
-      );
-    }),
-  );
+  unsubmitted.defer(() => takeBack(secret, granter));
   if (record.connection !== undefined) {
     const { directory } = record.connection;
     unsubmitted.defer(() => removeConnection(transport, directory));

@@ -133,7 +133,7 @@ class Shipment {
         if (!isCut(error) || Date.now() - this.#cutAt >= this.#patience * 1000) throw error;
         this.#options.warn?.(`${messageOf(error)}; trying for ${this.#patience} s to go on where it stopped`);
       }
-      await sleep(wait);
+      await sleep(wait, undefined, { signal: this.#options.signal }).catch(() => undefined);
       this.#options.signal?.throwIfAborted();
       // Whatever is left of the old connection knows only the old name: it can remove nothing any more, but what was never answered for.
       this.#names = [temporaryName(this.#path), ...this.#names];
@@ -443,6 +443,8 @@ export class Upload implements AsyncDisposable {
   readonly #inode: string;
   readonly #options: UploadOptions;
   #published = false;
+  /** Paths that it was to have, where nothing was before: of a rename whose answer is lost it may have one. */
+  readonly #tried: string[] = [];
 
   constructor(
     transport: Transport,
@@ -494,6 +496,7 @@ export class Upload implements AsyncDisposable {
     };
     const script = preamble + assignments(values) + (options.replace === true ? replaceScript : publishScript) + renameScript;
     const signal = options.signal ?? this.#options.signal;
+    if (options.replace !== true) this.#tried.push(path);
     const renamed = (): ReturnType<typeof run> => run(this.#transport, script, { signal });
     const { code, stderr } = await throughCuts(renamed, { ...this.#options, signal });
     if (code === takenCode) throw exists(path);
@@ -502,14 +505,25 @@ export class Upload implements AsyncDisposable {
     return path;
   }
 
-  /** Removes the temporary file unless it was published. What cannot be removed is said through `warn`. */
+  /**
+   * Removes the file unless it was published, under whatever name: with its temporary one or, where the answer to a rename was lost, with
+   * that. What cannot be removed is said through `warn`.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#published) return;
     try {
       await removeTemporary(this.#transport, this.temporary);
+      for (const path of this.#tried) await this.#removeOwn(path);
     } catch (error) {
-      this.#options.warn?.(`the temporary file ${this.temporary} may remain on the site (${messageOf(error)})`);
+      const names = [this.temporary, ...this.#tried].join(' or ');
+      this.#options.warn?.(`the unpublished file ${names} may remain on the site (${messageOf(error)})`);
     }
+  }
+
+  async #removeOwn(path: string): Promise<void> {
+    const values = { path: plain(path), inode: this.#inode };
+    const { code, stderr } = await run(this.#transport, preamble + assignments(values) + removeOwnScript);
+    if (code !== 0) throw fileError('remove', path, stderr, code);
   }
 }
 
@@ -548,6 +562,10 @@ publish || {
   rm -f -- "$temporary" || exit 1
 }
 sync -- "\${path%/*}/" 2>/dev/null || :
+`;
+
+const removeOwnScript = `
+[ "$(stat -c %i -- "$path" 2>/dev/null)" != "$inode" ] || rm -f -- "$path"
 `;
 
 /** Does a step that can be done twice, again and again while the connection is cut. */

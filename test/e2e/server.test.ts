@@ -127,9 +127,14 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
       await using agent = await startAgent({ ...agentOptions(joinToken), trustBundle: await server.trustBundle() });
       const auto = { ...config, identity: { ...config.identity, client: 'auto' as const } };
       const env = { SPIFFE_ENDPOINT_SOCKET: agent.socket };
-      await using adopted = await openIdentity(auto, { signal, progress: () => undefined, env });
+      const interrupted = new AbortController();
+      await using adopted = await openIdentity(auto, { signal: interrupted.signal, progress: () => undefined, env });
       assert.equal(adopted.clientId, clientId);
-      assert.equal((await grant(adopted)).secretPath.split('/')[0], `client_${clientId}`);
+      const { secretPath } = await grant(adopted);
+      assert.equal(secretPath.split('/')[0], `client_${clientId}`);
+      // What was made is taken back then.
+      interrupted.abort();
+      await server.destroySecret(secretPath, adopted.prove);
     });
 
     it('hands out the trust bundle', async () => {

@@ -11,7 +11,10 @@ describe('a secret that is granted', () => {
   let warnings: string[];
 
   /** A client whose vault and whose HPCS server may fail. */
-  const granter = ({ write, destroy }: { write?: HpcsError; destroy?: HpcsError }, signal: AbortSignal): Granter =>
+  const granter = (
+    { permit, write, destroy }: { permit?: HpcsError; write?: HpcsError; destroy?: HpcsError },
+    signal: AbortSignal,
+  ): Granter =>
     ({
       mode: 'job',
       signal,
@@ -20,7 +23,10 @@ describe('a secret that is granted', () => {
       services: {
         audiences: { hpcsServer: 'h', vault: 'v' },
         server: {
-          permit: async ({ secret }: { secret: string }) => ({ secretPath: `client_c/${secret}`, role: '', spiffeId: '' }),
+          permit: async ({ secret }: { secret: string }) => {
+            if (permit !== undefined) throw permit;
+            return { secretPath: `client_c/${secret}`, role: '', spiffeId: '' };
+          },
           destroySecret: async (path: string, _prove: unknown, given?: AbortSignal) => {
             given?.throwIfAborted();
             if (destroy !== undefined) throw destroy;
@@ -57,9 +63,14 @@ describe('a secret that is granted', () => {
     assert.deepEqual(warnings, []);
   });
 
+  it('is taken back when the answer to its grant does not come, with which the server goes on', async () => {
+    await assert.rejects(grantSecret('data', readers, record, granter({ permit: refused }, signal)), refused);
+    assert.match(destroyed.join(), /^client_c\/data-[0-9a-f]{32}$/);
+  });
+
   it('is named when it cannot be taken back; what went wrong first is what is thrown', async () => {
     const down = new HpcsError('identity', 'hpcs-unreachable', 'no answer');
     await assert.rejects(grantSecret('data', readers, record, granter({ write: refused, destroy: down }, signal)), refused);
-    assert.match(warnings.join(), /^the secret client_c\/data\S*, which nothing will use, stays in the vault: no answer$/);
+    assert.match(warnings.join(), /^the secret client_c\/data\S*, which nothing will use, may stay in the vault: no answer$/);
   });
 });

@@ -3,8 +3,10 @@ import { mkdirSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { HpcsError } from '../../src/errors.ts';
 import { publishInfo } from '../../src/publish.ts';
 import { renderInfoRecord, type InfoRecord } from '../../src/record.ts';
+import { fileError } from '../../src/site/files.ts';
 import { connectionLost } from '../../src/site/ssh-errors.ts';
 import type { Transport } from '../../src/site/transport.ts';
 import { FailingTransport } from '../support/failing-transport.ts';
@@ -37,10 +39,8 @@ describe('what an info record names', () => {
     await publishInfo(transport, path, info, unpublished, { warn: (line) => void warnings.push(line) });
   };
   /** Fails the rename alone. */
-  const failing = (done: boolean): Transport =>
-    new FailingTransport((script) =>
-      script.includes('sync -- "${path%/*}/"') ? { error: connectionLost('h', undefined), done } : undefined,
-    );
+  const failing = (error: HpcsError, done: boolean): Transport =>
+    new FailingTransport((script) => (script.includes('sync -- "${path%/*}/"') ? { error, done } : undefined));
 
   it('stays once that is published, in place of an earlier one', async () => {
     await writeFile(path, 'earlier');
@@ -66,12 +66,15 @@ describe('what an info record names', () => {
     assert.deepEqual(await readdir(directory), ['data.tgz.info.yaml']);
   });
 
-  for (const done of [true, false]) {
-    it(`stays when nobody knows whether that was published, and it was${done ? '' : ' not'}`, async () => {
-      await assert.rejects(publish(failing(done)), { code: 'connection-lost' });
-      assert.equal(taken, false);
-      assert.deepEqual(warnings, [`whether ${path} names /scratch/data.tgz by now is not known: file and key stay`]);
-      assert.deepEqual(await readdir(directory), done ? ['data.tgz.info.yaml'] : []);
-    });
+  // A session that the site ends gives neither an exit code nor a word.
+  for (const error of [connectionLost('h', undefined), fileError('publish', 'x', '', null)]) {
+    for (const done of [true, false]) {
+      it(`stays when nobody knows whether that was published, and it was${done ? '' : ' not'}: ${error.code}`, async () => {
+        await assert.rejects(publish(failing(error, done)), { code: error.code });
+        assert.equal(taken, false);
+        assert.deepEqual(warnings, [`whether ${path} names /scratch/data.tgz by now is not known: file and key stay`]);
+        assert.deepEqual(await readdir(directory), done ? ['data.tgz.info.yaml'] : []);
+      });
+    }
   }
 });

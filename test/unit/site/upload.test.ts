@@ -67,12 +67,22 @@ describe('uploads over a way that fails', () => {
     assert.deepEqual(await readdir(directory), ['file']);
   });
 
-  it('say that they are not published when that is not known, and nobody wants to wait', async () => {
-    const transport = new FailingTransport((script) =>
-      isRename(script) ? { error: connectionLost('h', undefined) } : undefined,
-    );
-    await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'connection-lost' });
-    assert.deepEqual(await readdir(directory), []);
+  for (const done of [true, false]) {
+    it(`are not published, nor left, when nobody wants to wait for the answer to that, and it was ${done ? '' : 'not '}done`, async () => {
+      const transport = new FailingTransport((script) =>
+        isRename(script) ? { error: connectionLost('h', undefined), done } : undefined,
+      );
+      await assert.rejects(uploadFile(transport, [Buffer.from('x')], join(directory, 'file')), { code: 'connection-lost' });
+      assert.deepEqual(await readdir(directory), []);
+    });
+  }
+
+  it('that are given up remove nothing of others under the name that they were to have', async () => {
+    const path = join(directory, 'file');
+    await writeFile(path, 'of others');
+    await assert.rejects(uploadFile(new LocalTransport(), [Buffer.from('x')], path), { code: 'site-exists' });
+    assert.deepEqual(await readdir(directory), ['file']);
+    assert.equal(await readFile(path, 'utf8'), 'of others');
   });
 
   it('of one name at once stand beside each other, and a third of the same suffix is refused', async () => {
