@@ -42,14 +42,11 @@ export async function stateDirectory(
   }
   // One that was there before keeps its mode: it may be somebody's home, or /tmp.
   if (isOthers(found)) {
-    throw new HpcsError(
-      'local',
-      'state-shared',
-      `the state directory ${directory} is somebody else's, or can be written to by others`,
-      {
-        suggestion: `take that right away (chmod go-w), or ${suggestion}`,
-      },
-    );
+    const [fact, step] =
+      (found.mode & 0o022) === 0
+        ? ['belongs to somebody else', suggestion]
+        : ['can be written to by others', `take that right away (chmod go-w), or ${suggestion}`];
+    throw new HpcsError('local', 'state-shared', `the state directory ${directory} ${fact}`, { suggestion: step });
   }
   return directory;
 }
