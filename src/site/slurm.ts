@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError } from '../errors.ts';
 import { assignments } from '../shell.ts';
 import { run } from './files.ts';
+import { pause } from './patience.ts';
 import { isCut } from './ssh-errors.ts';
 import type { Transport } from './transport.ts';
 
@@ -346,13 +346,6 @@ function vanished(id: string, last: JobState | undefined): HpcsError {
 /** Whether a trouble ends by itself more often than not. */
 export function isPassing(error: unknown): boolean {
   return isCut(error) || (error instanceof HpcsError && ['session-refused', 'slurm-unreachable'].includes(error.code));
-}
-
-/** Waits; `signal` ends that with an error, `early` without. */
-async function pause(milliseconds: number, signal: AbortSignal | undefined, early?: AbortSignal): Promise<void> {
-  const signals = [signal, early].filter((one) => one !== undefined);
-  await sleep(milliseconds, undefined, { signal: AbortSignal.any(signals) }).catch(() => undefined);
-  signal?.throwIfAborted();
 }
 
 /** Options of {@link followLog}. */

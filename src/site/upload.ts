@@ -4,13 +4,13 @@
  * The neighbour is written through descriptors of one file, so that nobody who may write to its directory can put another in its
  * place. What the site has is acknowledged segment by segment; after a cut only the rest is sent, and the same bytes as before.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, messageOf } from '../errors.ts';
 import { linesOf } from '../lines.ts';
 import type { BlockMemory } from '../seal/bytes.ts';
 import { assignments, quote } from '../shell.ts';
 import { beside, exists, fileError, plain, preamble, removeTemporary, run, temporaryName, type FileOptions } from './files.ts';
 import { Outbox } from './outbox.ts';
+import { Patience, type PatienceOptions } from './patience.ts';
 import { RoundTrip } from './round-trip.ts';
 import { isCut } from './ssh-errors.ts';
 import { Throttle } from './throttle.ts';
@@ -82,16 +82,13 @@ class Shipment {
   readonly #options: UploadOptions;
   readonly #outbox: Outbox;
   readonly #throttle: Throttle;
-  /** Seconds. */
-  readonly #patience: number;
+  readonly #patience: Patience;
   /** Names that the temporary file may have, the newest first: of a rename whose answer was lost nobody knows whether it was done. */
   #names: string[];
   /** Names of files that may have been made, but were never answered for before another one was. */
   #strays: string[] = [];
   /** Device and inode of the temporary file, once it is there. */
   #identity: string | undefined;
-  /** When the connection was lost, while it is. */
-  #cutAt: number | undefined;
 
   constructor(
     transport: Transport,
@@ -102,7 +99,7 @@ class Shipment {
     this.#transport = transport;
     this.#path = path;
     this.#options = options;
-    this.#patience = options.patience ?? 0;
+    this.#patience = new Patience(options);
     this.#outbox = new Outbox(content, options.memory, options.onProgress);
     this.#throttle = new Throttle(options.bandwidth);
     this.#names = [temporaryName(path)];
@@ -122,19 +119,14 @@ class Shipment {
 
   /** Sends everything, over as many connections as it takes. */
   async run(): Promise<void> {
-    for (let wait = 250; ; wait = Math.min(2 * wait, 10_000)) {
+    for (;;) {
       try {
         await this.#connection();
         for (const name of this.#strays) await removeTemporary(this.#transport, name).catch(() => undefined);
         return;
       } catch (error) {
-        if (this.#cutAt === undefined) wait = 250;
-        this.#cutAt ??= Date.now();
-        if (!isCut(error) || Date.now() - this.#cutAt >= this.#patience * 1000) throw error;
-        this.#options.warn?.(`${messageOf(error)}; trying for ${this.#patience} s to go on where it stopped`);
+        await this.#patience.bear(error);
       }
-      await sleep(wait, undefined, { signal: this.#options.signal }).catch(() => undefined);
-      this.#options.signal?.throwIfAborted();
       // Whatever is left of the old connection knows only the old name: it can remove nothing any more, but what was never answered for.
       this.#names = [temporaryName(this.#path), ...this.#names];
     }
@@ -192,7 +184,7 @@ class Shipment {
       path: plain(this.#path),
       mode: (this.#options.mode ?? 0o600).toString(8).padStart(4, '0'),
       identity: this.#identity ?? '',
-      grace: String(this.#patience),
+      grace: String(this.#options.patience ?? 0),
     };
     const names = this.#names.map((name) => quote(plain(name))).join(' ');
     const beginning = this.#identity === undefined ? createScript : `set -- ${names}\n${resumeScript}`;
@@ -201,7 +193,7 @@ class Shipment {
       shipment.#identity = await lane.answer('ready');
       if (made) shipment.#strays = shipment.#names.slice(1);
       shipment.#names = [shipment.temporary];
-      shipment.#cutAt = undefined;
+      shipment.#patience.renew();
       if (!shipment.#outbox.nearlyDone) {
         const roundTrip = new RoundTrip();
         while (!roundTrip.known) {
@@ -569,21 +561,14 @@ const removeOwnScript = `
 `;
 
 /** Does a step that can be done twice, again and again while the connection is cut. */
-async function throughCuts<Result>(
-  step: () => Promise<Result>,
-  { patience = 0, signal, warn }: Pick<UploadOptions, 'patience' | 'signal' | 'warn'>,
-): Promise<Result> {
-  let cutAt: number | undefined;
-  for (let wait = 250; ; wait = Math.min(2 * wait, 10_000)) {
+async function throughCuts<Result>(step: () => Promise<Result>, options: PatienceOptions): Promise<Result> {
+  const patience = new Patience(options);
+  for (;;) {
     try {
       return await step();
     } catch (error) {
-      cutAt ??= Date.now();
-      if (!isCut(error) || Date.now() - cutAt >= patience * 1000) throw error;
-      warn?.(`${messageOf(error)}; trying for ${patience} s to go on where it stopped`);
+      await patience.bear(error);
     }
-    await sleep(wait, undefined, { signal }).catch(() => undefined);
-    signal?.throwIfAborted();
   }
 }
 
