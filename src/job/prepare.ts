@@ -1,9 +1,7 @@
 import { Catalogue } from '../catalogue.ts';
-import type { Config } from '../config.ts';
 import { firstError, HpcsError } from '../errors.ts';
 import { accessMode, grantSecret, takeBack, type AccessMode, type Granter } from '../grant.ts';
 import { openIdentity } from '../identity/client-identity.ts';
-import type { Meter } from '../meter.ts';
 import { looseningFlags } from '../node/container.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
 import type { Secret } from '../secret.ts';
@@ -12,7 +10,7 @@ import { makeDirectory } from '../site/files.ts';
 import { expandNodes, isRefusal } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { assertDurable, stateDirectory } from '../state.ts';
-import { localToolKit, shipToolKit } from '../tool-kit.ts';
+import { localToolKit, shipToolKit, type ShippingContext } from '../tool-kit.ts';
 import { parsePin, readArtefact } from './artefacts.ts';
 import { removeConnection } from './attend.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
@@ -23,13 +21,8 @@ import { JobStore, type JobRecord } from './store.ts';
 import { submitScript, submitWithTicket } from './submission.ts';
 
 /** How a job preparation talks to the outside. */
-export interface JobContext {
-  config: Config;
-  transport: Transport;
-  signal: AbortSignal;
+export interface JobContext extends ShippingContext {
   progress: (line: string) => void;
-  warn: (line: string) => void;
-  meter: (label: string) => Meter;
 }
 
 /** A submitted job. */

@@ -18,7 +18,6 @@ export interface SubmitContext {
 
 /** What {@link submitWithTicket} works with. */
 export interface SubmissionContext extends Omit<Granter, 'warn'>, SubmitContext {
-  signal: AbortSignal;
   progress: (line: string) => void;
   /** Told before the scheduler is asked: from then on there may be a job. */
   asking: () => void;
