@@ -253,7 +253,7 @@ for (const name of flags.only.split(',') as DatasetName[]) {
 if (!flags['no-delay']) {
   const source = makeDataset(place, 'A', size);
   for (const roundTrip of [20, 50]) {
-    const proxy = spawn(process.execPath, [join(here, 'delay-proxy.ts'), String(sshd.port), String(roundTrip / 2)], {
+    const proxy = spawn('/usr/bin/python3', [join(here, 'delay-proxy.py'), String(sshd.port), String(roundTrip / 2)], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     using _ended = { [Symbol.dispose]: () => void proxy.kill() };
