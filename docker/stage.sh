@@ -16,7 +16,28 @@ place=/tmp/hpcs-client.conf
 [ -e "$place" ] || place=/tmp
 if [ "$(id -u)" != 0 ] || [ "$(stat -c %u "$place")" = 0 ]; then exec "$@"; fi
 
+uid=$(stat -c %u "$place")
+gid=$(stat -c %g "$place")
+
 groups=--clear-groups
-socket=/var/run/docker.sock
-if [ "$stage" = container-prep ] && [ -S "$socket" ]; then groups=--groups=$(stat -c %g "$socket"); fi
-exec setpriv --reuid="$(stat -c %u "$place")" --regid="$(stat -c %g "$place")" "$groups" "$@"
+if [ "$stage" = container-prep ]; then
+  socket=${DOCKER_HOST:-/var/run/docker.sock}
+  before=
+  for word in "$@"; do
+    case $before in -d | --docker-path) socket=$word ;; esac
+    case $word in -d/*) socket=${word#-d} ;; --docker-path=*) socket=${word#*=} ;; esac
+    before=$word
+  done
+  socket=${socket#unix://}
+  if [ -S "$socket" ]; then groups=--groups=$(stat -c %g "$socket"); fi
+fi
+
+# ssh wants an account. A file that is mounted is the host's own.
+if ! getent passwd "$uid" >/dev/null && ! grep -q ' /etc/passwd ' /proc/self/mountinfo; then
+  { echo "hpcs:x:$uid:$gid::/tmp:/bin/sh" >>/etc/passwd; } 2>/dev/null || :
+fi
+
+as_owner="setpriv --reuid=$uid --regid=$gid $groups"
+# Where nobody says otherwise, HOME is root's, into which nobody else may look.
+if [ -e "${HOME-}" ] && ! $as_owner test -x "$HOME"; then export HOME=/tmp; fi
+exec $as_owner "$@"

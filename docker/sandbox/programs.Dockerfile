@@ -1,4 +1,4 @@
-# hpcs/programs: the static programs that tool kits are made of, and nothing else. Context: docker/.
+# hpcs/programs: the static programs that tool kits are made of, and age for tests and comparisons. Context: docker/.
 ARG SPIRE_IMAGE=hpcs-sandbox/spire
 
 FROM debian:sid-slim AS build

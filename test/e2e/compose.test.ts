@@ -78,6 +78,23 @@ describe("the original's compose commands", function () {
     });
   }
 
+  // As Docker sets it where nobody names another; and ssh asks for the account of its user id, which no image has.
+  it("docker compose run --rm data-prep, with ssh and root's home", async () => {
+    const workdir = join(place, 'workdir');
+    const usual = await readFile(join(workdir, 'hpcs-client.conf'), 'utf8');
+    await writeFile(join(workdir, 'ssh.conf'), usual.replace('[supercomputer]\n', '[supercomputer]\ntransport=openssh\n'));
+    const words = ['--config', '/tmp/ssh.conf', '-i', '/tmp/jp2a_input', '--data-path', 'by-ssh.tgz'];
+    const ran = await compose(
+      '-e',
+      'HOME=/root',
+      'data-prep',
+      ...words,
+      '--data-path-at-rest',
+      '/scratch/project_462000031/alice',
+    );
+    assert.equal(ran.code, 0, ran.stderr + ran.stdout);
+  });
+
   it('and the results are opened from a new container', async () => {
     const ran = await compose(
       'job-prep',
