@@ -137,14 +137,68 @@ describe('an HPCS server that was taken over', function () {
       assert.equal((await site.run(show, 'root', containerOf('spireServer'))).stdout, before.stdout);
     });
 
+    it('that knows no agent mode: finds and deletes the readers that there are, and makes none', async () => {
+      const policy = await site.run(
+        'cd /tmp && node /app/bin/dev.js server spire-policy --config /etc/hpcs/hpcs-server.conf --no-agent-mode >&2 && cat policy-data.json',
+        '',
+        containerOf('hpcsServer'),
+      );
+      assert.equal(policy.code, 0, policy.stderr);
+      // Another SPIRE server beside the first: each reads its policy when it starts.
+      const identity = 'spiffe://sandbox.hpcs/hpcs-server/workload';
+      const started = await site.run(
+        `set -eu; rm -rf /tmp/other; mkdir /tmp/other; cd /tmp/other
+        printf %s ${quote(policy.stdout)} > policy-data.json
+        sed -e 's/8081/18081/' -e 's#/var/lib/spire#/tmp/other#g' -e 's#^  socket_path = .*#  socket_path = "/tmp/other/api.sock"#' \
+          -e 's#/etc/spire/policy-data.json#/tmp/other/policy-data.json#' /etc/spire/server.conf > server.conf
+        spire=/opt/spire/bin/spire-server
+        setsid $spire run -config server.conf > log 2>&1 & echo $! > pid
+        for _ in $(seq 100); do $spire healthcheck -socketPath api.sock > healthy 2>&1 && break; sleep 0.1; done
+        $spire entry create -socketPath api.sock -entryID hpcs.older -parentID spiffe://sandbox.hpcs/h/old \
+          -spiffeID spiffe://sandbox.hpcs/c/0123456ff/s/older -selector unix:uid:77 >&2
+        $spire x509 mint -socketPath api.sock -spiffeID ${identity} -write . >&2
+        cat svid.pem; echo =; cat key.pem; echo =; cat bundle.pem`,
+        'root',
+        containerOf('spireServer'),
+      );
+      try {
+        assert.equal(started.code, 0, started.stderr);
+        const [cert, key, authorities] = started.stdout.split('\n=\n');
+        const svid = JSON.stringify({ spiffeId: identity, cert, key, authorities });
+        const prelude = `
+          const id = (path) => ({ trustDomain: 'sandbox.hpcs', path });
+          const { address } = spireReach(config);
+          const svid = async () => ({ ...${svid}, expires: new Date(Date.now() + 600_000) });
+          using spire = new Spire({ address, port: 18081, trustDomain: 'sandbox.hpcs', svid });`;
+        const reader = `{ spiffeId: id('/c/0123456ff/s/x'), parentId: id('/h/x'), selectors: [{ type: 'unix', value: 'uid:77' }], jwtSvidTtl: 300 }`;
+        allAllowed(
+          await attempts(prelude, {
+            'the identity of a job': `await spire.mintJwtSvid(id('/c/0123456ff/j/1-aa'), ['vault'], 60);`,
+            'who reads a secret': `const [{ id: found }] = await spire.listEntries(id('/c/0123456ff/s/older')); return found === 'hpcs.older' ? undefined : found;`,
+            'no reader any more': `await spire.deleteEntries(['hpcs.older']); return (await spire.listEntries(id('/c/0123456ff/s/older'))).length ? 'still there' : undefined;`,
+          }),
+        );
+        allRefusedBySpire(
+          await attempts(prelude, {
+            'a reader': `await spire.createEntries([${reader}]);`,
+            'an agent of a node': `await spire.createJoinToken(id('/h/x'), 60);`,
+            'an entry of somebody else': `await spire.deleteEntries(['server.1']);`,
+          }),
+        );
+      } finally {
+        await site.run('kill "$(cat /tmp/other/pid)"; rm -rf /tmp/other', 'root', containerOf('spireServer'));
+      }
+    });
+
     it('calls no other method', async () => {
       const prelude = `
+        import { openChannel } from '/app/src/identity/grpc.ts';
         const { cert: certificate, key, authorities } = await ownCertificate(config);
         const { address, port } = spireReach(config);
         const tls = { certificate, key: new Secret(key), authorities, server: 'spiffe://sandbox.hpcs/spire/server' };
         const call = async (service, method) => {
-          using client = new GrpcClient('dns:' + address + ':' + port, 'spire.api.server.' + service,
-            { [method]: { requestType: 'Empty', responseType: 'Empty' } }, { Empty: { fields: {} } }, tls);
+          using client = new GrpcClient(openChannel('dns:' + address + ':' + port, tls), 'spire.api.server.' + service,
+            { [method]: { requestType: 'Empty', responseType: 'Empty' } }, { Empty: { fields: {} } });
           await client.call(method, {}, { timeout: 5000 });
         };`;
       const methods = [

@@ -4,6 +4,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { connectDocker } from '../../src/image/docker.ts';
 import { ensureImages } from '../../src/sandbox/images.ts';
@@ -83,6 +84,13 @@ describe('the deployment with compose', function () {
   });
 
   after(() => resources.disposeAsync());
+
+  const serverApi = async (): Promise<HttpClient> =>
+    new HttpClient({
+      name: 'HPCS server',
+      url: `https://127.0.0.1:${ports.server}`,
+      ca: await readFile(join(directory, 'tls', 'ca.pem'), 'utf8'),
+    });
 
   // That of the sandbox, but for its services.
   async function clientConfiguration(): Promise<string> {
@@ -186,16 +194,39 @@ describe('the deployment with compose', function () {
     assert.deepEqual(JSON.parse(ran.stdout), { inside: 200, there: Array.from({ length: 8 }, () => 403) });
   });
 
+  it('keeps its server when the SPIRE agent dies, and the next agent knows it', async () => {
+    const inspect = async (service: string, format: string): Promise<string> => {
+      const id = (await compose('ps', '-aq', service)).stdout.trim();
+      return (await run('docker', ['inspect', '-f', format, id])).stdout.trim();
+    };
+    const [agent, before] = [
+      await inspect('spire-agent', '{{.State.Pid}}'),
+      await inspect('hpcs-server', '{{.State.StartedAt}}'),
+    ];
+    assert.match(agent, /^[1-9]\d*$/);
+    // From without: Docker starts nothing again that it was told to end itself.
+    const shell = ['--rm', '--log-driver', 'none', '--pid', 'host', '--user', '0:0', '--entrypoint', 'sh', env['HPCS_SERVER_IMAGE'] ?? '']; // prettier-ignore
+    const killed = await run('docker', ['run', ...shell, '-c', `kill -9 ${agent}`]);
+    assert.equal(killed.code, 0, killed.stderr);
+    const isBack = async (): Promise<boolean> => {
+      const [pid, health] = (await inspect('spire-agent', '{{.State.Pid}} {{.State.Health.Status}}')).split(' ');
+      return pid !== agent && health === 'healthy';
+    };
+    for (const late = performance.now() + 60_000; !(await isBack()); await sleep(500))
+      assert.ok(performance.now() < late, 'the agent was not started again');
+    assert.equal(await inspect('hpcs-server', '{{.State.StartedAt}}'), before);
+    const invited = await server(['exec', '-T', 'hpcs-server', 'node', '/app/bin/dev.js', 'server', 'enrol', '--config', '/etc/hpcs/hpcs-server.conf', '--name', 'bert']); // prettier-ignore
+    assert.equal(invited.code, 0, invited.stderr);
+    await using api = await serverApi();
+    assert.equal((await api.json('GET', '/readyz')).status, 200);
+  });
+
   it('comes back with all it had when it is started anew', async () => {
     const down = await compose('down', '--timeout', '5');
     assert.equal(down.code, 0, down.stderr);
     const up = await compose('up', '-d', '--wait');
     assert.equal(up.code, 0, up.stderr);
-    await using api = new HttpClient({
-      name: 'HPCS server',
-      url: `https://127.0.0.1:${ports.server}`,
-      ca: await readFile(join(directory, 'tls', 'ca.pem'), 'utf8'),
-    });
+    await using api = await serverApi();
     assert.equal((await api.json('GET', '/readyz')).status, 200);
     // The client is still enrolled, and may go on.
     const place = ['-u', 'alice', '-c', 'nid000001', '--data-path-at-rest', site.scratch];

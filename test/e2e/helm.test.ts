@@ -26,13 +26,23 @@ const most = {
   spire: { ...least.spire, agentSocket: { hostPath: '/run/spire/agent-sockets' }, serverId: 'spiffe://example.org/other' },
   authorities: { configMap: 'authorities' },
   urls: ['https://hpcs.example.org', 'https://hpcs.internal.example.org:10080'],
-  config: { 'spire-server': { 'jwt-svid-ttl': 120 }, client: { audience: 'hpcs-server' } },
+  config: {
+    'spire-server': { 'jwt-svid-ttl': 120 },
+    client: { audience: 'hpcs-server' },
+    'issuer idp': { url: 'https://idp.example.org/realms/hpc', kind: 'people', audience: 'hpcs' },
+    'issuer lab': { url: 'https://gitlab.example.org:8443', kind: 'gitlab', audience: 'hpcs', projects: 42 },
+    'issuer github': { url: 'https://token.actions.githubusercontent.com', kind: 'github', audience: 'hpcs', owners: 9919 },
+  },
+  drain: 30,
+  terminationGracePeriodSeconds: 240,
   serviceMonitor: { enabled: true, labels: { release: 'prometheus' } },
   networkPolicy: {
     from: [{ ipBlock: { cidr: '192.0.2.0/24' } }],
     metricsFrom: [{ namespaceSelector: { matchLabels: { name: 'monitoring' } } }],
     spireTo: [{ namespaceSelector: { matchLabels: { name: 'spire' } } }],
     vaultTo: [{ namespaceSelector: { matchLabels: { name: 'openbao' } } }],
+    issuersTo: [{ ipBlock: { cidr: '198.51.100.0/24' } }],
+    egress: [{ ports: [{ port: 8080, protocol: 'TCP' }], to: [{ ipBlock: { cidr: '203.0.113.0/24' } }] }],
   },
   podLabels: { team: 'hpc' },
   podAnnotations: { note: 'x' },
@@ -174,20 +184,48 @@ describe('the Helm chart', function () {
     assert.deepEqual(writable, ['/tmp']);
   });
 
-  it('lets the server call SPIRE and the vault alone', async () => {
-    const { spec } = z
-      .looseObject({
-        spec: z.looseObject({
-          policyTypes: z.array(z.string()),
-          egress: z.array(z.object({ ports: z.array(z.looseObject({ port: z.number() })) })),
-        }),
-      }) // prettier-ignore
-      .parse(one(await render({ ...least, vault: { url: 'https://vault.example.org' } }), 'NetworkPolicy'));
-    assert.deepEqual(spec.policyTypes, ['Ingress', 'Egress']);
+  it('lets the server call SPIRE, the vault and the issuers of its configuration alone, but for what further rules say', async () => {
+    const egress = async (values: object): Promise<[number, unknown][]> => {
+      const { spec } = z
+        .looseObject({
+          spec: z.looseObject({
+            policyTypes: z.array(z.string()),
+            egress: z.array(
+              z.object({ ports: z.array(z.looseObject({ port: z.number() })), to: z.array(z.unknown()).optional() }),
+            ),
+          }),
+        })
+        .parse(one(await render(values), 'NetworkPolicy'));
+      assert.deepEqual(spec.policyTypes, ['Ingress', 'Egress']);
+      return spec.egress.flatMap(({ ports, to }) => ports.map(({ port }): [number, unknown] => [port, to?.[0]]));
+    };
     assert.deepEqual(
-      spec.egress.flatMap(({ ports }) => ports.map(({ port }) => port)),
+      (await egress({ ...least, vault: { url: 'https://vault.example.org' } })).map(([port]) => port),
       [53, 53, 8081, 443],
     );
+    const { spireTo, vaultTo, issuersTo } = most.networkPolicy;
+    assert.deepEqual(await egress(most), [
+      [53, undefined],
+      [53, undefined],
+      [8081, spireTo[0]],
+      [8200, vaultTo[0]],
+      [443, issuersTo[0]],
+      [8443, issuersTo[0]],
+      [8080, { ipBlock: { cidr: '203.0.113.0/24' } }],
+    ]);
+  });
+
+  it('gives the server the time that its end takes, after it is out of its service', async () => {
+    for (const [values, drain] of [
+      [least, 10],
+      [most, 30],
+    ] as const) {
+      const found = await render(values);
+      const template = z.looseObject({ spec: z.looseObject({ terminationGracePeriodSeconds: z.int() }) });
+      const { spec } = z.looseObject({ spec: z.looseObject({ template }) }).parse(one(found, 'Deployment'));
+      assert.equal(configurationOf(found).listen.drain, drain);
+      assert.ok(spec.template.spec.terminationGracePeriodSeconds >= drain + 200);
+    }
   });
 
   for (const [key, values] of Object.entries({

@@ -27,7 +27,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $vault := dict "url" (required "vault.url: where OpenBao is" .Values.vault.url) "server-role" .Values.vault.role "audience" .Values.vault.audience -}}
 {{- if .Values.vault.namespace }}{{ $_ := set $vault "namespace" .Values.vault.namespace }}{{ end -}}
 {{- if .Values.authorities.configMap }}{{ $_ := set $vault "ca-file" "/etc/hpcs/authorities/ca.pem" }}{{ end -}}
-{{- $listen := dict "port" 10080 -}}
+{{- $listen := dict "port" 10080 "drain" .Values.drain -}}
 {{- if .Values.urls }}{{ $_ := set $listen "url" (join "," .Values.urls) }}{{ end -}}
 {{- $tls := dict "cert-file" "/etc/hpcs/tls/tls.crt" "key-file" "/etc/hpcs/tls/tls.key" -}}
 {{- $all := dict "spire-server" $spire "spire-agent" $agent "vault" $vault "listen" $listen "tls" $tls -}}
