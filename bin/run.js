@@ -9,6 +9,8 @@ if (major < 24 || (major === 24 && minor < 15)) {
 }
 const { keepCompiledCode } = await import('../dist/src/compile-cache.js');
 keepCompiledCode();
+const { standInForAccount } = await import('../dist/src/home.js');
+standInForAccount();
 await import('../dist/src/heap.js');
 const { main } = await import('../dist/src/main.js');
 void main(import.meta.url);

@@ -24,7 +24,7 @@ export const exitCodes: Readonly<Record<ErrorKind, number>> = {
 export interface ErrorDetails {
   /** What to do next: a command, a flag or a configuration key. One line. */
   suggestion?: string;
-  /** The foreign error below. Shown only with `DEBUG=hpcs`; must not hold secrets. */
+  /** The foreign error below. Shown with `DEBUG=hpcs`, and of a bug always; must not hold secrets. */
   cause?: unknown;
   /** Exit code, where it is not that of the kind (an application's own). */
   exitCode?: number;

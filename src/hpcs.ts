@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { HpcsError } from './errors.ts';
 import { HttpClient, type HttpAnswer, type HttpOptions } from './http.ts';
 import type { Prover } from './identity/proof.ts';
+import { printableLine } from './report.ts';
 import { Secret } from './secret.ts';
 
 /** What a new client gets. */
@@ -32,8 +33,6 @@ export interface Workloads {
   secretPath: string;
   /** The readers' role in the vault. */
   role: string;
-  /** Node → the users and groups that may read there. */
-  added: Record<string, { users: string[]; groups: string[] }>;
 }
 
 /** What must hold for a grant to let a job in. */
@@ -88,15 +87,7 @@ export interface LoginIssuer {
 
 const registration = z.object({ client_id: z.string().regex(/^[0-9a-f]{9}$/), spiffeID: z.string(), token: z.string().min(1) });
 const nodeToken = z.object({ spiffeID: z.string(), token: z.string().min(1) });
-const workloads = z.object({
-  spiffeID: z.string(),
-  secrets_path: z.string(),
-  user_role: z.string(),
-  compute_nodes_added: z.record(
-    z.string(),
-    z.object({ users: z.array(z.string()).default([]), groups: z.array(z.string()).default([]) }),
-  ),
-});
+const workloads = z.object({ spiffeID: z.string(), secrets_path: z.string(), user_role: z.string() });
 const enrolled = z.object({
   client_id: z.string().regex(/^[0-9a-f]{9}$/),
   name: z.string(),
@@ -192,12 +183,7 @@ export class HpcsServer implements AsyncDisposable {
     };
     const path = '/api/client/create-workloads';
     const answer = this.#check(await this.#http.json('POST', path, { body, signal, onProgress }), workloads);
-    return {
-      spiffeId: answer.spiffeID,
-      secretPath: answer.secrets_path,
-      role: answer.user_role,
-      added: answer.compute_nodes_added,
-    };
+    return { spiffeId: answer.spiffeID, secretPath: answer.secrets_path, role: answer.user_role };
   }
 
   /**
@@ -408,9 +394,10 @@ export class HpcsServer implements AsyncDisposable {
 
   #refused(answer: HttpAnswer): HpcsError {
     const parsed = refusal.safeParse(answer.body);
-    const message = parsed.success ? printable(parsed.data.message) : 'no reason given';
+    const message = parsed.success ? printableLine(parsed.data.message, 500) : 'no reason given';
     const ended = parsed.success && parsed.data.code === 'key-ended';
-    const [code, suggestion] = (ended ? keyEnded : refusals[answer.status]) ?? ['hpcs-refused', undefined];
+    const known = refusals[answer.status] ?? (answer.status > 500 ? refusals[502] : undefined);
+    const [code, suggestion] = (ended ? keyEnded : known) ?? ['hpcs-refused', undefined];
     return new HpcsError(
       answer.status === 422 ? 'integrity' : 'identity',
       code,
@@ -418,6 +405,13 @@ export class HpcsServer implements AsyncDisposable {
       suggestion === undefined ? {} : { suggestion },
     );
   }
+}
+
+/** Whether the server said no to a call, and has done nothing of it: other failures may leave it done, or half done. */
+export function isRefusedCall(error: unknown): boolean {
+  // Other words than its own, such as 408, may be those of a proxy before it. The original's no, with status 200, is one of these.
+  const unknown = ['hpcs-unavailable', 'hpcs-refused'];
+  return error instanceof HpcsError && error.code.startsWith('hpcs-') && !unknown.includes(error.code);
 }
 
 const keyEnded = ['hpcs-key-ended', 'come with a new key: enrol or log in again'] as const;
@@ -443,7 +437,3 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
   502: ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'],
   503: ['hpcs-unavailable', 'try again; its administrators see in /readyz which part is down'],
 };
-
-function printable(text: string): string {
-  return text.replaceAll(/[^\x20-\x7e\u00a0-\uffff]/g, ' ').slice(0, 500);
-}

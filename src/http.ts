@@ -31,7 +31,14 @@ export interface HttpRequest {
   body?: unknown;
   headers?: Record<string, string | Secret>;
   /** Makes more headers from the request as it is sent: a proof of who sends it. */
-  prove?: ((request: { method: string; url: string; body: string }) => Promise<Record<string, string | Secret>>) | undefined;
+  prove?:
+    | ((request: {
+        method: string;
+        url: string;
+        body: string;
+        signal: AbortSignal | undefined;
+      }) => Promise<Record<string, string | Secret>>)
+    | undefined;
   signal?: AbortSignal | undefined;
   /** Asks the service to tell how far it is, one JSON object a line before its answer. Services that cannot just answer. */
   onProgress?: ((done: number, total: number) => void) | undefined;
@@ -87,11 +94,11 @@ export class HttpClient implements AsyncDisposable {
       ...this.#headers,
     };
     const body = options.body === undefined ? null : JSON.stringify(options.body);
-    const proof = await options.prove?.({ method, url: this.url + path, body: body ?? '' });
+    const proof = await options.prove?.({ method, url: this.url + path, body: body ?? '', signal: options.signal });
     for (const [name, value] of Object.entries({ ...options.headers, ...proof }))
       headers[name] = value instanceof Secret ? value.reveal() : value;
     if (body !== null) headers['content-type'] = 'application/json';
-    using limit = new Patience(this.#timeout);
+    using limit = new TimeLimit(this.#timeout);
     const longest = method === 'LIST' ? longestList : longestAnswer;
     let answer: Dispatcher.ResponseData;
     let content: string | undefined;
@@ -152,7 +159,7 @@ export class HttpClient implements AsyncDisposable {
         suggestion: 'check the port of the url in the configuration, and that the service has TLS',
       });
     }
-    if (/CERT|SELF_SIGNED|ISSUER|ALTNAME|VERIFY|HOSTNAME_MISMATCH/.test(code)) {
+    if (isUntrusted(code)) {
       return new HpcsError('identity', 'untrusted-server', `the certificate of ${where} is not trusted (${code})`, {
         cause: error,
         suggestion: 'name the authority that issued it as ca-file in the configuration',
@@ -166,7 +173,7 @@ export class HttpClient implements AsyncDisposable {
 }
 
 /** A time limit that begins anew whenever there is progress. */
-class Patience implements Disposable {
+class TimeLimit implements Disposable {
   readonly #abort = new AbortController();
   readonly #timer: NodeJS.Timeout;
 
@@ -185,6 +192,11 @@ class Patience implements Disposable {
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
   }
+}
+
+/** Whether a connection ended with this code since the certificate of the other side counts for nothing here. */
+export function isUntrusted(code: string): boolean {
+  return /CERT|SELF_SIGNED|ISSUER|ALTNAME|VERIFY|HOSTNAME_MISMATCH/.test(code);
 }
 
 /** What undici and Node say, for people. */

@@ -2,21 +2,20 @@ import { parse } from 'ini';
 import { z } from 'zod';
 import { HpcsError } from './errors.ts';
 import { expandHome } from './home.ts';
+import { printableLine } from './report.ts';
 
 const text = z.string({ error: 'a value' }).min(1, 'a value').regex(/^\P{Cc}*$/u, 'a value without control characters'); // prettier-ignore
 
 /** Forms of single values, for the schemas of configuration files. Each says what was expected in a few words. */
 export const iniValues = {
   text,
+  count: (least: number) => wholeNumber(`a number, ${least} or more`, least, Number.MAX_SAFE_INTEGER),
+  seconds: (least: number, most: number) => wholeNumber(`seconds, from ${least} to ${most}`, least, most),
   /** A file or directory of this machine. */
   localPath: text.transform((path) => expandHome(path)),
   /** A name or address of a host. It may not begin with a dash, since it stands in command lines. */
   host: z.string({ error: 'a host name or address' }).regex(/^(?!-)[A-Za-z0-9._:%[\]-]+$/, 'a host name or address'),
-  port: z
-    .string({ error: 'a port number' })
-    .regex(/^[0-9]{1,5}$/, 'a port number')
-    .transform(Number)
-    .refine((value) => value >= 1 && value <= 65_535, 'a port number, from 1 to 65535'),
+  port: wholeNumber('a port number, from 1 to 65535', 1, 65_535),
   /** An `http` or `https` URL in its canonical form, without a final slash. */
   url: z
     .url({ protocol: /^https?$/, error: 'a URL such as https://host:port' })
@@ -25,7 +24,9 @@ export const iniValues = {
     .refine((value) => value.search === '' && value.hash === '', 'a URL that ends before any ? or #')
     .transform((value) => (value.origin + value.pathname).replace(/\/+$/, '')),
   /** Values between commas; or, for values that hold commas, the key repeated as `key[] = value`. */
-  list: z.union([z.string().transform((value) => value.split(',').map((part) => part.trim()).filter(Boolean)), z.array(z.string())], { error: 'values between commas' }), // prettier-ignore
+  list: z
+    .union([z.string().transform((value) => value.split(',')), z.array(z.string())], { error: 'values between commas' })
+    .transform((values) => values.map((value) => value.trim()).filter(Boolean)),
   boolean: z
     .enum(['true', 'false', 'yes', 'no'], { error: 'true or false' })
     .transform((value) => value === 'true' || value === 'yes'),
@@ -42,6 +43,15 @@ export const iniValues = {
     .string({ error: 'a trust domain' })
     .regex(/^[a-z0-9._-]{1,255}$/, 'a trust domain: lower-case letters, digits, dots, dashes'),
 } as const;
+
+// JavaScript itself would take 0x50 and 1e3, and nothing at all for 0.
+function wholeNumber(expected: string, least: number, most: number) {
+  return z
+    .string({ error: expected })
+    .regex(/^[0-9]{1,16}$/, expected)
+    .transform(Number)
+    .refine((value) => value >= least && value <= most, expected);
+}
 
 /**
  * Parses INI text and checks it against a schema of sections and keys. Every value arrives at the schema as a string, or as an
@@ -95,17 +105,16 @@ function describe(issues: readonly z.core.$ZodIssue[], parsed: unknown, file: st
   if (issue === undefined) return `${file} is not a valid configuration`;
   const [section, key] = issue.path.map(String);
   if (issue.code === 'unrecognized_keys') {
-    const names = issue.keys.map(printable).join(', ');
+    const names = issue.keys.map(shown).join(', ');
     if (section !== undefined) return `${file}: unknown key in section [${section}]: ${names}`;
     const outside = issue.keys.filter((name) => typeof Reflect.get(parsed as object, name) !== 'object');
-    if (outside.length > 0) return `${file}: ${outside.map(printable).join(', ')} stands outside of any section`;
+    if (outside.length > 0) return `${file}: ${outside.map(shown).join(', ')} stands outside of any section`;
     return `${file}: unknown section: ${names}`;
   }
   if (section !== undefined && key === undefined) return `${file}: section [${section}] is missing`;
   return `${file}: [${section}] ${key}: expected ${issue.message}`;
 }
 
-// What somebody else wrote into a file must not steer the terminal it is shown on.
-function printable(name: string): string {
-  return name.replaceAll(/\p{Cc}/gu, '?').slice(0, 80);
+function shown(name: string): string {
+  return printableLine(name, 80);
 }

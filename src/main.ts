@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { flush, handle, run, settings, type Interfaces } from '@oclif/core';
-import { systemCode } from './errors.ts';
+import { run, settings, type Interfaces } from '@oclif/core';
+import { HpcsError } from './errors.ts';
 import { fromLegacy } from './legacy-arguments.ts';
 import { asHpcsError, reportError } from './report.ts';
+import { outputLost, outputTaken, watchOutput } from './standard-output.ts';
 
 /**
  * Runs the command line of this process.
@@ -15,8 +16,6 @@ import { asHpcsError, reportError } from './report.ts';
 export async function main(entry: string, options: { source?: boolean } = {}): Promise<void> {
   // oclif's own transpiler does not know TypeScript 7 and would run a stale build instead.
   settings.enableAutoTranspile = false;
-  // Without it oclif looks for an account of this user id, and fails in a container that has none.
-  process.env['SHELL'] ??= '/bin/sh';
   const words = fromLegacy(process.argv.slice(2));
   const argv = words[0] === 'help' ? [...words.slice(1), '--help'] : words;
   const root = fileURLToPath(new URL('..', entry));
@@ -31,12 +30,15 @@ export async function main(entry: string, options: { source?: boolean } = {}): P
     pjson.oclif.helpClass = './src/help.ts';
     pjson.oclif.hooks = { command_not_found: './src/hooks/command-not-found.ts' };
   }
+  watchOutput();
   try {
     await run(argv, { root, pjson });
-    await flush();
+    await outputTaken();
+    // What else ended the command is told already.
+    if (!process.exitCode) outputLost.throwIfAborted();
   } catch (error) {
-    // Not an error: oclif's way to end after a help text.
-    if (systemCode(error) === 'EEXIT') await handle(error as Error);
+    // Who reads no more wants no word of it.
+    if (error instanceof HpcsError && error === outputLost.reason && error.code === 'output-closed') return;
     reportError(asHpcsError(error, pjson.oclif.bin ?? 'hpcs'), { json: process.argv.includes('--json') });
   }
 }

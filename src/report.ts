@@ -67,6 +67,11 @@ export function printable(text: string): string {
   return text.replaceAll(/[^\P{Cc}\n\t]/gu, '?');
 }
 
+/** Words of somebody else within a line of ours: as {@link printable}, on one line, and no longer than `longest`. */
+export function printableLine(words: string, longest: number): string {
+  return words.replaceAll(/\p{Cc}/gu, '?').slice(0, longest);
+}
+
 /** A writer for text that comes in pieces from the site: what {@link printable} leaves of it. */
 export function printableWriter(write: (text: string) => unknown): (bytes: Uint8Array) => void {
   const decoder = new TextDecoder();

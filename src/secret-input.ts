@@ -81,7 +81,10 @@ async function readInput(what: string, signal: AbortSignal, { lines = false } = 
     signal.throwIfAborted();
     if (error instanceof HpcsError) throw error;
     const why = systemCode(error) ?? 'unknown error';
-    throw new HpcsError('usage', 'input-unreadable', `cannot read the ${what} from standard input: ${why}`, { cause: error });
+    throw new HpcsError('usage', 'input-unreadable', `cannot read the ${what} from standard input: ${why}`, {
+      cause: error,
+      suggestion: `name a file that holds the ${what}`,
+    });
   } finally {
     for (const part of parts) part.fill(0);
   }
@@ -104,10 +107,13 @@ async function readPrivate(file: string, what: 'key' | 'passphrase'): Promise<Se
     if (error instanceof HpcsError) throw error;
     throw new HpcsError('local', 'unreadable', `cannot read the ${what} file ${file}: ${systemCode(error) ?? 'unknown error'}`, {
       cause: error,
+      suggestion: 'check the path, and that you may read the file',
     });
   }
 }
 
 function tooLong(where: string, what: string): HpcsError {
-  return new HpcsError('usage', 'key-invalid', `${where} is too long to be a ${what}`);
+  return new HpcsError('usage', 'key-invalid', `${where} is too long to be a ${what}`, {
+    suggestion: `give the ${what} and nothing else`,
+  });
 }

@@ -2,7 +2,7 @@ import { inspect } from 'node:util';
 
 /**
  * A key, token or password. Its string, JSON and inspect forms are `[redacted]`, so that no log line, error message or
- * `--json` output can show it by accident; the value comes out only where somebody writes {@link Secret.reveal}.
+ * `--json` output can show it by accident; the value comes out only where somebody writes {@link Secret.reveal} or {@link Secret.bytes}.
  */
 export class Secret implements Disposable {
   readonly #value: Buffer;
@@ -16,7 +16,7 @@ export class Secret implements Disposable {
     return this.#value.toString('utf8');
   }
 
-  /** The secret's own bytes, not a copy: gone after {@link Secret.dispose}. */
+  /** The secret's own bytes, not a copy: gone when this is disposed of. */
   bytes(): Uint8Array {
     return this.#value;
   }

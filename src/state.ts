@@ -1,14 +1,13 @@
 import { constants, type Stats } from 'node:fs';
 import { access, open, readFile, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
-import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
 import { HpcsError, systemCode } from './errors.ts';
-import { expandHome } from './home.ts';
+import { expandHome, homeOf } from './home.ts';
 import { makeDirectories } from './make-directories.ts';
-import { isContained, isOthers } from './owner.ts';
+import { isContained, isOthers } from './file-owner.ts';
 
 /**
  * The one durable private directory of a client: the keys of jobs and the catalogue of artefacts. The same for all stages, so
@@ -22,7 +21,7 @@ export async function stateDirectory(
   config: Pick<Config, 'client'> | undefined,
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<string> {
-  const xdg = env['XDG_STATE_HOME'] || join(env['HOME'] || homedir(), '.local', 'state');
+  const xdg = env['XDG_STATE_HOME'] || join(homeOf(env), '.local', 'state');
   const directory = resolve(
     expandHome(env['HPCS_STATE_DIR'] ?? '', env) || config?.client['state-directory'] || join(xdg, 'hpcs'),
   );

@@ -6,6 +6,7 @@ import { knownJob } from '../../src/job/known.ts';
 import { readLog } from '../../src/job/log.ts';
 import { printableWriter } from '../../src/report.ts';
 import { connect } from '../../src/site/connect.ts';
+import { outputLost } from '../../src/standard-output.ts';
 
 /** Shows the log of a job. */
 export default class JobLogs extends BaseCommand {
@@ -25,17 +26,19 @@ export default class JobLogs extends BaseCommand {
   async run(): Promise<void> {
     const { args, flags } = await this.parse(JobLogs);
     const { config, job } = await knownJob(flags.config, args.job);
-    await using transport = await connect(config, { signal: this.signal, username: job.username });
+    // A log that nobody takes any more need not be read on.
+    const signal = AbortSignal.any([this.signal, outputLost]);
+    await using transport = await connect(config, { signal, username: job.username });
     // Whoever can write there could else steer the terminal that it is shown on.
     const show = printableWriter((text) => process.stdout.write(text));
     if (flags.follow) {
-      const end = await followJob(transport, job, { log: show, progress: this.progress, signal: this.signal });
+      const end = await followJob(transport, job, { log: show, progress: this.progress, signal });
       this.progress(`job ${job.jobId} ended ${end.state} with exit code ${end.exitCode}`);
       return;
     }
-    for await (const bytes of readLog(transport, job, { signal: this.signal })) {
+    for await (const bytes of readLog(transport, job, { signal })) {
       show(bytes);
-      if (process.stdout.writableNeedDrain) await once(process.stdout, 'drain', { signal: this.signal });
+      if (process.stdout.writableNeedDrain) await once(process.stdout, 'drain', { signal }).catch(() => signal.throwIfAborted());
     }
   }
 }

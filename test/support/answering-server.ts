@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 
 /** What is in place of an HPCS server, as far as a client sees: to each call the answer that a test gives it. */
 export class AnsweringServer implements AsyncDisposable {
-  /** By path. A call that has none is answered with 500. */
+  /** By path; text goes as it is. A call that has none is answered with 500. */
   readonly answers = new Map<string, { status: number; body: unknown }>([
     ['/api/client/token', { status: 200, body: { success: true, spiffeID: 's', token: 't' } }],
   ]);
@@ -14,7 +14,7 @@ export class AnsweringServer implements AsyncDisposable {
     const path = request.url ?? '';
     this.asked.push(path);
     const { status, body } = this.answers.get(path) ?? { status: 500, body: {} };
-    response.writeHead(status).end(JSON.stringify(body));
+    response.writeHead(status).end(typeof body === 'string' ? body : JSON.stringify(body));
   });
 
   static async start(): Promise<AnsweringServer> {

@@ -1,4 +1,6 @@
 import { generateKeyPairSync } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import type { FastifyInstance } from 'fastify';
 import { SignJWT } from 'jose';
 import { Access } from '../../src/server/access.ts';
@@ -71,4 +73,10 @@ export async function clientToken(audience: string, client = '0123456af'): Promi
     .setAudience(audience)
     .setExpirationTime('1m')
     .sign(key.privateKey);
+}
+
+/** Resolves when a server has noticed that all its callers are gone. */
+export async function noConnections(app: FastifyInstance): Promise<void> {
+  const count = promisify(app.server.getConnections.bind(app.server));
+  while ((await count()) > 0) await sleep(5);
 }

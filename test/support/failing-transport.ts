@@ -8,6 +8,11 @@ export interface Fate {
   done?: boolean;
 }
 
+/** Whether a command gives an upload its name. */
+export function isRename(script: string): boolean {
+  return script.includes('sync -- "${path%/*}/"');
+}
+
 /** A site that is this machine, and a way there that fails. */
 export class FailingTransport extends LocalTransport {
   /** All that were asked for. */

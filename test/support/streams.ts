@@ -34,6 +34,7 @@ export function failsWith(kind: ErrorKind, ...codes: readonly string[]): (error:
     assert.ok(error instanceof HpcsError, `not an error of ours: ${String(error)}`);
     assert.equal(error.kind, kind, error.message);
     assert.ok(codes.includes(error.code), `${error.code} instead of ${codes.join(' or ')}: ${error.message}`);
+    assert.ok(error.suggestion, `no next step: ${error.code}`);
     return true;
   };
 }

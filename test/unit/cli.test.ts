@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Config, settings, type Interfaces } from '@oclif/core';
-import type { CliExit } from '../support/cli.ts';
+import { hpcs as hpcsProcess, type CliExit, type CliOptions } from '../support/cli.ts';
 import { hpcsInProcess as hpcs } from '../support/in-process.ts';
 import { makeKey } from '../support/sshd.ts';
 
@@ -164,6 +164,23 @@ const cases: Record<string, Case> = {
     message: 'the directory on the site "~/data" is not an absolute path',
     next: /--data-path-at-rest/,
   },
+  'a key file that is not there': {
+    args: ['open', 'test.conf', '--key-file', '/nonexistent', '-o', 'out'],
+    code: 3,
+    message: 'cannot read the key file /nonexistent: ENOENT',
+    next: /path/,
+  },
+  'a key file that holds more than a key': {
+    args: ['open', 'test.conf', '--key-file', 'long', '-o', 'out'],
+    message: 'the key file long is too long to be a key',
+    next: 'give the key and nothing else',
+  },
+  'a sealed file that is not there': {
+    args: ['open', '/nonexistent', '--key-file', 'key', '-o', 'out'],
+    code: 3,
+    message: 'cannot read /nonexistent: ENOENT',
+    next: /path/,
+  },
   'a time that is none': {
     args: ['access', 'grant', 'x', '-u', 'a', '--grant-until', 'soon', '--config', 'test.conf'],
     message: '--grant-until: "soon" is neither a time nor a duration',
@@ -242,6 +259,7 @@ describe('command line', () => {
     await new Promise<void>((resolve) => closing.listen(0, '127.0.0.1', resolve));
     const { port } = closing.address() as AddressInfo;
     makeKey(join(directory, 'key'), 'ed25519');
+    await writeFile(join(directory, 'long'), Buffer.alloc(64 * 1024 + 1, 'x'), { mode: 0o600 });
     await writeFile(join(directory, 'test.conf'), configuration);
     await writeFile(join(directory, 'asking.conf'), configuration.replace('mode = agent\n', ''));
     await writeFile(join(directory, 'bad.conf'), configuration.replace('https://127.0.0.1:1', 'https://hpcs-server:port'));
@@ -364,22 +382,68 @@ describe('command line', () => {
     });
   });
 
-  it('ends with 130 when it is interrupted, and cleans up first', async () => {
-    // Accepts, and says nothing.
-    const silent = createServer((client) => client.resume());
-    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
-    const { port } = silent.address() as AddressInfo;
-    await writeFile(join(directory, 'silent.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
-    const abort = new AbortController();
-    silent.once('connection', () => setTimeout(() => abort.abort(), 100));
-    const exit = await hpcs(['data-prep', '-i', 'test.conf', ...readers, '--config', 'silent.conf', '--json'], {
-      cwd: directory,
-      env,
-      signal: abort.signal,
+  it('names every flag that an image which is only written has no use for', async () => {
+    const plain = ['container-prep', '-b', 'x', '-s', 'out', '-d', '/nonexistent.sock'];
+    const unused = {
+      config: 'test.conf',
+      'data-path-at-rest': '/scratch',
+      username: 'alice',
+      users: 'alice',
+      groups: 'lab',
+      'compute-nodes': 'nid1',
+      'bandwidth-limit': '20M',
+      recipient: 'age1',
+      'grant-until': '2w',
+      'grant-jobs': '3',
+      format: 'openpgp',
+    };
+    const { stderr } = await run([...plain, ...Object.entries(unused).flatMap(([name, value]) => [`--${name}`, value])]);
+    const names = Object.keys(unused).map((name) => `--${name}`);
+    assert.equal(
+      stderr.split('\n')[0],
+      `warning: without --encrypted nothing is sealed, shipped or granted: ${names.join(', ')} count for nothing`,
+    );
+    assert.match((await run([...plain, '-c', 'nid1'])).stderr, /^warning: .*: --compute-nodes count/);
+    assert.doesNotMatch((await run([...plain, '--data-path', 'x.sif', '--platform', 'linux/arm64'])).stderr, /warning/);
+  });
+
+  it('needs no account for its user id, and no home', async () => {
+    const through = ['unshare', '--map-user=12345', 'env', '-u', 'HOME', '-u', 'SHELL'];
+    const { code, stderr } = await hpcsProcess(['job', 'list'], { through, env: { HPCS_STATE_DIR: '/proc/none' } });
+    assert.match(stderr, /^hpcs: error: cannot use the state directory \/proc\/none: ENOENT\n.*\n$/);
+    assert.equal(code, 3);
+  });
+
+  describe('that is interrupted', () => {
+    /** Of `data-prep`, at a site that accepts and says nothing. */
+    const interrupted = async (
+      run: (args: readonly string[], options: CliOptions) => Promise<CliExit>,
+      through: readonly string[] = [],
+    ): Promise<CliExit> => {
+      const silent = createServer((client) => client.resume());
+      await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+      const { port } = silent.address() as AddressInfo;
+      await writeFile(join(directory, 'silent.conf'), configuration.replace('port = 1\nusername', `port = ${port}\nusername`));
+      const abort = new AbortController();
+      silent.once('connection', () => setTimeout(() => abort.abort(), 100));
+      const words = ['data-prep', '-i', 'test.conf', ...readers, '--config', 'silent.conf', '--json'];
+      const exit = await run(words, { cwd: directory, env, signal: abort.signal, through });
+      silent.close();
+      assert.equal(exit.code, 130);
+      assert.deepEqual(JSON.parse(exit.stdout), { error: { code: 'interrupted', kind: 'interrupted', message: 'interrupted' } });
+      return exit;
+    };
+
+    it('ends with 130, and cleans up first', async () => {
+      const { stderr } = await interrupted(hpcs);
+      assert.match(stderr, /hpcs: interrupted, cleaning up \(again to stop at once\)\nhpcs: error: interrupted\n$/);
     });
-    silent.close();
-    assert.equal(exit.code, 130);
-    assert.match(exit.stderr, /hpcs: interrupted, cleaning up \(again to stop at once\)\nhpcs: error: interrupted\n$/);
-    assert.deepEqual(JSON.parse(exit.stdout), { error: { code: 'interrupted', kind: 'interrupted', message: 'interrupted' } });
+
+    // As when a terminal is closed, or the disk that has the log is full.
+    for (const gone of ['/dev/full', '>(true)'])
+      it(`does so though nobody can hear of it: 2> ${gone}`, async () => {
+        const { stderr } = await interrupted(hpcsProcess, ['bash', '-c', `exec "$0" "$@" 2> ${gone}`]);
+        assert.equal(stderr, '');
+      });
   });
 });

@@ -12,7 +12,7 @@ describe('compiled code', () => {
   afterEach(() => rm(home, { recursive: true }));
 
   const start = (env: Record<string, string>): Promise<unknown> =>
-    hpcsOk(['--version'], { env: { XDG_CACHE_HOME: '', HOME: '', ...env } });
+    hpcsOk(['--version'], { env: { XDG_CACHE_HOME: '', HOME: '', ...env }, cwd: home });
   const kept = async (directory: string): Promise<number> => {
     const found = await readdir(directory, { recursive: true, withFileTypes: true });
     return found.filter((entry) => entry.isFile()).length;
@@ -62,7 +62,9 @@ describe('compiled code', () => {
 
   it('is done without where there is no home, or none to write to', async () => {
     await start({});
-    await start({ HOME: 'relative' });
+    await start({ HOME: '.' });
     await start({ HOME: '/proc' });
+    // Relative paths lead to where it was started.
+    assert.deepEqual(await readdir(home), []);
   });
 });

@@ -16,3 +16,15 @@ describe('the threat model', () => {
     }
   });
 });
+
+describe('the deployment', () => {
+  it('says how the images are made that its compose file takes from no registry, and of what versions', async () => {
+    const text = await readFile(fileURLToPath(new URL('docs/deployment.md', root)), 'utf8');
+    const compose = await readFile(fileURLToPath(new URL('docker/deploy/compose.yaml', root)), 'utf8');
+    const made = [...text.matchAll(/^\$ docker build .*-t (\S+)/gm)].map(([, image]) => image);
+    const taken = [...compose.matchAll(/image: (?:&\S+ )?\$\{[A-Z_]+:-(\S+)\}/g)].map(([, image = '']) => image);
+    assert.ok(taken.length > 4);
+    for (const image of taken.filter((each) => each.startsWith('hpcs/'))) assert.ok(made.includes(image), image);
+    for (const [image] of text.matchAll(/ghcr\.io\/spiffe\/[a-z-]+:[0-9.]+/g)) assert.ok(taken.includes(image), image);
+  });
+});

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { HpcsError } from '../../src/errors.ts';
-import { asHpcsError } from '../../src/report.ts';
+import { asHpcsError, printable, printableLine } from '../../src/report.ts';
 
 const url = (path: string) => JSON.stringify(fileURLToPath(new URL(`../../src/${path}`, import.meta.url)));
 
@@ -53,6 +53,12 @@ describe('reported errors', () => {
     assert.match(stdout, /"a\\u001b\\u009b\\u007f\\u0080"/);
     const { stderr } = report(`new HpcsError('site', 'x', 'a\\u001b[2J\\u009bb\\r\\nc\\td')`, false);
     assert.equal(stderr, 'hpcs: error: a?[2J?b?\nc\td\n');
+  });
+
+  it('quote others without what could steer the terminal, on a line where they stand within one', () => {
+    const said = 'a\u001b[2J\u009bb\n\tsøk';
+    assert.equal(printable(said), 'a?[2J?b\n\tsøk');
+    assert.equal(printableLine(said, 11), 'a?[2J?b??sø');
   });
 
   it('of oclif are errors of usage, in our form', () => {

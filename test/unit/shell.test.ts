@@ -66,7 +66,7 @@ describe('shell quoting', () => {
   }
 
   it('refuses NUL, which no shell can pass on', () => {
-    assert.throws(() => quote('a\0b'), { code: 'nul-character', exitCode: 2 });
+    assert.throws(() => quote('a\0b'), { code: 'nul-character', exitCode: 2, suggestion: /NUL/ });
   });
 
   it('assigns to variables, one a line', () => {
