@@ -30,8 +30,6 @@ export interface PackOptions {
   reuseAfter?: number | undefined;
   /** Memory of others for the blocks. Such a block is good until the next one is asked for, whatever `reuseAfter` says. */
   given?: NextBlock | undefined;
-  /** Told of each entry when it begins: its name in the archive and the size of its content. */
-  onEntry?: ((name: string, size: number) => void) | undefined;
 }
 
 /** What a directory or file holds. */
@@ -111,11 +109,10 @@ function headerSize(found: Found): number {
 }
 
 function* packBlocks(path: string, options: PackOptions): Generator<Buffer, void, undefined> {
-  const { name, signal, onEntry } = options;
+  const { name, signal } = options;
   const output = new BlockWriter(options.blockSize ?? blockSize, options.reuseAfter ?? 0, options.given);
   for (const found of walk(path, name)) {
     signal?.throwIfAborted();
-    onEntry?.(found.entry.name, found.entry.size);
     if (found.entry.type === 'file') {
       yield* packFile(found, output, signal);
     } else {

@@ -1,7 +1,8 @@
 import { createWriteStream, fstatSync } from 'node:fs';
 import type { Writable } from 'node:stream';
-import { HpcsError, systemCode } from '../errors.ts';
+import { HpcsError } from '../errors.ts';
 import type { Bytes } from '../seal/bytes.ts';
+import { unwritten } from '../standard-output.ts';
 
 /**
  * Writes what was sealed to standard output, which stays open.
@@ -15,9 +16,6 @@ export async function toStandardOutput(plain: Bytes): Promise<number> {
       suggestion: 'pipe them somewhere, or name a directory with --output',
     });
   }
-  // oclif's listener throws all but EPIPE, past whoever could say what to do. What goes wrong is told to who writes, and once more when
-  // oclif flushes what nothing can be written to.
-  process.stdout.removeAllListeners('error').on('error', () => {});
   const output = standardOutput().on('error', () => {});
   let bytes = 0;
   for await (const piece of plain) {
@@ -35,17 +33,3 @@ function standardOutput(): Writable {
   // block, and for that only Node's own can wait.
   return found.isFIFO() || found.isSocket() ? process.stdout : createWriteStream('', { fd: 1, autoClose: false });
 }
-
-function unwritten(error: Error): Error {
-  const code = systemCode(error);
-  if (code === undefined) return error;
-  const [word, suggestion] = failures[code] ?? ['write-failed', 'send it somewhere else, or name a directory with --output'];
-  return new HpcsError('local', word, `cannot write to standard output: ${code}`, { cause: error, suggestion });
-}
-
-const noRoom = ['disk-full', 'make room where it goes, or send it somewhere else, and do not use what is there'] as const;
-const failures: Readonly<Record<string, readonly [code: string, suggestion: string]>> = {
-  ENOSPC: noRoom,
-  EDQUOT: noRoom,
-  EPIPE: ['output-closed', 'the program that reads it ended before all was there; do not use what it made of that'],
-};

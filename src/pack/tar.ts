@@ -379,5 +379,7 @@ function decimal(seconds: number): string {
 }
 
 function invalid(what: string): HpcsError {
-  return new HpcsError('integrity', 'archive-invalid', `the archive is not valid: ${what}`);
+  return new HpcsError('integrity', 'archive-invalid', `the archive is not valid: ${what}`, {
+    suggestion: 'get it again from where it was made; if it stays so, have it made anew',
+  });
 }

@@ -25,8 +25,6 @@ import { readTar, type ReadTarEntry } from './tar.ts';
 export interface UnpackOptions {
   /** Stops with its reason; nothing stays. */
   signal?: AbortSignal | undefined;
-  /** Told of each entry when it begins: its path below the directory and the size of its content. */
-  onEntry?: ((name: string, size: number) => void) | undefined;
 }
 
 /** What was unpacked. */
@@ -68,7 +66,6 @@ export async function unpackEntries(
     const path = safePath(entry.name);
     // The top of an archive of "." itself: the directory is the caller's.
     if (path === '' && entry.type === 'directory') continue;
-    options.onEntry?.(path, entry.size);
     await staging.add(path, entry, options.signal);
     sum.entries += 1;
     sum.bytes += entry.size;
@@ -262,12 +259,12 @@ function writeFailed(path: string, error: unknown): HpcsError {
   });
 }
 
-function unsafe(name: string, why: string): HpcsError {
+function unsafe(name: string, why: string, suggestion = 'do not trust whoever made it'): HpcsError {
   return new HpcsError('integrity', 'archive-unsafe', `the archive is not safe to unpack: ${JSON.stringify(name)} ${why}`, {
-    suggestion: 'do not trust whoever made it',
+    suggestion,
   });
 }
 
 function twice(path: string): HpcsError {
-  return new HpcsError('integrity', 'archive-unsafe', `the archive is not safe to unpack: ${JSON.stringify(path)} occurs twice`);
+  return unsafe(path, 'occurs twice', 'have it made anew, with everything in it once');
 }

@@ -97,7 +97,10 @@ async function readHeader(header: Buffer, identities: readonly string[]): Promis
   try {
     for (const identity of identities) decrypter.addIdentity(identity);
   } catch (error) {
-    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid age secret key', { cause: error });
+    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid age secret key', {
+      cause: error,
+      suggestion: 'give all of the line that begins with AGE-SECRET-KEY-',
+    });
   }
   // Asked last, and only where no identity has matched.
   decrypter.addIdentity({

@@ -2,6 +2,7 @@
  * Byte streams as this program moves them: async iterables of blocks of about 1 MiB. Blocks are large because every `await`
  * costs as much as encrypting some kilobytes.
  */
+import { HpcsError } from '../errors.ts';
 
 /** Size of the blocks that pass between the steps of a pipeline, in bytes. */
 export const blockSize = 1024 * 1024;
@@ -15,6 +16,13 @@ export interface BlockMemory {
   release(blocks: number): void;
   /** Lets twice as many blocks be held, for who needs them longer. */
   widen(): void;
+}
+
+/** What waits for the end of a stream is told this where nobody reads on. */
+export function unfinished(): HpcsError {
+  return new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end', {
+    suggestion: 'run the command again',
+  });
 }
 
 /** A view of the same memory with Buffer's methods. */

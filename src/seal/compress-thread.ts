@@ -2,8 +2,8 @@
 import { parentPort } from 'node:worker_threads';
 import { freeWhole } from './bytes.ts';
 import { compressFrame, type CompressorMemory } from './compressor.ts';
-import { RingConsumer, RingFailed, RingProducer } from './ring.ts';
-import { failureOf } from './thread-failure.ts';
+import { RingConsumer, RingProducer } from './ring.ts';
+import { endedBy } from './thread-failure.ts';
 import { receiveTask } from './thread-task.ts';
 
 const memory = await receiveTask<CompressorMemory>();
@@ -20,6 +20,6 @@ try {
   compressed.end();
   parentPort?.postMessage({});
 } catch (error) {
-  if (!(error instanceof RingFailed)) parentPort?.postMessage({ failure: failureOf(error) });
+  parentPort?.postMessage(endedBy(error));
   compressed.fail();
 }

@@ -1,8 +1,8 @@
 /** The thread that digests sealed bytes beside their encryption. Started by threads.ts. */
 import { createHash } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
-import { RingConsumer, RingFailed } from './ring.ts';
-import { failureOf } from './thread-failure.ts';
+import { RingConsumer } from './ring.ts';
+import { endedBy } from './thread-failure.ts';
 import { receiveTask } from './thread-task.ts';
 import type { DigestTask } from './threads.ts';
 
@@ -18,6 +18,6 @@ try {
   }
   parentPort?.postMessage({ summary: { sha512: hash.digest('hex'), size } });
 } catch (error) {
-  if (!(error instanceof RingFailed)) parentPort?.postMessage({ failure: failureOf(error) });
+  parentPort?.postMessage(endedBy(error));
   ring.fail();
 }

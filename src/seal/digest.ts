@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import { HpcsError } from '../errors.ts';
-import type { Bytes } from './bytes.ts';
+import { unfinished, type Bytes } from './bytes.ts';
 
 /** What identifies a run of bytes: its SHA-512 in hex and its size in bytes. */
 export interface Summary {
@@ -13,17 +12,6 @@ export interface Summarised {
   bytes: Bytes;
   /** Settles when `bytes` was read to its end, or failed, or was given up. Nobody has to wait for it. */
   summary: Promise<Summary>;
-}
-
-/** Reads a byte stream to its end and tells its digest and size. */
-export async function digest(input: Bytes): Promise<Summary> {
-  const hash = createHash('sha512');
-  let size = 0;
-  for await (const piece of input) {
-    hash.update(piece);
-    size += piece.length;
-  }
-  return { sha512: hash.digest('hex'), size };
 }
 
 /** Lets a byte stream through unchanged and digests it on the way. */
@@ -52,6 +40,6 @@ async function* passing(
     reject(error);
     throw error;
   } finally {
-    reject(new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end'));
+    reject(unfinished());
   }
 }

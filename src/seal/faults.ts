@@ -32,6 +32,14 @@ export function wrongKey(cause?: unknown): HpcsError {
   });
 }
 
+/** What was given for an OpenPGP secret key is none. */
+export function notSecretKey(cause: unknown): HpcsError {
+  return new HpcsError('usage', 'key-invalid', 'the key is not a valid OpenPGP secret key', {
+    cause,
+    suggestion: 'give all of the key, as the vault or gpg --export-secret-keys gave it',
+  });
+}
+
 /** Data that can be checked only at its end, where each piece is to be used as it comes. */
 export function isCheckedAtEnd(): HpcsError {
   return new HpcsError(

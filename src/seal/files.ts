@@ -8,6 +8,9 @@ export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void,
     yield* createReadStream(path, { highWaterMark: blockSize }) as AsyncIterable<Uint8Array>;
   } catch (error) {
     if (error instanceof HpcsError || systemCode(error) === undefined) throw error;
-    throw new HpcsError('local', 'unreadable', `cannot read ${path}: ${systemCode(error)}`, { cause: error });
+    throw new HpcsError('local', 'unreadable', `cannot read ${path}: ${systemCode(error)}`, {
+      cause: error,
+      suggestion: 'check the path, and that you may read the file',
+    });
   }
 }

@@ -10,7 +10,7 @@ import { decryptSessionKeys, encryptSessionKey, readKey, readMessage, readPrivat
 import { HpcsError } from '../errors.ts';
 import { blockSize, ByteReader, type Bytes } from './bytes.ts';
 import { through } from './compress.ts';
-import { corrupt, isCheckedAtEnd, trailingData, truncated, unknownFormat, wrongKey } from './faults.ts';
+import { corrupt, isCheckedAtEnd, notSecretKey, trailingData, truncated, unknownFormat, wrongKey } from './faults.ts';
 import { packetBody, packetType, readPacketHeader } from './packets.ts';
 import { openChunks } from './seipd.ts';
 import { openSeipd1 } from './seipd1.ts';
@@ -156,7 +156,7 @@ async function parseSecretKey(armoredKey: string): Promise<PrivateKey> {
   try {
     return await readPrivateKey({ armoredKey });
   } catch (error) {
-    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid OpenPGP secret key', { cause: error });
+    throw notSecretKey(error);
   }
 }
 

@@ -9,6 +9,8 @@ export interface RingMemory {
   readonly blocks: SharedArrayBuffer;
   readonly control: SharedArrayBuffer;
   readonly consumers: number;
+  /** Blocks after which counts begin at 0 again: a multiple of all that it may be widened to, lest they jump in the ring; twice as many at least. */
+  readonly turn: number;
 }
 
 /** Words of the control memory: the first five, then one for each consumer, then the size of each block. */
@@ -19,31 +21,34 @@ const state = { running: 0, ended: 1, failed: 2 } as const;
 /**
  * Makes the memory of a ring.
  *
- * @param slots blocks in it; a power of two
+ * @param slots blocks in it
  * @param slotSize bytes of a block, at most
  * @param consumers threads that each see every block; one becomes free when all of them have released it
- * @param most blocks that it may be widened to; a power of two. What is not used of them takes no memory
+ * @param most blocks that it may be widened to: as many, or twice, four times as many and so on. What is not used of them takes no memory
  */
 export function makeRing(slots: number, slotSize: number, consumers: number, most = slots): RingMemory {
-  // Counts wrap around, and must not jump in the ring when they do.
-  for (const count of [slots, most])
-    if (!Number.isInteger(Math.log2(count))) throw new RangeError('the slots of a ring are a power of two');
+  if (most < slots || !Number.isInteger(Math.log2(most / slots))) throw new RangeError('a ring is widened by doubling it');
   const control = new SharedArrayBuffer(4 * (word.released + consumers + most));
   new Int32Array(control).fill(slots, word.slots, word.wanted + 1);
-  return { blocks: new SharedArrayBuffer(most * slotSize), control, consumers };
+  return { blocks: new SharedArrayBuffer(most * slotSize), control, consumers, turn: mostCounts - (mostCounts % most) };
 }
 
-/** What both ends know. Counts are of blocks, and wrap around after 2^32 of them: 4 PiB with blocks of 1 MiB. */
+/** Counts lie in signed words of 32 bits. */
+const mostCounts = 2 ** 31 - 1;
+
+/** What both ends know. Counts are of blocks. */
 class RingEnd {
   protected readonly control: Int32Array;
   protected readonly most: number;
   protected readonly slotSize: number;
   protected readonly consumers: number;
+  readonly #turn: number;
   readonly #blocks: Buffer;
 
-  constructor({ blocks, control, consumers }: RingMemory) {
+  constructor({ blocks, control, consumers, turn }: RingMemory) {
     this.control = new Int32Array(control);
     this.consumers = consumers;
+    this.#turn = turn;
     this.most = this.control.length - word.released - consumers;
     this.slotSize = blocks.byteLength / this.most;
     this.#blocks = Buffer.from(blocks);
@@ -67,6 +72,16 @@ class RingEnd {
     Atomics.store(this.control, word.released + this.consumers + this.#index(count), size);
   }
 
+  /** A count so many blocks later. */
+  protected later(count: number, blocks: number): number {
+    return (count + blocks) % this.#turn;
+  }
+
+  /** Blocks from one count to a later one. */
+  protected between(earlier: number, count: number): number {
+    return (count - earlier + this.#turn) % this.#turn;
+  }
+
   /** Tells all that wait that something is different now. */
   protected changed(): void {
     Atomics.add(this.control, word.changes, 1);
@@ -74,7 +89,7 @@ class RingEnd {
   }
 
   #index(count: number): number {
-    return (count >>> 0) % this.slots;
+    return count % this.slots;
   }
 }
 
@@ -134,7 +149,7 @@ export class RingProducer extends RingEnd {
   flush(): void {
     if (this.#used === 0) return;
     this.setSize(this.#produced, this.#used);
-    this.#produced = (this.#produced + 1) | 0;
+    this.#produced = this.later(this.#produced, 1);
     this.#used = 0;
     this.#current = undefined;
     Atomics.store(this.control, word.produced, this.#produced);
@@ -169,7 +184,7 @@ export class RingProducer extends RingEnd {
     if (Atomics.load(this.control, word.state) === state.failed) throw new RingFailed();
     this.#widen();
     for (let consumer = 0; consumer < this.consumers; consumer++) {
-      const held = (this.#produced - Atomics.load(this.control, word.released + consumer)) | 0;
+      const held = this.between(Atomics.load(this.control, word.released + consumer), this.#produced);
       if (held >= this.slots) return undefined;
     }
     return this.slot(this.#produced);
@@ -181,7 +196,7 @@ export class RingProducer extends RingEnd {
    */
   #widen(): void {
     const slots = this.slots;
-    if (Atomics.load(this.control, word.wanted) > slots && (this.#produced >>> 0) % (2 * slots) === slots)
+    if (Atomics.load(this.control, word.wanted) > slots && this.#produced % (2 * slots) === slots)
       Atomics.store(this.control, word.slots, 2 * slots);
   }
 
@@ -238,8 +253,8 @@ export class RingConsumer extends RingEnd {
 
   /** Gives back the oldest blocks that were taken; nothing of them may be used any more. */
   release(count = 1): void {
-    if (((this.#taken - this.#released) | 0) < count) throw new RangeError('more blocks released than taken');
-    this.#released = (this.#released + count) | 0;
+    if (this.between(this.#released, this.#taken) < count) throw new RangeError('more blocks released than taken');
+    this.#released = this.later(this.#released, count);
     Atomics.store(this.control, word.released + this.#consumer, this.#released);
     this.changed();
   }
@@ -263,7 +278,7 @@ export class RingConsumer extends RingEnd {
     if (now === state.failed) throw new RingFailed();
     if (this.#taken !== Atomics.load(this.control, word.produced)) {
       const block = this.slot(this.#taken).subarray(0, this.sizeOf(this.#taken));
-      this.#taken = (this.#taken + 1) | 0;
+      this.#taken = this.later(this.#taken, 1);
       return block;
     }
     return now === state.ended ? undefined : null;

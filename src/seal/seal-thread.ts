@@ -6,8 +6,8 @@ import type { Bytes } from './bytes.ts';
 import { CompressingThreads } from './compressor.ts';
 import { makeHeader } from './header.ts';
 import { generateKey } from './keys.ts';
-import { RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
-import { failureOf } from './thread-failure.ts';
+import { RingConsumer, RingProducer, type RingMemory } from './ring.ts';
+import { endedBy } from './thread-failure.ts';
 import { receiveTask } from './thread-task.ts';
 import type { SealTask, ThreadReport } from './threads.ts';
 
@@ -37,7 +37,7 @@ try {
   sealed.end();
   say({});
 } catch (error) {
-  if (!(error instanceof RingFailed)) say({ failure: failureOf(error) });
+  say(endedBy(error));
   sealed.fail();
 }
 

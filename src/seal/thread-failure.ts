@@ -1,8 +1,13 @@
 import { HpcsError, messageOf } from '../errors.ts';
+import { RingFailed } from './ring.ts';
 import type { ThreadFailure } from './threads.ts';
 
-/** An error in the form in which it can be told to another thread. */
-export function failureOf(error: unknown): ThreadFailure {
+/** What a thread says at last that an error ended. Of a ring that failed, whoever made it fail tells why. */
+export function endedBy(error: unknown): { failure: ThreadFailure } | { ringFailed: true } {
+  return error instanceof RingFailed ? { ringFailed: true } : { failure: failureOf(error) };
+}
+
+function failureOf(error: unknown): ThreadFailure {
   if (error instanceof HpcsError)
     return { kind: error.kind, code: error.code, message: error.message, suggestion: error.suggestion };
   return { kind: 'bug', code: 'bug', message: messageOf(error), suggestion: undefined };

@@ -7,7 +7,7 @@ import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
 import type { BlockMemory, Bytes } from './bytes.ts';
-import { blockSize } from './bytes.ts';
+import { blockSize, unfinished } from './bytes.ts';
 import type { Compression } from './compress.ts';
 import { makeCompressorMemory, type CompressorMemory } from './compressor.ts';
 import type { Summarised, Summary } from './digest.ts';
@@ -48,7 +48,11 @@ export interface DigestTask {
  * compress; each at its end how it ended.
  */
 export type ThreadReport =
-  { summary?: Summary } | { failure: ThreadFailure } | { compressing: true } | { begun: NewKey | undefined };
+  | { summary?: Summary }
+  | { failure: ThreadFailure }
+  | { ringFailed: true }
+  | { compressing: true }
+  | { begun: NewKey | undefined };
 
 /** A key pair on its way from thread to thread, inside this process. */
 export type NewKey = Omit<ArtefactKey, 'secretKey'> & { secretKey: string };
@@ -62,7 +66,7 @@ export interface ThreadFailure {
 }
 
 /** Blocks of sealed bytes in the air: what lies between encryption and the site's answer that it has them. */
-const sealedSlots = { first: 32, most: 64 };
+const sealedSlots = { first: 24, most: 48 };
 /** A block, its OpenPGP or age framing included. */
 const sealedSlotSize = blockSize + 4096;
 const plainSlots = 8;
@@ -319,7 +323,7 @@ function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
     else {
       over = true;
       if ('failure' in report) told.fail(revive(report.failure));
-      else told.report(report);
+      else if (!('ringFailed' in report)) told.report(report);
     }
   });
   thread.on('error', (error: unknown) => told.fail(died(name, messageOf(error), error)));
@@ -328,10 +332,6 @@ function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
   });
   thread.postMessage(data);
   return thread;
-}
-
-function unfinished(): HpcsError {
-  return new HpcsError('local', 'stream-unfinished', 'the stream was not read to its end');
 }
 
 function revive({ kind, code, message, suggestion }: ThreadFailure): HpcsError {

@@ -2,6 +2,7 @@ import { armor as ageArmor, Decrypter } from 'age-encryption';
 import { decryptKey, readPrivateKey, type PrivateKey } from 'openpgp';
 import { HpcsError } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { notSecretKey } from './faults.ts';
 import { ageMagic } from './stream.ts';
 
 /**
@@ -36,7 +37,7 @@ async function unlockOpenpgp(
   try {
     privateKey = await readPrivateKey(content as { armoredKey: string });
   } catch (error) {
-    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid OpenPGP secret key', { cause: error });
+    throw notSecretKey(error);
   }
   if (privateKey.isDecrypted()) return new Secret(privateKey.armor());
   using words = await passphrase();
@@ -62,7 +63,10 @@ function armored(text: string): Uint8Array {
   try {
     return ageArmor.decode(text);
   } catch (error) {
-    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid age identity file', { cause: error });
+    throw new HpcsError('usage', 'key-invalid', 'the key is not a valid age identity file', {
+      cause: error,
+      suggestion: 'give all of the file, to the line -----END AGE ENCRYPTED FILE-----',
+    });
   }
 }
 

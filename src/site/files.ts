@@ -32,7 +32,10 @@ export async function collect(stream: AsyncIterable<Uint8Array>, maxBytes = 64 *
   let size = 0;
   for await (const part of stream) {
     size += part.length;
-    if (size > maxBytes) throw new HpcsError('site', 'answer-too-long', `the site answered with more than ${maxBytes} bytes`);
+    if (size > maxBytes)
+      throw new HpcsError('site', 'answer-too-long', `the site answered with more than ${maxBytes} bytes`, {
+        suggestion: 'that is not what was asked for: try again, and tell the site if it stays so',
+      });
     parts.push(part);
   }
   return Buffer.concat(parts);
@@ -142,23 +145,17 @@ async function digest(transport: Transport, program: string, path: string, optio
 }
 
 /**
- * Makes a directory in which files can be made, with its parents; one that is there already stays as it is.
+ * Makes a directory in which files can be made, with its parents, with mode 0700; one that is there already stays as it is.
  *
- * @param options.mode of directories that are made, 0700 by default
  * @throws HpcsError `site`
  */
-export async function makeDirectory(
-  transport: Transport,
-  path: string,
-  options: FileOptions & { mode?: number } = {},
-): Promise<void> {
-  const mask = (0o777 & ~(options.mode ?? 0o700)).toString(8).padStart(4, '0');
+export async function makeDirectory(transport: Transport, path: string, options: FileOptions = {}): Promise<void> {
   await runFixed(
     transport,
     'make the directory',
     path,
-    { path: plain(path), mask },
-    `umask "$mask"\nmkdir -p -- "$path" || exit\n[ -w "$path" ] && [ -x "$path" ] && exit\necho 'Permission denied' >&2\nexit 1`,
+    { path: plain(path) },
+    `umask 077\nmkdir -p -- "$path" || exit\n[ -w "$path" ] && [ -x "$path" ] && exit\necho 'Permission denied' >&2\nexit 1`,
     options,
   );
 }
@@ -241,5 +238,6 @@ export function fileError(what: string, path: string, stderr: string, code: numb
     'site',
     'site-command-failed',
     `cannot ${what} ${path} on the site: ${last || `exit code ${code ?? 'none'}`}`,
+    { suggestion: 'look at that path on the site; if nothing is wrong with it, try again, and tell the site if it stays so' },
   );
 }

@@ -229,6 +229,13 @@ export function translateStderr(text: string, settings: SshSettings): HpcsError 
       cause,
     );
   }
+  const stranger = /^No user exists for uid \d+/m.exec(text)?.[0];
+  if (stranger !== undefined) {
+    return new HpcsError('local', 'ssh-no-account', `ssh wants an account for whoever runs it: ${stranger}`, {
+      cause,
+      suggestion: 'run as a user with an account, or set transport = ssh2 in section [supercomputer]',
+    });
+  }
   if (/timed out/i.test(text)) return connectTimeout(place, settings.timeout, cause);
   if (/Unable to negotiate|no matching|kex_exchange_identification|Bad packet length|banner exchange/.test(text))
     return handshakeFailed(place, lastLine(lines), cause);

@@ -21,10 +21,11 @@ interface Held {
 }
 
 /**
- * Unacknowledged bytes that are held at most: eight channels' windows of 2 MiB on their way, and as much again being gathered. Over a long
- * way a segment begins to go long before its answer can come; so once more as much.
+ * Unacknowledged bytes that are held at most: on the shortest way, a large segment on its way on each of two channels, and one more that is
+ * being gathered. Over a long way a segment begins to go long before its answer can come: there it is eight channels' windows of 2 MiB, and
+ * twice as much.
  */
-const window = { first: 32 * 1024 * 1024, wide: 48 * 1024 * 1024 };
+const window = { first: 24 * 1024 * 1024, wide: 48 * 1024 * 1024 };
 
 /**
  * What is to be sent: the content cut into segments, each of which is held until the site has it, so that it can be sent once more
@@ -94,7 +95,9 @@ export class Outbox {
     const found = this.#held.find((held) => held.segment.offset === offset);
     if (found === undefined || found.acknowledged || found.carrier !== carrier) return;
     if (found.segment.size !== size) {
-      throw new HpcsError('integrity', 'upload-incomplete', `the site took ${size} of ${found.segment.size} bytes at ${offset}`);
+      throw new HpcsError('integrity', 'upload-incomplete', `the site took ${size} of ${found.segment.size} bytes at ${offset}`, {
+        suggestion: 'check the quota and the file system on the site, then run the command again',
+      });
     }
     found.acknowledged = true;
     while (this.#held[0]?.acknowledged === true) {

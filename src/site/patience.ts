@@ -1,16 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.ts';
+import { pause } from '../pause.ts';
 import { isCut } from './ssh-errors.ts';
 
 /** Milliseconds between two tries: twice as long each time. */
 const waits = { first: 250, longest: 10_000 };
-
-/** Waits; `signal` ends that with an error, `early` without. */
-export async function pause(milliseconds: number, signal: AbortSignal | undefined, early?: AbortSignal): Promise<void> {
-  const signals = [signal, early].filter((one) => one !== undefined);
-  await sleep(milliseconds, undefined, { signal: AbortSignal.any(signals) }).catch(() => undefined);
-  signal?.throwIfAborted();
-}
 
 /** How long a lost connection is tried again. */
 export interface PatienceOptions {

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Readable, Writable } from 'node:stream';
 import { HpcsError } from '../errors.ts';
+import { nulCharacter } from '../shell.ts';
 import { noRemoteShell } from './ssh-errors.ts';
 import type { ExecOptions, RemoteExit, RemoteProcess } from './transport.ts';
 
@@ -28,6 +29,8 @@ export interface Channel {
   close(): void;
   /** Has no more than so many bytes of `stdin` under way at once from now on. */
   narrow?(bytes: number): void;
+  /** Nothing where the connection, which other channels share, takes more now; otherwise what resolves when that may be so. */
+  room?(): Promise<void> | undefined;
 }
 
 /** What {@link FramedProcess} needs of its transport. */
@@ -160,6 +163,8 @@ export class FramedProcess implements RemoteProcess {
     try {
       for (;;) {
         const item = await end.or(Promise.resolve(input.next()));
+        // Whoever waited with it looks again: another channel may have been first.
+        for (let room = channel.room?.(); room !== undefined && !end.hasCome; room = channel.room?.()) await end.or(room);
         if (item === undefined || item.done || this.#failure !== undefined || stdin.destroyed || stdin.writableEnded) break;
         if (!stdin.write(item.value)) await end.or(new Promise<void>((resolve) => stdin.once('drain', resolve)));
       }
@@ -222,6 +227,10 @@ export class FramedProcess implements RemoteProcess {
 class End {
   #come = false;
   #wake: () => void = () => undefined;
+
+  get hasCome(): boolean {
+    return this.#come;
+  }
 
   come(): void {
     this.#come = true;
@@ -306,7 +315,7 @@ kill -KILL "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
 export function encodeLine(script: string): string {
   let line = '';
   for (const byte of Buffer.from(script, 'utf8')) {
-    if (byte === 0) throw new HpcsError('usage', 'nul-character', 'a value holds a NUL character, which no shell can pass on');
+    if (byte === 0) throw nulCharacter();
     if (byte === 0x5c) line += '\\\\';
     else if (byte >= 0x20 && byte < 0x7f) line += String.fromCharCode(byte);
     else line += `\\0${byte.toString(8).padStart(3, '0')}`;

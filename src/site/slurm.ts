@@ -1,7 +1,7 @@
 import { HpcsError } from '../errors.ts';
+import { pause } from '../pause.ts';
 import { assignments } from '../shell.ts';
 import { run } from './files.ts';
-import { pause } from './patience.ts';
 import { isCut } from './ssh-errors.ts';
 import type { Transport } from './transport.ts';
 
@@ -86,7 +86,19 @@ async function runSlurm(
       suggestion: "try again later, and see the site's status page",
     });
   }
+  if (isCutShort(answer.code)) throw cutShort('a command of Slurm');
   return answer;
+}
+
+function cutShort(what: string): HpcsError {
+  return new HpcsError('site', 'slurm-cut-short', `${what} was ended on the site before it had answered`, {
+    suggestion: 'look what it has done all the same, and ask the site why processes are ended on its login node',
+  });
+}
+
+// What a signal ended may have reached the scheduler. A shell makes 128 and its number of the signal, of which there are 64.
+function isCutShort(code: number | null): boolean {
+  return code === null || (code > 128 && code <= 128 + 64);
 }
 
 /** Slurm's own words, without the names of its programs. */
@@ -102,7 +114,7 @@ function said(stderr: string): string {
  *
  * @param options.hold let it wait until it is released with {@link release}
  * @returns the job id, without the cluster's name
- * @throws HpcsError `job` with sbatch's own words when it refuses, `site` when the connection breaks
+ * @throws HpcsError `job` with sbatch's own words when it refuses, `site` when the connection breaks or sbatch is ended
  */
 export async function submit(
   transport: Transport,
@@ -167,13 +179,22 @@ export async function jobState(
 ): Promise<JobState | undefined> {
   const script = `${assignments({ id: checkId(id) })}SLURM_TIME_FORMAT=%s
 export SLURM_TIME_FORMAT
-if answer=$(scontrol -o show job "$id" 2>&1); then printf 'scontrol\\n%s\\n' "$answer"; exit 0; fi
-case $answer in *'nvalid job id'*) ;; *) printf '%s\\n' "$answer" >&2; exit 1 ;; esac
+answer=$(scontrol -o show job "$id" 2>&1) && { printf 'scontrol\\n%s\\n' "$answer"; exit 0; }
+code=$?
+[ "$code" -gt 128 ] || code=1
+case $answer in *'nvalid job id'*) ;; *) printf '%s\\n' "$answer" >&2; exit "$code" ;; esac
 command -v sacct >/dev/null 2>&1 || exit 0
-answer=$(sacct -P -n -X -j "$id" -o State,ExitCode,Start,NodeList,Reason 2>/dev/null) || exit 0
+answer=$(sacct -P -n -X -j "$id" -o State,ExitCode,Start,NodeList,Reason 2>/dev/null) || {
+  code=$?
+  [ "$code" -gt 128 ] || exit 0
+  exit "$code"
+}
 printf 'sacct\\n%s\\n' "$answer"`;
   const { code, stdout, stderr } = await runSlurm(transport, script, options);
-  if (code !== 0) throw new HpcsError('job', 'slurm-failed', `the scheduler tells nothing about job ${id}: ${said(stderr)}`);
+  if (code !== 0)
+    throw new HpcsError('job', 'slurm-failed', `the scheduler tells nothing about job ${id}: ${said(stderr)}`, {
+      suggestion: `try again later; scontrol show job ${id} on the site shows whether it answers`,
+    });
   const [source, ...lines] = stdout.trim().split('\n');
   const [line] = source === 'scontrol' ? lines.filter((text) => text.startsWith('JobId=')) : lines;
   if (line === undefined) return undefined;
@@ -345,7 +366,10 @@ function vanished(id: string, last: JobState | undefined): HpcsError {
 
 /** Whether a trouble ends by itself more often than not. */
 export function isPassing(error: unknown): boolean {
-  return isCut(error) || (error instanceof HpcsError && ['session-refused', 'slurm-unreachable'].includes(error.code));
+  return (
+    isCut(error) ||
+    (error instanceof HpcsError && ['session-refused', 'slurm-unreachable', 'slurm-cut-short'].includes(error.code))
+  );
 }
 
 /** Options of {@link followLog}. */
@@ -406,6 +430,7 @@ async function* tail(
   await using process = transport.exec(script, { signal });
   yield* process.stdout;
   const { code, stderr } = await process.finished;
+  if (isCutShort(code)) throw cutShort('reading a log');
   if (code !== 0) {
     throw new HpcsError('site', 'log-unreadable', `the log ${path} cannot be read on the site: ${stderr.trim().slice(0, 300)}`, {
       suggestion: 'the job goes on; look at its log on the site',

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
 import { accountHome, expandHome } from '../home.ts';
-import { isOthers } from '../owner.ts';
+import { isOthers } from '../file-owner.ts';
 
 /** How the site is reached: the configuration's keys with the defaults of this machine. */
 export interface SshSettings {

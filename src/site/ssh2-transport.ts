@@ -31,6 +31,7 @@ import {
   sessionRefused,
   unreachable,
 } from './ssh-errors.ts';
+import { SendQueue } from './send-queue.ts';
 import { narrowWindow } from './send-window.ts';
 import type { SshSettings } from './ssh-settings.ts';
 import type { Transport } from './transport.ts';
@@ -79,8 +80,9 @@ async function openLink(settings: SshSettings, signal: AbortSignal | undefined):
   for (;;) {
     const seen: HostKeySeen = {};
     try {
-      const client = await openClient(settings, credentials, types, known, seen, signal);
-      return new Ssh2Link(client, settings);
+      const socket = new Socket();
+      const client = await openClient(settings, socket, credentials, types, known, seen, signal);
+      return new Ssh2Link(client, new SendQueue(socket), settings);
     } catch (error) {
       signal?.throwIfAborted();
       if (seen.refusal === undefined) throw mismatch ?? translate(error, settings, credentials);
@@ -100,6 +102,7 @@ interface HostKeySeen {
 
 async function openClient(
   settings: SshSettings,
+  socket: Socket,
   credentials: Credentials,
   types: readonly string[],
   known: readonly KnownHostEntry[],
@@ -107,7 +110,6 @@ async function openClient(
   signal: AbortSignal | undefined,
 ): Promise<Client> {
   const ssh = new NodeSSH();
-  const socket = new Socket();
   const config = {
     sock: socket,
     host: settings.host,
@@ -285,12 +287,14 @@ function translate(error: unknown, settings: SshSettings, credentials: Credentia
 /** A connection of the ssh2 package. */
 class Ssh2Link implements Link {
   readonly #client: Client;
+  readonly #queue: SendQueue;
   readonly #settings: SshSettings;
   readonly #closed = Promise.withResolvers<void>();
   #lost: HpcsError | undefined;
 
-  constructor(client: Client, settings: SshSettings) {
+  constructor(client: Client, queue: SendQueue, settings: SshSettings) {
     this.#client = client;
+    this.#queue = queue;
     this.#settings = settings;
     client.on('error', (error) => {
       this.#lost ??= connectionLost(settings.host, reasonOf(error), error);
@@ -338,6 +342,7 @@ class Ssh2Link implements Link {
         channel.resume();
       },
       narrow: (bytes) => narrowWindow(this.#client, channel, bytes),
+      room: () => this.#queue.room(),
     };
   }
 

@@ -3,7 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { createHash, KeyObject, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, chmod, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import ssh2 from 'ssh2';
@@ -178,6 +178,46 @@ address = 127.0.0.1\nusername = alice\nport = ${port}\nidentity-file = ${sshd.fi
     for (const name of made) await rm(`${home}/${name}`);
     await failed;
     assert.deepEqual(await parts('gone'), []);
+  });
+
+  it('take little for all channels together while nothing gets through, and everything afterwards', async () => {
+    const way = await forward(sshd.port);
+    try {
+      await writeFile(sshd.file('known_hosts'), await sshd.knownHost('ed25519', `[127.0.0.1]:${way.port}`));
+      await using transport = await connect(site('ssh2', way.port));
+      let taken = 0;
+      const piece = randomBytes(64 * 1024);
+      async function* input(): AsyncGenerator<Buffer, void, undefined> {
+        await gate.promise;
+        for (let count = 0; count < 64; count++, taken += piece.length) yield piece;
+      }
+      const gate = Promise.withResolvers<void>();
+      const counts = Array.from({ length: 8 }, async () => {
+        const process = transport.exec('echo started; wc -c', { input: input() });
+        const lines: string[] = [];
+        for await (const text of process.stdout) {
+          lines.push(...String(text).trim().split('\n'));
+          started += lines.length === 1 ? 1 : 0;
+        }
+        return lines;
+      });
+      let started = 0;
+      await until(() => Promise.resolve(started === counts.length));
+      way.stall();
+      gate.resolve();
+      let before = -1;
+      await until(async () => {
+        await sleep(300);
+        return before === (before = taken);
+      });
+      const stalled = taken;
+      way.flow();
+      for (const lines of await Promise.all(counts)) assert.deepEqual(lines, ['started', String(4 * mib)]);
+      // The windows of the eight channels let 16 MiB through; what the system takes is not ours.
+      assert.ok(stalled > 0 && stalled < 10 * mib, `${stalled} bytes`);
+    } finally {
+      way.cut();
+    }
   });
 
   it('make do with the channels that the site allows', async () => {
@@ -433,7 +473,7 @@ class CountingTransport implements Transport {
 
 /** A way to a port that takes so many milliseconds there, and as many back. */
 async function longWay(target: number, delay = 15): Promise<AsyncDisposable & { port: number }> {
-  const program = fileURLToPath(new URL('../bench/delay-proxy.ts', import.meta.url));
+  const program = fileURLToPath(new URL('../support/delay-proxy.ts', import.meta.url));
   const proxy = spawn(process.execPath, [program, String(target), String(delay)], { stdio: ['ignore', 'pipe', 'inherit'] });
   const [line] = (await once(proxy.stdout, 'data')) as [Buffer];
   return {
@@ -445,11 +485,13 @@ async function longWay(target: number, delay = 15): Promise<AsyncDisposable & { 
   };
 }
 
-/** A way to a port that can be cut for good. */
-async function forward(target: number): Promise<{ port: number; cut: () => void }> {
+/** A way to a port that can be cut for good, or let nothing through to it for a while. */
+async function forward(target: number): Promise<{ port: number; cut: () => void; stall: () => void; flow: () => void }> {
   const { connect: open } = await import('node:net');
   const sockets = new Set<{ destroy: () => void }>();
+  const clients = new Set<Socket>();
   const server: Server = createServer((client) => {
+    clients.add(client);
     const upstream = open({ host: '127.0.0.1', port: target });
     for (const socket of [client, upstream]) {
       sockets.add(socket);
@@ -470,6 +512,12 @@ async function forward(target: number): Promise<{ port: number; cut: () => void 
     cut: () => {
       server.close();
       for (const socket of sockets) socket.destroy();
+    },
+    stall: () => {
+      for (const client of clients) client.pause();
+    },
+    flow: () => {
+      for (const client of clients) client.resume();
     },
   };
 }

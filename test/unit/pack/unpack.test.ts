@@ -177,8 +177,14 @@ describe('unpack', () => {
       { name: 'a', content: 'x' },
       { name: 'b', content: 'y' },
     ]);
-    const stop = (name: string): void => void (name === 'b' && abort.abort(reason));
-    await assert.rejects(unpack(inPieces(archive), target, { signal: abort.signal, onEntry: stop }), reason);
+    // The first entry is there, the second one comes.
+    const stopped = async function* (): AsyncGenerator<Uint8Array> {
+      yield archive.subarray(0, 1024);
+      abort.abort(reason);
+      yield archive.subarray(1024, 2048);
+      assert.fail('it reads on');
+    };
+    await assert.rejects(unpack(stopped(), target, { signal: abort.signal }), reason);
     assert.deepEqual(await readdir(target), []);
   });
 

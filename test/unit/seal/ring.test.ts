@@ -15,17 +15,20 @@ const peer = async (task: RingPeer): Promise<{ sha256: string; size: number }> =
 const block = (count: number): Buffer => Buffer.from(String(count).padStart(4, '0'));
 
 describe('a ring', () => {
-  for (const [how, most] of [
-    ['', 8],
-    [', and is widened meanwhile', 32],
+  for (const [how, slots, most, turn] of [
+    ['', 8, 8],
+    [', and is widened meanwhile', 8, 32],
+    [', with counts that often begin anew', 12, 12, 24],
+    [', with counts that often begin anew, and is widened meanwhile', 12, 48, 96],
   ] as const) {
     // prettier-ignore
     it(`loses and alters nothing in ten thousand rounds of random sizes and stalls, whoever is slow${how}`, async function () {
       this.timeout(120_000);
-      const ring = makeRing(8, 512, 2, most);
+      const whole = makeRing(slots, 512, 2, most);
+      const ring = turn === undefined ? whole : { ...whole, turn };
       const seed = Math.floor(Math.random() * 2 ** 32);
       const common = { ring, slotSize: 512, rounds: 10_000, consumer: 0 };
-      const widening = most > 8 ? { widenAfter: seed % 5000 } : {};
+      const widening = most > slots ? { widenAfter: seed % 5000 } : {};
       const [made, first, second] = await Promise.all([
         peer({ ...common, role: 'produce', seed }),
         peer({ ...common, ...widening, role: 'consume', seed: seed + 1 }),
@@ -144,8 +147,22 @@ describe('a ring', () => {
     assert.ok(process.memoryUsage.rss() - before < size / 4);
   });
 
-  it('has a power of two of blocks', () => {
-    assert.throws(() => makeRing(3, 4, 1), RangeError);
+  it('is widened by doubling only', () => {
     assert.throws(() => makeRing(4, 4, 1, 12), RangeError);
+    assert.throws(() => makeRing(4, 4, 1, 2), RangeError);
+  });
+
+  it('counts to a number at which no block jumps in it', () => {
+    for (const [slots, most] of [
+      [2, 2],
+      [24, 48],
+      [3, 12],
+      [64, 64],
+    ] as const) {
+      // prettier-ignore
+      const { turn } = makeRing(slots, 4, 1, most);
+      assert.equal(turn % most, 0);
+      assert.ok(turn > 2 ** 31 - 1 - most && turn < 2 ** 31);
+    }
   });
 });

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { HpcsError } from '../../../src/errors.ts';
@@ -283,6 +283,19 @@ describe('sealing on threads', () => {
       // A thread that has ended has no id any more.
       assert.ok(threads.every((thread) => thread.threadId === -1));
     }
+  });
+
+  it('tells why it failed though a thread that stops for that is heard of first', async () => {
+    using started = startedThreads();
+    const failing = Sealing.start(inPieces(Buffer.from('x')), { format: 'age', recipients: ['age1no'] });
+    await setImmediate();
+    const [sealer, digester] = started.threads;
+    assert.ok(sealer !== undefined && digester !== undefined);
+    const gone = once(digester, 'exit');
+    for (const event of ['message', 'exit'] as const)
+      for (const listener of sealer.listeners(event) as ((told: unknown) => void)[])
+        sealer.on(event, (told: unknown) => void gone.then(() => listener(told))).off(event, listener);
+    await assert.rejects(failing, failsWith('usage', 'recipient-invalid'));
   });
 
   it('refuses what is no recipient before it starts', async () => {

@@ -1,14 +1,21 @@
 import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import {
   isFinal,
+  jobState,
   parseJobId,
   parseSacct,
   parseScontrol,
   parseTimeLimit,
   secondsOf,
   stageOf,
+  waitForEnd,
   willNotStart,
 } from '../../../src/site/slurm.ts';
+import type { Transport } from '../../../src/site/transport.ts';
+import { LocalTransport } from '../../support/local-transport.ts';
 
 // As Slurm 26.05.5 prints it for a job with a hostile name and comment.
 const ended =
@@ -62,6 +69,38 @@ describe('Slurm', () => {
     const waits = parseSacct('PENDING|0:0|Unknown|None assigned|');
     assert.deepEqual([waits.state, waits.nodes, waits.reason, waits.startTime], ['PENDING', '', 'None', undefined]);
   });
+
+  it('is asked again for the end of a job where the site ended the question', async () => {
+    const answers = [
+      { code: null, said: '' },
+      { code: 137, said: '' },
+      { code: 0, said: `scontrol\n${ended}\n` },
+    ];
+    const exec = () => {
+      const { code, said } = answers.shift() ?? assert.fail('asked once more');
+      return { stdout: [Buffer.from(said)], finished: Promise.resolve({ code, stderr: '' }) };
+    };
+    const { state } = await waitForEnd({ exec } as unknown as Transport, '1', { interval: { first: 1, longest: 1 } });
+    assert.equal(state, 'FAILED');
+  });
+
+  for (const killed of ['scontrol', 'sacct']) {
+    it(`does not take ${killed}, ended by a signal, for an answer`, async () => {
+      const directory = await mkdtemp(join(tmpdir(), 'hpcs-slurm-'));
+      const path = process.env['PATH'];
+      process.env['PATH'] = `${directory}:${path}`;
+      try {
+        for (const name of ['sbatch', 'scontrol', 'sacct']) {
+          const said = name === 'scontrol' ? 'echo Invalid job id specified >&2; exit 1' : '';
+          await writeFile(join(directory, name), `#!/bin/sh\n${name === killed ? 'kill -9 $$' : said}\n`, { mode: 0o755 });
+        }
+        await assert.rejects(jobState(new LocalTransport(), '7'), { code: 'slurm-cut-short' });
+      } finally {
+        process.env['PATH'] = path;
+        await rm(directory, { recursive: true });
+      }
+    });
+  }
 
   it('knows for what a job waits in vain', () => {
     for (const reason of [

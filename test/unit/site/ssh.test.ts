@@ -128,6 +128,7 @@ describe("ssh's messages", () => {
     ['ssh-handshake-failed', 'kex_exchange_identification: Connection closed by remote host'],
     ['ssh-option-invalid', 'command-line: line 0: Bad configuration option: nosuch'],
     ['ssh-too-old', 'command-line: line 0: Bad configuration option: knownhostscommand'],
+    ['ssh-no-account', 'No user exists for uid 4242\r'],
     ['ssh-unreachable', 'something new'],
     ['ssh-unreachable', ''],
   ];

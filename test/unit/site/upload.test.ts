@@ -3,13 +3,13 @@ import { randomBytes } from 'node:crypto';
 import { link, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isPassing } from '../../../src/site/slurm.ts';
 import { connectionLost, handshakeFailed, hostNotFound, isCut, unreachable } from '../../../src/site/ssh-errors.ts';
+import type { ExecOptions, RemoteProcess } from '../../../src/site/transport.ts';
 import { startUpload, uploadFile } from '../../../src/site/upload.ts';
-import { FailingTransport } from '../../support/failing-transport.ts';
+import { FailingTransport, isRename } from '../../support/failing-transport.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
-
-const isRename = (script: string): boolean => script.includes('sync -- "${path%/*}/"');
 
 describe('uploads over a way that fails', () => {
   let directory: string;
@@ -59,6 +59,53 @@ describe('uploads over a way that fails', () => {
     }
   }
 
+  it('fail with the reason of the channel that made the file, though another one misses the file first', async () => {
+    const path = process.env['PATH'];
+    const said = 'dd: error writing: No space left on device';
+    await writeFile(join(directory, 'dd'), `#!/bin/sh\necho '${said}' >&2\nexit 1\n`, { mode: 0o755 });
+    process.env['PATH'] = `${directory}:${path}`;
+    const missed: string[] = [];
+    // The first one is heard late, and the others come late.
+    class Crossing extends LocalTransport {
+      #count = 0;
+      override exec(script: string, options: ExecOptions = {}): RemoteProcess {
+        if (this.#count++ === 0) {
+          const first = super.exec(script, options);
+          return { ...first, finished: first.finished.then((exit) => sleep(600, exit)) };
+        }
+        const late = sleep(300).then(() => super.exec(script, options));
+        return {
+          stdout: (async function* () {
+            yield* (await late).stdout;
+            missed.push((await (await late).finished).stderr);
+          })(),
+          finished: late.then(({ finished }) => finished),
+          [Symbol.asyncDispose]: async () => (await late)[Symbol.asyncDispose](),
+        };
+      }
+    }
+    try {
+      const content = Array.from({ length: 20 }, () => Buffer.alloc(1024 * 1024));
+      await assert.rejects(uploadFile(new Crossing(), content, join(directory, 'file')), { code: 'site-disk-full' });
+    } finally {
+      process.env['PATH'] = path;
+    }
+    assert.match(missed.join('\n'), /no such file/i);
+    assert.deepEqual(await readdir(directory), ['dd']);
+  });
+
+  it('say what to look for where the site runs nothing of what it is given', async () => {
+    class Deaf extends LocalTransport {
+      override exec(_script: string, options: ExecOptions = {}): RemoteProcess {
+        return super.exec('exit 0', options);
+      }
+    }
+    await assert.rejects(uploadFile(new Deaf(), [Buffer.from('x')], join(directory, 'file')), {
+      code: 'upload-unanswered',
+      suggestion: /ssh HOST echo/,
+    });
+  });
+
   it('are published once when the answer was lost in the middle of it', async () => {
     const path = join(directory, 'file');
     await using upload = await startUpload(new LocalTransport(), path, [Buffer.from('new')]);
@@ -83,6 +130,25 @@ describe('uploads over a way that fails', () => {
     await assert.rejects(uploadFile(new LocalTransport(), [Buffer.from('x')], path), { code: 'site-exists' });
     assert.deepEqual(await readdir(directory), ['file']);
     assert.equal(await readFile(path, 'utf8'), 'of others');
+  });
+
+  it('that may be left are named, but never what was there under the name that they were to have', async () => {
+    const path = join(directory, 'file.tgz');
+    await writeFile(path, 'of others');
+    const renames: string[] = [];
+    const warnings: string[] = [];
+    const transport = new FailingTransport((script) => {
+      if (isRename(script)) renames.push(script);
+      // Gone for good when it is to stand beside the other one.
+      return renames.length > 1 ? { error: connectionLost('h', undefined) } : undefined;
+    });
+    const publish = async (): Promise<string> => {
+      await using upload = await startUpload(transport, path, [Buffer.from('x')], { warn: (line) => void warnings.push(line) });
+      return await upload.publishBeside('one');
+    };
+    await assert.rejects(publish(), { code: 'connection-lost' });
+    assert.equal(warnings.length, 1);
+    assert.match(warnings[0] ?? '', /^the unpublished file \S+\.part or \S+file-one\.tgz may remain on the site/);
   });
 
   it('of one name at once stand beside each other, and a third of the same suffix is refused', async () => {
