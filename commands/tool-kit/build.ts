@@ -1,6 +1,6 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../src/base-command.ts';
-import { buildToolKit, toolKitPrograms } from '../../src/tool-kit.ts';
+import { buildToolKit, toolKitPrograms } from '../../src/tool-kit-build.ts';
 
 /** Makes the archive that jobs run from. */
 export default class ToolKitBuild extends BaseCommand {

@@ -11,9 +11,9 @@ import { readTrustBundle } from './trust-bundle.ts';
 import { fetchJwtSvids } from './workload-api.ts';
 
 /** Shows the HPCS server a token of its audience, which agents give. */
-function tokenProver(jwt: () => Promise<Secret>): Prover {
-  return async () => {
-    using token = await jwt();
+function tokenProver(jwt: (signal: AbortSignal | undefined) => Promise<Secret>): Prover {
+  return async ({ signal }) => {
+    using token = await jwt(signal);
     return { authorization: new Secret(`Bearer ${token.reveal()}`) };
   };
 }
@@ -80,9 +80,9 @@ export async function register(
   };
 }
 
-// Without the caller's signal: what is taken back after an interruption takes a proof, too.
+// Not with the identity's own signal: what is taken back after an interruption takes a proof, too.
 function proverOf(socket: string, spiffeId: string, config: Config): ClientIdentity['prove'] {
-  return tokenProver(() => oneToken(socket, spiffeId, config['hpcs-server'].audience));
+  return tokenProver((signal) => oneToken(socket, spiffeId, config['hpcs-server'].audience, signal));
 }
 
 async function oneToken(socket: string, spiffeId: string, audience: string, signal?: AbortSignal): Promise<Secret> {

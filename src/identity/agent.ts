@@ -86,7 +86,7 @@ export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
   const tokenFile = join(directory, 'token');
   const bundleFile = join(directory, 'bundle.pem');
   await writeFile(tokenFile, options.joinToken.bytes(), { mode: 0o600 });
-  if (trustBundle !== undefined) await writeFile(bundleFile, trustBundle, { mode: 0o600 });
+  await writeFile(bundleFile, trustBundle, { mode: 0o600 });
   const configuration = join(directory, 'agent.conf');
   await writeFile(
     configuration,
@@ -102,7 +102,7 @@ export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
         join_token_file: tokenFile,
         // Our entry is new, and the server's cache learns of it a moment after the agent first asks: ask again soon.
         experimental: { sync_interval: '1s' },
-        ...(trustBundle === undefined ? { insecure_bootstrap: true } : { trust_bundle_path: bundleFile }),
+        trust_bundle_path: bundleFile,
       },
       plugins: {
         KeyManager: { memory: { plugin_data: {} } },

@@ -37,8 +37,11 @@ export function ciSource(env: NodeJS.ProcessEnv): CiSource | undefined {
 /** A CI job's session, which may be had again while the job's tokens are. */
 export interface CiSession {
   session: Session;
-  renew: () => Promise<Session>;
+  renew: Renewal;
 }
+
+/** Logs in again; given the signal of the call that needs it. */
+type Renewal = (signal: AbortSignal | undefined) => Promise<Session>;
 
 /**
  * Logs a CI job in with its token. GitHub gives one for this key alone, as often as it is asked. A token that the job was given is
@@ -53,23 +56,23 @@ export async function ciLogin(
 ): Promise<CiSession> {
   const { config, signal } = options;
   const { url } = config['hpcs-server'];
-  const renewed = async (token: Secret, key: JWK): Promise<Session> =>
+  const renewed = async (token: Secret, key: JWK, signal: AbortSignal | undefined): Promise<Session> =>
     sessionOf(url, await server.login(token, keyProver(key), signal), key);
   if (source.kind === 'github') {
     const key = await generateProofKey();
-    const renew = async (): Promise<Session> => {
+    const renew: Renewal = async (signal) => {
       using token = await githubToken(source, server, await thumbprintOf(key), config, signal);
-      return await renewed(token, key);
+      return await renewed(token, key, signal);
     };
-    return { session: await renew(), renew };
+    return { session: await renew(signal), renew };
   }
   const token = source.kind === 'given' ? source.token : await readToken(source.file);
   const directory = await stateDirectory(config, options.env);
   await forgetEnded(directory);
   const place = join(directory, `ci-${createHash('sha256').update(token.bytes()).digest('hex').slice(0, 32)}`);
   const key = await keyOnce(`${place}.key`);
-  const renew = async (): Promise<Session> => {
-    const session = await renewed(token, key);
+  const renew: Renewal = async (signal) => {
+    const session = await renewed(token, key, signal);
     await writeDurably(`${place}.json`, JSON.stringify(session));
     return session;
   };
@@ -88,16 +91,12 @@ const renewalMargin = 60_000;
  *
  * @throws what `renew` does, where no session is left
  */
-export async function lasting(
-  current: Session | undefined,
-  renew: () => Promise<Session>,
-  signal: AbortSignal,
-): Promise<Session> {
+export async function lasting(current: Session | undefined, renew: Renewal, signal: AbortSignal | undefined): Promise<Session> {
   if (current !== undefined && !isOver(current, renewalMargin)) return current;
   try {
-    return await renew();
+    return await renew(signal);
   } catch (error) {
-    signal.throwIfAborted();
+    signal?.throwIfAborted();
     if (current === undefined || isOver(current)) throw error;
     return current;
   }
@@ -141,7 +140,7 @@ async function githubToken(
   server: HpcsServer,
   thumbprint: string,
   config: Config,
-  signal: AbortSignal,
+  signal: AbortSignal | undefined,
 ): Promise<Secret> {
   const issuers = (await server.issuers(signal)).filter(({ kind }) => kind === 'github');
   const wanted = config.identity.issuer;

@@ -90,7 +90,8 @@ async function useCi(config: Config, options: IdentityOptions, source: CiSource)
   let current = session;
   let lasts: Promise<Session> | undefined;
   const prove: Prover = async (request) => {
-    lasts ??= lasting(current, renew, signal).finally(() => (lasts = undefined));
+    // Calls that are made at the same moment are interrupted together.
+    lasts ??= lasting(current, renew, request.signal).finally(() => (lasts = undefined));
     current = await lasts;
     return keyProver(current.key)(request);
   };

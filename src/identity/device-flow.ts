@@ -13,7 +13,7 @@ import {
 } from 'openid-client';
 import { fetch as undiciFetch, type RequestInit } from 'undici';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
-import { makeDispatcher } from '../http.ts';
+import { isUntrusted, makeDispatcher } from '../http.ts';
 import { Secret } from '../secret.ts';
 
 /** How a person is to get a token of an issuer. */
@@ -31,8 +31,6 @@ export interface DeviceFlowOptions {
   /** Told where the person has to go, and the code to enter there; once. */
   show: (place: { url: string; code: string; complete: string | undefined }) => void;
   signal: AbortSignal;
-  /** How to wait between two questions, in milliseconds. */
-  wait?: typeof sleep;
 }
 
 /**
@@ -62,7 +60,7 @@ export async function deviceFlow(options: DeviceFlowOptions): Promise<Secret> {
     const { verification_uri: url, user_code: code, verification_uri_complete: complete } = started;
     if (!isWeb(url) || (complete !== undefined && !isWeb(complete))) throw refused(issuer, 'it names no https page to log in at');
     show({ url, code, complete });
-    const token = await poll(config, started, options);
+    const token = await poll(config, started, signal);
     if (token === undefined) throw refused(issuer, 'it gave no ID token');
     return new Secret(token);
   } catch (error) {
@@ -79,12 +77,12 @@ const usualInterval = 5;
 async function poll(
   config: Configuration,
   started: DeviceAuthorizationResponse,
-  { signal, wait = sleep }: Pick<DeviceFlowOptions, 'signal' | 'wait'>,
+  signal: AbortSignal,
 ): Promise<string | undefined> {
   const end = Date.now() + started.expires_in * 1000;
   let interval = started.interval ?? usualInterval;
   while (Date.now() < end) {
-    await wait(Math.min(interval * 1000, Math.max(end - Date.now(), 0)), undefined, { signal });
+    await sleep(Math.min(interval * 1000, Math.max(end - Date.now(), 0)), undefined, { signal });
     try {
       return (await genericGrantRequest(config, grant, { device_code: started.device_code })).id_token;
     } catch (error) {
@@ -109,7 +107,7 @@ function translated(error: unknown, issuer: string): HpcsError {
   }
   if (isLost(error)) {
     const code = causeCode(error);
-    const untrusted = /CERT|SELF_SIGNED|ISSUER|ALTNAME|VERIFY|HOSTNAME_MISMATCH/.test(code);
+    const untrusted = isUntrusted(code);
     return new HpcsError(
       'identity',
       untrusted ? 'untrusted-server' : 'unreachable',

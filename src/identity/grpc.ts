@@ -72,26 +72,19 @@ export class GrpcClient implements Disposable {
   readonly #service: Record<string, MethodDefinition<object, object>>;
 
   /**
-   * @param to gRPC name, or a connection, which is closed with the client
+   * @param to gRPC name of a local socket, or a connection, which is closed with the client
    * @param service full name of the service, for example `spire.api.server.entry.v1.Entry`
    * @param methods the service's methods
    * @param messages all messages; their names are not on the wire, so one flat namespace does
-   * @param tls without it a name must be that of a local socket
    */
-  constructor(
-    to: string | Channel,
-    service: string,
-    methods: Record<string, MethodDescriptor>,
-    messages: Messages,
-    tls?: SpiffeTls,
-  ) {
+  constructor(to: string | Channel, service: string, methods: Record<string, MethodDescriptor>, messages: Messages) {
     // A service may be named like a message, so the messages have a package to themselves.
     const nested = { messages: { nested: messages }, ...nest(service.split('.'), { methods: qualify(methods) }) };
     const definitions = fromJSON({ nested }, { longs: Number, defaults: true, arrays: true });
     const definition: AnyDefinition | undefined = definitions[service];
     if (definition === undefined) throw new HpcsError('bug', 'bug', `no descriptor of the service ${service}`);
     this.#service = definition as unknown as Record<string, MethodDefinition<object, object>>;
-    const channelOverride = typeof to === 'string' ? openChannel(to, tls) : to;
+    const channelOverride = typeof to === 'string' ? openChannel(to) : to;
     // The channel has its own target and credentials; those here count for nothing.
     this.#client = new Client('', credentials.createInsecure(), { channelOverride });
   }

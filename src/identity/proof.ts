@@ -11,6 +11,8 @@ export interface ProvenRequest {
   url: string;
   /** The body's exact bytes, empty where there is none. */
   body: string | Uint8Array;
+  /** The request's own: whatever the proof has to wait for ends with it. */
+  signal?: AbortSignal | undefined;
 }
 
 /** Makes the headers with which a request shows who sends it. */

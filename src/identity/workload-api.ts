@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { decodeJwt } from 'jose';
 import { HpcsError } from '../errors.ts';
+import { pause } from '../pause.ts';
 import type { Messages } from '../protobuf.ts';
 import { Secret } from '../secret.ts';
 import { GrpcClient, GrpcError, grpcStatus, type MethodDescriptor } from './grpc.ts';
@@ -134,7 +134,7 @@ async function ask<Answer>(
       if (!(error instanceof GrpcError)) throw error;
       // The entry has not reached the agent yet.
       if (error.code === grpcStatus.PERMISSION_DENIED && Date.now() + patience < end) {
-        await sleep(patience, undefined, { signal: options.signal }).catch(() => options.signal?.throwIfAborted());
+        await pause(patience, options.signal);
         continue;
       }
       throw translate(error, options.socket);

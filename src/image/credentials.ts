@@ -16,9 +16,6 @@ export interface RegistryCredentials {
   readonly kind: 'password' | 'identitytoken' | 'registrytoken';
 }
 
-/** Gets one answer of a credential helper; replaced in tests of the choice. */
-export type AskHelper = (helper: string, registry: string, signal?: AbortSignal) => Promise<string | undefined>;
-
 /**
  * The registry's key in the Docker client's configuration.
  *
@@ -41,11 +38,11 @@ export function registryOf(repository: string): string {
 export async function findCredentials(
   registry: string,
   config: DockerConfig,
-  options: { ask?: AskHelper; signal?: AbortSignal | undefined } = {},
+  options: { signal?: AbortSignal | undefined } = {},
 ): Promise<RegistryCredentials | undefined> {
   const helper = config.credHelpers[registry] ?? config.credsStore;
   if (helper !== undefined && helper !== '') {
-    const answer = await (options.ask ?? askHelper)(helper, registry, options.signal);
+    const answer = await askHelper(helper, registry, options.signal);
     const found = answer === undefined ? undefined : readAnswer(helper, registry, answer);
     if (found !== undefined) return found;
   }
@@ -96,7 +93,7 @@ function readAnswer(helper: string, registry: string, answer: string): RegistryC
  * @returns undefined where it has none for this registry
  * @see docker-credential-helpers, "Development": `docker-credential-NAME get`
  */
-export function askHelper(helper: string, registry: string, signal?: AbortSignal): Promise<string | undefined> {
+function askHelper(helper: string, registry: string, signal?: AbortSignal): Promise<string | undefined> {
   if (!/^[A-Za-z0-9._-]+$/.test(helper)) throw helperError(helper, registry, 'that is not the name of a program');
   return new Promise((resolve, reject) => {
     const child = spawn(`docker-credential-${helper}`, ['get'], { stdio: ['pipe', 'pipe', 'pipe'], signal });

@@ -1,15 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
-
-const proxySchema = z.object({
-  httpProxy: z.string().optional(),
-  httpsProxy: z.string().optional(),
-  noProxy: z.string().optional(),
-});
+import { homeOf } from '../home.ts';
 
 const schema = z.object({
   auths: z
@@ -27,7 +21,6 @@ const schema = z.object({
   credsStore: z.string().optional(),
   credHelpers: z.record(z.string(), z.string()).default({}),
   currentContext: z.string().optional(),
-  proxies: z.record(z.string(), proxySchema).default({}),
 });
 
 /** What this program uses of the Docker client's own configuration. @see Docker CLI reference, "Configuration files" */
@@ -35,7 +28,7 @@ export type DockerConfig = z.output<typeof schema>;
 
 /** Where the Docker client keeps its configuration: `DOCKER_CONFIG`, else `~/.docker`. */
 function dockerConfigDirectory(env: NodeJS.ProcessEnv = process.env): string {
-  return env['DOCKER_CONFIG'] || join(env['HOME'] || homedir(), '.docker');
+  return env['DOCKER_CONFIG'] || join(homeOf(env), '.docker');
 }
 
 /**

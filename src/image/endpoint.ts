@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { HpcsError, systemCode } from '../errors.ts';
+import { homeOf } from '../home.ts';
 import { contextHost, readDockerConfig } from './docker-config.ts';
 
 /** Where a Docker engine answers. */
@@ -103,7 +103,7 @@ async function contextAddress(env: NodeJS.ProcessEnv): Promise<string | undefine
 async function tlsFiles(secure: boolean, env: NodeJS.ProcessEnv): Promise<TlsFiles | undefined> {
   const verify = Boolean(env['DOCKER_TLS_VERIFY']);
   if (!secure && !verify && !env['DOCKER_TLS']) return undefined;
-  const directory = env['DOCKER_CERT_PATH'] || join(env['HOME'] || homedir(), '.docker');
+  const directory = env['DOCKER_CERT_PATH'] || join(homeOf(env), '.docker');
   const [ca, cert, key] = await Promise.all(
     ['ca.pem', 'cert.pem', 'key.pem'].map((name) => pem(join(directory, name), Boolean(env['DOCKER_CERT_PATH']))),
   );

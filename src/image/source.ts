@@ -140,15 +140,14 @@ function disposable<T extends { secret: Disposable }>(value: T | undefined): { v
   return { value, [Symbol.dispose]: () => value?.secret[Symbol.dispose]() };
 }
 
-/** One line of what the engine reports of a pull or a build. */
+/** One line of what the engine reports of a pull. */
 export interface EngineEvent {
   readonly status?: string;
   readonly id?: string;
-  readonly stream?: string;
   readonly error?: string;
 }
 
-/** The JSON lines of a pull or a build. */
+/** The JSON lines of a pull. */
 export async function* events(stream: AsyncIterable<Uint8Array | string>): AsyncGenerator<EngineEvent> {
   for await (const line of linesOf(stream, { unended: true })) if (line.trim() !== '') yield JSON.parse(line) as EngineEvent;
 }

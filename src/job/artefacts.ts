@@ -52,6 +52,7 @@ export async function readArtefact(
       'integrity',
       'pin-mismatch',
       `${path} names an artefact with another SHA-512 than the one given behind #sha512:`,
+      { suggestion: `if the SHA-512 is right, this is not the artefact that was meant: prepare the ${kind} again` },
     );
   }
   const original = isOriginal(info);

@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.ts';
 import { HpcsError } from '../errors.ts';
 import { openIdentity } from '../identity/client-identity.ts';
+import { pause } from '../pause.ts';
 import { openServices } from '../services.ts';
 import { assignments } from '../shell.ts';
 import { readFile, run } from '../site/files.ts';
@@ -9,10 +9,7 @@ import { isPassing, jobState, stageOf, waitForEnd } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { uploadFile } from '../site/upload.ts';
 import { connectionFiles, formatAnswer, longestMessage, readRequest, type Refusal } from './connection.ts';
-import type { JobRecord, JobStore } from './store.ts';
-
-/** A submitted job, as its client knows it. */
-export type SubmittedRecord = JobRecord & { jobId: string };
+import type { JobRecord, JobStore, SubmittedRecord } from './store.ts';
 
 /** What {@link attendJob} works with. */
 export interface AttendContext {
@@ -27,7 +24,7 @@ export interface AttendContext {
 /** Times between two looks, in milliseconds: growing while nothing comes, since jobs may wait for days. */
 const looks = { first: 1000, longest: 5000 };
 /** How long to wait where keys cannot be asked for, in milliseconds. */
-const pause = 5000;
+const askAgain = 5000;
 
 /** Whether a job waits, or will, for its client to bring its keys. */
 export function isAwaited(job: JobRecord): job is SubmittedRecord {
@@ -59,7 +56,7 @@ export async function attendJob(job: JobRecord, context: AttendContext, until: P
     const text = await requestOf(transport, directory, signal);
     const running = text !== undefined && (await isRunning(job, transport, signal));
     if (text === undefined || !running) {
-      await sleep(wait, undefined, { signal: either }).catch(() => undefined);
+      await pause(wait, signal, over.signal);
       continue;
     }
     const key = readRequest(ticket, job.jobId, text);
@@ -67,7 +64,7 @@ export async function attendJob(job: JobRecord, context: AttendContext, until: P
     const content = await redeem(job, ticket, key, context, either);
     if (content === undefined) continue;
     const answer = Buffer.from(formatAnswer(ticket, job.jobId, key, content));
-    await uploadFile(transport, [answer], `${directory}/${connectionFiles.answer}`, { mode: 0o600, signal });
+    if (!(await bring(answer, `${directory}/${connectionFiles.answer}`, context))) continue;
     const met = { ...job.connection, answered: new Date().toISOString() };
     await store.update(job, (latest) => ({ ...latest, connection: met }));
     if (content instanceof Uint8Array) progress(`job ${job.jobId} was brought its keys, sealed to it`);
@@ -139,7 +136,33 @@ export async function removeConnection(
   const body = `cd -- "$directory" 2>/dev/null || exit 0\nrm -f -- "$request" "$answer" "$request".*.part ".$answer".*.part\nexec rmdir -- "$directory"`;
   const { code, stderr } = await run(transport, assignments({ directory, request, answer }) + body, options);
   if (code === 0) return;
-  throw new HpcsError('site', 'connection-left', `cannot remove ${directory} on the site: ${stderr.trim().slice(0, 300)}`);
+  throw new HpcsError('site', 'connection-left', `cannot remove ${directory} on the site: ${stderr.trim().slice(0, 300)}`, {
+    suggestion: 'look on the site what else is in it, and remove it there',
+  });
+}
+
+/** @returns whether the job has the answer, or will; not where it has gone without one */
+async function bring(answer: Buffer, path: string, { config, transport, signal, warn }: AttendContext): Promise<boolean> {
+  let cut = false;
+  const warned = (line: string): void => {
+    cut = true;
+    warn(line);
+  };
+  // A rename whose own answer was lost is asked for again: given up, it would be taken back.
+  const patience = config.supercomputer['reconnect-limit'];
+  try {
+    await uploadFile(transport, [answer], path, { mode: 0o600, signal, patience, warn: warned });
+    return true;
+  } catch (error) {
+    if (!isGone(error)) throw error;
+    // A job removes the directory when it has its answer, which may have come to it before the connection broke; or when it ends.
+    return cut;
+  }
+}
+
+/** Whether a file of the connection is not there, or has gone with its directory. */
+function isGone(error: unknown): boolean {
+  return error instanceof HpcsError && ['site-not-found', 'site-directory-missing'].includes(error.code);
 }
 
 async function requestOf(transport: Transport, directory: string, signal: AbortSignal): Promise<string | undefined> {
@@ -149,8 +172,7 @@ async function requestOf(transport: Transport, directory: string, signal: AbortS
   } catch (error) {
     signal.throwIfAborted();
     // The job removed it, with its directory, or has not come yet; or the network is away.
-    const codes = ['site-not-found', 'site-directory-missing'];
-    if (isPassing(error) || (error instanceof HpcsError && codes.includes(error.code))) return undefined;
+    if (isPassing(error) || isGone(error)) return undefined;
     throw error;
   }
 }
@@ -199,7 +221,7 @@ async function redeem(
         warn(`${message}, job ${job.jobId} waits meanwhile${suggestion === undefined ? '' : `; ${suggestion}`}`);
       told = message;
     }
-    await sleep(pause, undefined, { signal: either }).catch(() => undefined);
+    await pause(askAgain, signal, either);
   }
   signal.throwIfAborted();
   return undefined;

@@ -7,7 +7,7 @@ import { isFinal, jobState, type JobState } from '../site/slurm.ts';
 import type { Transport } from '../site/transport.ts';
 import { stateDirectory } from '../state.ts';
 import { removeConnection } from './attend.ts';
-import { JobStore, type JobRecord, type JobTicket } from './store.ts';
+import { JobStore, type JobRecord, type JobTicket, type SubmittedRecord } from './store.ts';
 
 /** Whether a job ran, as far as the scheduler tells: one that was given no node did not. Undefined where it knows no more. */
 export function hasRun(state: Pick<JobState, 'nodes'> | undefined): boolean | undefined {
@@ -23,7 +23,7 @@ export interface EndContext {
 }
 
 /** {@link endJob} for a job that has ended, which is looked up; one that waits or runs is left alone. What fails is warned of. */
-export async function endIfOver(job: JobRecord & { jobId: string }, context: EndContext): Promise<void> {
+export async function endIfOver(job: SubmittedRecord, context: EndContext): Promise<void> {
   if (job.ticket === undefined) return;
   const { transport, signal, warn } = context;
   let state: JobState | undefined;

@@ -57,6 +57,7 @@ export async function findResults(
       'site',
       'results-unreadable',
       `the results of job ${jobId} cannot be looked for in ${workdir}: ${stderr.trim()}`,
+      { suggestion: 'check on the site that you can read that directory, then try again' },
     );
   return {
     directory: resultDirectory(workdir, name, jobId, Number(restart)),

@@ -1,12 +1,12 @@
 import { loadConfig, type Config } from '../config.ts';
 import { stateDirectory } from '../state.ts';
 import { isAwaited } from './attend.ts';
-import { JobStore, type JobRecord } from './store.ts';
+import { JobStore, type JobRecord, type SubmittedRecord } from './store.ts';
 
 /** A job that was submitted from this state directory, and the configuration of its site. */
 export interface KnownJob {
   config: Config;
-  job: JobRecord & { jobId: string };
+  job: SubmittedRecord;
 }
 
 /**

@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
 import { z } from 'zod';
-import { HpcsError } from '../errors.ts';
+import { HpcsError, type ErrorDetails } from '../errors.ts';
 import { sealFormats } from '../seal/format.ts';
 import type { Secret } from '../secret.ts';
 import { jobMac } from './mac.ts';
@@ -65,7 +65,11 @@ export function renderManifest(manifest: ResultManifest, key: Secret): string {
  */
 export function parseManifest(content: string, key: Secret): ResultManifest {
   const outer = envelope.safeParse(parseJson(content));
-  if (!outer.success) throw invalid('it is not a result manifest', outer.error);
+  if (!outer.success)
+    throw invalid('it is not a result manifest', {
+      cause: outer.error,
+      suggestion: 'do not use these results; tell the site, and submit the job again',
+    });
   const expected = mac(key, outer.data.payload);
   if (!timingSafeEqual(expected, Buffer.from(outer.data.hmac, 'hex'))) {
     throw new HpcsError(
@@ -78,7 +82,11 @@ export function parseManifest(content: string, key: Secret): ResultManifest {
     );
   }
   const inner = schema.safeParse(parseJson(outer.data.payload));
-  if (!inner.success) throw invalid('its content has an unknown form', inner.error);
+  if (!inner.success)
+    throw invalid('its content has an unknown form', {
+      cause: inner.error,
+      suggestion: 'open the results with the version of hpcs-client that submitted the job',
+    });
   return inner.data;
 }
 
@@ -90,6 +98,6 @@ function parseJson(content: string): unknown {
   }
 }
 
-function invalid(what: string, cause: unknown): HpcsError {
-  return new HpcsError('integrity', 'manifest-invalid', `the result manifest is not valid: ${what}`, { cause });
+function invalid(what: string, details: ErrorDetails): HpcsError {
+  return new HpcsError('integrity', 'manifest-invalid', `the result manifest is not valid: ${what}`, details);
 }

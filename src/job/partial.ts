@@ -14,7 +14,7 @@ import { collect, readFile } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
 import { findResults, type FoundResults } from './found.ts';
 import { resultFiles } from './manifest.ts';
-import type { JobRecord } from './store.ts';
+import type { SubmittedRecord } from './store.ts';
 import { TargetDirectory } from './target.ts';
 import { parseVolumeKey } from './volume-key.ts';
 
@@ -57,7 +57,7 @@ const longestOwn = 64 * 1024;
  */
 export async function openPartialResults(
   transport: Transport,
-  job: JobRecord & { jobId: string },
+  job: SubmittedRecord,
   target: string,
   options: { signal: AbortSignal },
 ): Promise<PartialResults> {
@@ -76,7 +76,7 @@ export async function openPartialResults(
 /** The password of the output volume, which only the owner can open and only the job can have made. */
 async function readPassword(
   transport: Transport,
-  job: JobRecord & { jobId: string },
+  job: SubmittedRecord,
   found: FoundResults,
   signal: AbortSignal,
 ): Promise<Secret> {
@@ -110,6 +110,7 @@ async function* fetchVolume(
       'site',
       'volume-unreadable',
       `the output volume ${volume} cannot be read on the site: ${said.at(-1) ?? `exit code ${code}`}`,
+      { suggestion: 'check on the site that you can read it, and that tar is there, then try again' },
     );
   }
   results.unread.push(...said);

@@ -102,8 +102,6 @@ export const insideSchema = z.object({
   restart: z.number().int(),
   resultDirectory: z.string(),
   privateDirectory: z.string(),
-  uid: z.number().int(),
-  gid: z.number().int(),
   /** Both of an artefact of the original's are null: it has no id, and its image is run by its own entry point. */
   image: z.object({ key: z.string(), artefact: z.string().nullable(), config: imageConfigSchema.nullable() }),
   data: z.object({ key: z.string(), artefact: z.string().nullable() }),

@@ -6,7 +6,7 @@ import { readFile, readStream } from '../site/files.ts';
 import type { Transport } from '../site/transport.ts';
 import { findResults, type FoundResults } from './found.ts';
 import { parseManifest, resultFiles, type ResultManifest } from './manifest.ts';
-import type { JobRecord } from './store.ts';
+import type { SubmittedRecord } from './store.ts';
 import { TargetDirectory } from './target.ts';
 
 /**
@@ -20,7 +20,7 @@ import { TargetDirectory } from './target.ts';
  */
 export async function openResults(
   transport: Transport,
-  job: JobRecord & { jobId: string },
+  job: SubmittedRecord,
   target: string,
   options: { signal: AbortSignal },
 ): Promise<ResultManifest> {
@@ -64,7 +64,7 @@ async function* noMoreThan(
   }
 }
 
-function checkManifest(manifest: ResultManifest, job: JobRecord & { jobId: string }, restart: number): void {
+function checkManifest(manifest: ResultManifest, job: SubmittedRecord, restart: number): void {
   const same =
     manifest.job.id === job.jobId &&
     manifest.job.name === job.name &&

@@ -65,6 +65,9 @@ const schema = z.object({
 /** What the submitter keeps of a job: without it the results are lost, so it is on disk before anything is submitted. */
 export type JobRecord = z.output<typeof schema>;
 
+/** A submitted job, as its client knows it. */
+export type SubmittedRecord = JobRecord & { jobId: string };
+
 /** What is kept of a job's ticket. */
 export type JobTicket = NonNullable<JobRecord['ticket']>;
 

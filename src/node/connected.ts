@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, systemCode } from '../errors.ts';
 import { connectionFiles, formatRequest, readAnswer } from '../job/connection.ts';
 import type { Connection } from '../job/plan.ts';
 import type { Ticket } from '../job/ticket.ts';
+import { pause } from '../pause.ts';
 import type { KeyContext } from './key-context.ts';
 
 /** How often the client's answer is looked for, in milliseconds. */
@@ -36,7 +36,7 @@ export async function askClient(connection: Connection, ticket: Ticket, key: str
           'submit it again and leave job-prep running, or run hpcs job attend; connect-timeout in section [identity] sets the time',
       });
     }
-    await sleep(interval, undefined, { signal }).catch(() => signal.throwIfAborted());
+    await pause(interval, signal);
   }
   const sealed = readAnswer(ticket, jobId, key, text);
   progress('identity: the client has answered');

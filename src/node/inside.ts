@@ -133,6 +133,7 @@ async function runAll(input: InsideInput, { run, scripts, output, mayWithhold }:
       'job',
       'result-withheld',
       'the job ended early, and its output scripts could not judge the result: it is withheld',
+      { suggestion: 'if it was the time limit that ended it, submit it again with a longer one' },
     );
   }
   return outcome;
@@ -237,7 +238,9 @@ async function runScripts(
         ? {
             suggestion: `what it printed lies in the output volume: job results --partial opens it, unless there are output scripts`,
           }
-        : {},
+        : {
+            suggestion: 'if it was not meant to fail, correct it and submit the job again; what it printed is withheld, too',
+          },
     );
   }
 }

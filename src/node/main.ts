@@ -17,6 +17,8 @@ import { outside } from './outside.ts';
 const progress = (line: string): void => {
   process.stdout.write(`hpcs: ${line}\n`);
 };
+// A log that is full, or gone, is to cost no results.
+process.stdout.on('error', () => {});
 
 const abort = new AbortController();
 const endEarly = (): void =>

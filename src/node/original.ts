@@ -67,13 +67,16 @@ export async function originalExitCode(output: string, entryPoint: number): Prom
   }
   // The shell makes this file right before it starts the application.
   if (!(await exists(join(output, 'stdout')))) {
-    throw new HpcsError('job', 'input-script-failed', 'an input script in the image failed: the application was not started');
+    throw new HpcsError('job', 'input-script-failed', 'an input script in the image failed: the application was not started', {
+      suggestion: 'correct the script and prepare the image again; what it printed is withheld',
+    });
   }
   if (entryPoint !== 0) {
     throw new HpcsError(
       'job',
       'output-script-failed',
       `an output script in the image failed (exit ${entryPoint}): the result is withheld`,
+      { suggestion: 'if it was not meant to fail, correct it and prepare the image again; what it printed is withheld, too' },
     );
   }
   return Number(code);

@@ -46,8 +46,6 @@ export async function outside(plan: JobPlan, context: NodeContext): Promise<numb
       restart,
       resultDirectory: results,
       privateDirectory: directory,
-      uid: process.getuid?.() ?? 0,
-      gid: process.getgid?.() ?? 0,
       image: { key: keys.image.key.reveal(), artefact: keys.image.artefact, config: keys.image.image },
       data: { key: keys.data.key.reveal(), artefact: keys.data.artefact },
       authenticationKey: keys.authenticationKey.reveal(),
@@ -149,6 +147,7 @@ async function checkArtefacts(plan: JobPlan): Promise<void> {
         'integrity',
         'artefact-altered',
         `the ${kind} ${artefact.path} has ${found.size} bytes, not the ${artefact.size} of its record`,
+        { suggestion: 'prepare it again, and tell the site' },
       );
     }
   }

@@ -109,5 +109,6 @@ export async function runProgram(path: string, args: readonly string[], options:
     'site',
     'program-failed',
     `${path.split('/').at(-1)} failed on this node (exit ${exit.code}): ${exit.stderr.trim() || 'no message'}`,
+    { suggestion: 'its words may say what the node lacks; take another one with --nodelist, or ask the site' },
   );
 }

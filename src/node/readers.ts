@@ -10,7 +10,7 @@ type AgentAccess = Extract<JobAccess, { mode: 'agent' }>;
 type OwnAgent = Exclude<AgentAccess['agent'], { socket: string }>;
 
 /** A job as readers that an agent on its node attests. Disposing of it ends the agent. */
-export class Readers implements AsyncDisposable {
+export class AttestedReaders implements AsyncDisposable {
   readonly #plan: JobPlan;
   readonly #agent: SpireAgent;
   readonly #vault: Vault;
@@ -64,12 +64,12 @@ export class Readers implements AsyncDisposable {
  *
  * @throws HpcsError `identity`
  */
-export async function becomeReaders(plan: JobPlan, access: AgentAccess, context: KeyContext): Promise<Readers> {
+export async function becomeReaders(plan: JobPlan, access: AgentAccess, context: KeyContext): Promise<AttestedReaders> {
   const agent = 'socket' in access.agent ? siteAgent(access.agent.socket, context) : await ownAgent(plan, access.agent, context);
   const { vault } = access;
   const { allowInsecureHttp } = plan.hpcsServer;
   const bank = new Vault({ url: vault.url, ca: vault.ca ?? undefined, namespace: vault.namespace, allowInsecureHttp });
-  return new Readers(plan, agent, bank, vault.audience, context);
+  return new AttestedReaders(plan, agent, bank, vault.audience, context);
 }
 
 /** The agent that the site runs on its nodes, which outlives the job. */

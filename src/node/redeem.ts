@@ -1,12 +1,12 @@
 import { readFile, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { HpcsError, systemCode } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
 import type { JobAccess, JobPlan } from '../job/plan.ts';
 import { ticketHalf, type Ticket } from '../job/ticket.ts';
+import { pause } from '../pause.ts';
 import { generateKey } from '../seal/keys.ts';
 import { open } from '../seal/open.ts';
 import { Secret } from '../secret.ts';
@@ -18,7 +18,7 @@ type TicketAccess = Extract<JobAccess, { mode: 'job' }>;
 const records = z.record(z.enum(['image', 'data', 'job']), z.unknown());
 
 /** Waits before each further try where the server does not answer, in milliseconds: its restart is not the end of a job. */
-const pauses = [1000, 3000, 10_000, 20_000, 30_000];
+const waits = [1000, 3000, 10_000, 20_000, 30_000];
 
 /**
  * Trades the job's ticket for its records: at the HPCS server, which is all of the services that a node has to reach, or through the
@@ -51,7 +51,9 @@ export async function redeemTicket(
     return found;
   } catch {
     // The parser's message would quote keys.
-    throw new HpcsError('identity', 'bad-answer', `the HPCS server answered with something that is not records`);
+    throw new HpcsError('identity', 'bad-answer', 'the HPCS server answered with something that is not records', {
+      suggestion: 'check the versions of client and server',
+    });
   } finally {
     opened.fill(0);
   }
@@ -88,14 +90,14 @@ async function readHalf(file: string): Promise<Secret> {
 }
 
 async function patiently<Result>(signal: AbortSignal, task: () => Promise<Result>): Promise<Result> {
-  for (const pause of pauses) {
+  for (const wait of waits) {
     try {
       return await task();
     } catch (error) {
       const passing = error instanceof HpcsError && ['unreachable', 'hpcs-unavailable', 'hpcs-busy'].includes(error.code);
       if (!passing) throw error;
     }
-    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted());
+    await pause(wait, signal);
   }
   return task();
 }

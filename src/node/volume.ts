@@ -122,6 +122,7 @@ export class Volume implements AsyncDisposable {
         'site',
         'volume-not-encrypted',
         `${this.path} does not encrypt into ${this.cipher}: no key will be used on this node`,
+        { suggestion: 'tell the site, and submit the job again on another node, with --nodelist' },
       );
     }
   }

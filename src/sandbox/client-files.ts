@@ -6,7 +6,7 @@ import { createContainer } from './container.ts';
 import { dockerError } from '../image/docker.ts';
 import { unpack } from '../pack/unpack.ts';
 import { writeDurably } from '../state.ts';
-import { buildToolKit, toolKitIsCurrent } from '../tool-kit.ts';
+import { buildToolKit, toolKitIsCurrent } from '../tool-kit-build.ts';
 import { modulesOf } from './modules.ts';
 import { parts, ports, site, trustDomain } from './names.ts';
 

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import type { Duplex } from 'node:stream';
+import { addAbortSignal, type Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type Docker from 'dockerode';
 import { dial, dockerError, engineStatus } from '../image/docker.ts';
@@ -17,7 +17,6 @@ export interface ContainerSpec {
   readonly image: string;
   readonly command: readonly string[];
   readonly entrypoint?: readonly string[];
-  readonly user?: string;
   readonly host?: Docker.HostConfig;
 }
 
@@ -36,12 +35,8 @@ export async function createContainer(docker: Docker, spec: ContainerSpec, signa
       Image: spec.image,
       Cmd: [...spec.command],
       ...(spec.entrypoint === undefined ? {} : { Entrypoint: [...spec.entrypoint] }),
-      ...(spec.user === undefined ? {} : { User: spec.user }),
-      AttachStdin: true,
       AttachStdout: true,
       AttachStderr: true,
-      OpenStdin: true,
-      StdinOnce: true,
       Tty: false,
       Labels: { [ownLabel.name]: ownLabel.value },
       HostConfig: {
@@ -90,24 +85,56 @@ export class OwnContainer implements AsyncDisposable {
   }
 }
 
+/** How a container ended that was run to its end. */
+export interface ContainerResult {
+  code: number;
+  stdout: Buffer;
+  /** The last 16 KiB. */
+  stderr: string;
+}
+
 /**
- * Starts a container with its standard streams attached from its first byte on.
+ * Runs a container to its end and removes it. It gets no input, and its output should be small: it is kept in memory.
  *
- * @param signal ends the streams with the signal's reason
- * @throws HpcsError `local`
+ * @param signal ends the container and the wait for it, with the signal's reason
+ * @throws HpcsError `local` when it cannot be run; its exit code is the caller's to judge
  */
-export async function startContainer(docker: Docker, spec: ContainerSpec, signal?: AbortSignal): Promise<RunningContainer> {
+export async function runContainer(docker: Docker, spec: ContainerSpec, signal?: AbortSignal): Promise<ContainerResult> {
   // Removed by the engine at its end, so that not even a killed client leaves it behind.
-  const own = await createContainer(docker, { ...spec, host: { ...spec.host, AutoRemove: true } }, signal);
+  await using own = await createContainer(docker, { ...spec, host: { ...spec.host, AutoRemove: true } }, signal);
+  const { connection, exit } = await start(docker, spec, own);
+  if (signal !== undefined) addAbortSignal(signal, connection);
+  const stdout: Uint8Array[] = [];
+  let words: Buffer = Buffer.alloc(0);
   try {
-    const options = { stream: true, stdin: true, stdout: true, stderr: true, hijack: true };
-    const connection = (await own.container.attach(options)) as Duplex;
-    const exit = await awaitExit(docker, own.container);
-    await own.container.start();
-    return new RunningContainer(own, connection, exit, signal);
+    for await (const { stream, bytes } of readFrames(connection)) {
+      if (stream === 'stdout') stdout.push(bytes);
+      else words = Buffer.concat([words, bytes]).subarray(-keptWords);
+    }
   } catch (error) {
-    await own[Symbol.asyncDispose]();
-    throw dockerError(`cannot start a container from ${spec.image}`, error);
+    signal?.throwIfAborted();
+    throw dockerError('lost the connection to a container', error);
+  }
+  return { code: await exit.code, stdout: Buffer.concat(stdout), stderr: words.toString('utf8').trim() };
+}
+
+// Attached before it starts: no byte of its output is missed.
+async function start(
+  docker: Docker,
+  { image }: ContainerSpec,
+  { container }: OwnContainer,
+): Promise<{ connection: Duplex; exit: { code: Promise<number> } }> {
+  let connection: Duplex | undefined;
+  try {
+    connection = (await container.attach({ stream: true, stdout: true, stderr: true, hijack: true })) as Duplex;
+    // Its failures are seen by whoever reads.
+    connection.on('error', () => {});
+    const exit = await awaitExit(docker, container);
+    await container.start();
+    return { connection, exit };
+  } catch (error) {
+    connection?.destroy();
+    throw dockerError(`cannot start a container from ${image}`, error);
   }
 }
 
@@ -127,102 +154,4 @@ async function readExit(answer: AsyncIterable<Buffer>): Promise<number> {
   } catch {
     return -1;
   }
-}
-
-/** A container at work, its streams in our hands. */
-export class RunningContainer implements AsyncDisposable {
-  /** Standard output. Read it while anything is fed: standard error comes over the same connection. */
-  readonly stdout: AsyncGenerator<Uint8Array>;
-  /** Exit code when it ends; -1 where the engine could not tell. */
-  readonly exit: Promise<number>;
-  readonly #own: OwnContainer;
-  readonly #connection: Duplex;
-  readonly #abort: AbortController = new AbortController();
-  #words: Buffer = Buffer.alloc(0);
-
-  constructor(own: OwnContainer, connection: Duplex, exit: { code: Promise<number> }, signal: AbortSignal | undefined) {
-    this.#own = own;
-    this.#connection = connection;
-    this.exit = exit.code;
-    // Its failures are seen by whoever reads or feeds.
-    connection.on('error', () => {});
-    const end = (): void => void connection.destroy(signal?.reason instanceof Error ? signal.reason : undefined);
-    if (signal?.aborted) end();
-    else signal?.addEventListener('abort', end, { signal: this.#abort.signal, once: true });
-    this.stdout = this.#read(signal);
-  }
-
-  /** The last 16 KiB of standard error, as far as they have been read. */
-  get stderr(): string {
-    return this.#words.toString('utf8').trim();
-  }
-
-  async *#read(signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
-    try {
-      for await (const { stream, bytes } of readFrames(this.#connection)) {
-        if (stream === 'stdout') yield bytes;
-        else this.#words = Buffer.concat([this.#words, bytes]).subarray(-keptWords);
-      }
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw dockerError('lost the connection to a container', error);
-    }
-  }
-
-  /**
-   * Writes `input` to standard input no faster than it is taken, then closes it. A container that ends early is no error here:
-   * what it says on standard error is the better message.
-   */
-  async feed(input: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
-    const connection = this.#connection;
-    for await (const chunk of input) {
-      if (!connection.writable) return;
-      if (!connection.write(chunk)) await drained(connection);
-    }
-    connection.end();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#abort.abort();
-    this.#connection.destroy();
-    await this.#own[Symbol.asyncDispose]();
-  }
-}
-
-function drained(connection: Duplex): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      connection.off('drain', done).off('close', done);
-      resolve();
-    };
-    if (connection.destroyed || !connection.writableNeedDrain) resolve();
-    else connection.on('drain', done).on('close', done);
-  });
-}
-
-/** How a container ended that was run to its end. */
-export interface ContainerResult {
-  code: number;
-  stdout: Buffer;
-  /** The last 16 KiB. */
-  stderr: string;
-}
-
-/**
- * Runs a container to its end and removes it. For small outputs: they are kept in memory.
- *
- * @throws HpcsError `local` when it cannot be run; its exit code is the caller's to judge
- */
-export async function runContainer(
-  docker: Docker,
-  spec: ContainerSpec,
-  options: { input?: AsyncIterable<Uint8Array> | Iterable<Uint8Array>; signal?: AbortSignal | undefined } = {},
-): Promise<ContainerResult> {
-  await using running = await startContainer(docker, spec, options.signal);
-  const parts: Uint8Array[] = [];
-  const read = async (): Promise<void> => {
-    for await (const part of running.stdout) parts.push(part);
-  };
-  await Promise.all([running.feed(options.input ?? []), read()]);
-  return { code: await running.exit, stdout: Buffer.concat(parts), stderr: running.stderr };
 }

@@ -69,7 +69,7 @@ export async function ensureImages(options: MakeOptions): Promise<SandboxImages>
 }
 
 /**
- * The image that holds the static programs of a tool kit in `/programs`: age, gocryptfs, spire-agent.
+ * The image that holds static programs in `/programs`: gocryptfs and spire-agent of a tool kit, and age for tests and comparisons.
  *
  * @returns its name
  */

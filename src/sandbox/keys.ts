@@ -55,7 +55,7 @@ export async function makeKeys<Name extends string>(
     command: names,
     host: { NetworkMode: 'none', CapDrop: ['ALL'] },
   };
-  const { code, stdout, stderr } = await runContainer(docker, spec, { signal });
+  const { code, stdout, stderr } = await runContainer(docker, spec, signal);
   const blocks = stdout.toString('latin1').match(/-----BEGIN [A-Z ]+-----[^-]+-----END [A-Z ]+-----\n/g) ?? [];
   const line = /^ssh-ed25519 .*$/m.exec(stdout.toString('latin1'))?.[0];
   if (code !== 0 || blocks.length !== 2 + 2 * names.length || line === undefined)

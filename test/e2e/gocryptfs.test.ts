@@ -32,7 +32,7 @@ import { resultFiles } from '../../src/job/manifest.ts';
 import { openPartialResults, type PartialResults } from '../../src/job/partial.ts';
 import { openResults } from '../../src/job/results.ts';
 import { resultDirectory } from '../../src/job/script.ts';
-import type { JobRecord } from '../../src/job/store.ts';
+import type { SubmittedRecord } from '../../src/job/store.ts';
 import { renderVolumeKey } from '../../src/job/volume-key.ts';
 import { Volume } from '../../src/node/volume.ts';
 import { readTar } from '../../src/pack/tar.ts';
@@ -79,10 +79,10 @@ describe('partial results from volumes of the real gocryptfs', function () {
   async function killedJob(
     write: (volume: Volume) => Promise<void>,
     options: { format?: SealFormat; restart?: number; program?: string } = {},
-  ): Promise<{ job: JobRecord & { jobId: string }; directory: string; cipher: string; password: Secret }> {
+  ): Promise<{ job: SubmittedRecord; directory: string; cipher: string; password: Secret }> {
     const { format = 'openpgp', restart = 0, program = programs.job } = options;
     const key = await generateKey(format);
-    const job: JobRecord & { jobId: string } = {
+    const job: SubmittedRecord = {
       version: 1,
       local: randomBytes(16).toString('hex'),
       jobId: String(4711 + count++),
@@ -127,8 +127,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
   }
 
   const target = (job: { jobId: string }): string => join(temporary, `results-${job.jobId}`);
-  const open = (job: JobRecord & { jobId: string }): Promise<PartialResults> =>
-    openPartialResults(transport, job, target(job), { signal });
+  const open = (job: SubmittedRecord): Promise<PartialResults> => openPartialResults(transport, job, target(job), { signal });
 
   /** Where a plain name of the volume's root lies. */
   async function cipherPath(cipher: string, password: Secret, plain: string): Promise<string> {
@@ -140,7 +139,7 @@ describe('partial results from volumes of the real gocryptfs', function () {
     return join(cipher, found);
   }
 
-  async function refuses(job: JobRecord & { jobId: string }, code: string, text = /./): Promise<void> {
+  async function refuses(job: SubmittedRecord, code: string, text = /./): Promise<void> {
     await assert.rejects(open(job), (error: unknown) => {
       assert.ok(error instanceof HpcsError, String(error));
       assert.equal(error.code, code, error.message);

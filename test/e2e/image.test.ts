@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type Docker from 'dockerode';
 import { HpcsError } from '../../src/errors.ts';
-import { ownLabel, runContainer, startContainer } from '../../src/sandbox/container.ts';
+import { ownLabel, runContainer } from '../../src/sandbox/container.ts';
 import { connectDocker } from '../../src/image/docker.ts';
 import { readFiles } from '../../src/image/files.ts';
 import { openImage, type OpenImage, type OpenImageOptions } from '../../src/image/image.ts';
@@ -783,36 +783,16 @@ describe('an OCI image as a SIF', function () {
   describe('the containers beneath', () => {
     const spec = { image: 'debian:bookworm-slim', host: { NetworkMode: 'none' } };
 
-    it('run to their end, streams apart, input with back-pressure', async () => {
-      const result = await runContainer(
-        engine,
-        { ...spec, command: ['sh', '-c', 'cat; echo bad >&2; exit 7'] },
-        { input: [Buffer.from('good')] },
-      );
-      assert.deepEqual({ ...result, stdout: result.stdout.toString() }, { code: 7, stdout: 'good', stderr: 'bad' });
+    it('run to their end, with no input, streams apart', async () => {
+      const result = await runContainer(engine, { ...spec, command: ['sh', '-c', 'cat; echo good; echo bad >&2; exit 7'] });
+      assert.deepEqual({ ...result, stdout: result.stdout.toString() }, { code: 7, stdout: 'good\n', stderr: 'bad' });
     });
 
-    it('hold no more than a little when nobody reads', async () => {
-      await using running = await startContainer(engine, { ...spec, command: ['sh', '-c', 'exec head -c 1000000000 /dev/zero'] });
-      const before = process.memoryUsage().rss;
-      await running.stdout.next();
-      await sleep(1500);
-      assert.ok(process.memoryUsage().rss - before < 64e6);
-    });
-
-    it('take no more input than they read', async () => {
-      let given = 0;
-      const input = async function* (): AsyncGenerator<Uint8Array> {
-        for (; given < 1000; given++) yield Buffer.alloc(1e6);
-      };
-      const abort = new AbortController();
-      await using running = await startContainer(engine, { ...spec, command: ['sleep', '60'] }, abort.signal);
-      const feeding = running.feed(input());
-      await sleep(1500);
-      assert.ok(given < 20, `${given} MB taken`);
-      abort.abort(new Error('stop'));
-      await feeding;
-      await assert.rejects(running.stdout.next(), { message: 'stop' });
+    it('end with their signal, and are gone', async () => {
+      const reason = new HpcsError('interrupted', 'interrupted', 'interrupted');
+      const running = runContainer(engine, { ...spec, command: ['sleep', '60'] }, abortAfter(1500, reason));
+      await assert.rejects(running, reason);
+      await nothingLeft();
     });
   });
 });

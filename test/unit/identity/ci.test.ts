@@ -79,5 +79,7 @@ describe('sessions of CI jobs', () => {
     await assert.rejects(lasting(over, refuses, signal), /the token is over/);
     await assert.rejects(lasting(undefined, refuses, signal), /the token is over/);
     await assert.rejects(lasting(short, refuses, AbortSignal.abort(new Error('ended'))), /ended/);
+    // With the signal of who asks: what is taken back after an interruption may need another session.
+    await lasting(short, async (given) => (assert.equal(given, signal), renewed), signal);
   });
 });

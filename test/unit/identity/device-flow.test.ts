@@ -6,8 +6,10 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import timers from 'node:timers/promises';
 import { HpcsError } from '../../../src/errors.ts';
 import { deviceFlow, type DeviceFlowOptions } from '../../../src/identity/device-flow.ts';
+import { inPlaceOf } from '../../support/built-in.ts';
 import { makeCertificate } from '../../support/certificate.ts';
 import { PeopleProvider } from '../../support/issuer.ts';
 import { refused } from '../../support/refused.ts';
@@ -95,18 +97,18 @@ describe('device flow', () => {
       { error: 'slow_down' },
     ];
     const waits: number[] = [];
-    const wait = (async (milliseconds: number) => void waits.push(milliseconds)) as never;
+    using _timers = inPlaceOf(timers, 'setTimeout', async <T>(milliseconds = 0, value?: T) => {
+      waits.push(milliseconds);
+      return value as T;
+    });
     const script = (first: object) => {
       const left = [...answers, { error: 'access_denied' }];
       return scripted((url) => (url === '/device' ? first : (left.shift() ?? {})));
     };
-    await assert.rejects(
-      deviceFlow({ ...usual, wait, issuer: await script({ ...started, interval: 7 }) }),
-      refused('login-denied'),
-    );
+    await assert.rejects(deviceFlow({ ...usual, issuer: await script({ ...started, interval: 7 }) }), refused('login-denied'));
     assert.deepEqual(waits.splice(0), [7000, 7000, 12_000, 12_000, 17_000]);
     const { interval: _, ...silent } = started;
-    await assert.rejects(deviceFlow({ ...usual, wait, issuer: await script(silent) }), refused('login-denied'));
+    await assert.rejects(deviceFlow({ ...usual, issuer: await script(silent) }), refused('login-denied'));
     assert.deepEqual(waits, [5000, 5000, 10_000, 10_000, 15_000]);
   });
 

@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict';
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
 import { HpcsError } from '../../../src/errors.ts';
-import { askHelper, authConfig, findCredentials, registryOf } from '../../../src/image/credentials.ts';
+import { authConfig, findCredentials, registryOf } from '../../../src/image/credentials.ts';
 import { readDockerConfig, type DockerConfig } from '../../../src/image/docker-config.ts';
+import { writePrograms } from '../../support/programs.ts';
 
 const hub = 'https://index.docker.io/v1/';
-const none: DockerConfig = { auths: {}, credHelpers: {}, proxies: {} };
+const none: DockerConfig = { auths: {}, credHelpers: {} };
 
 describe('registry credentials', () => {
   for (const [repository, registry] of [
@@ -42,19 +43,6 @@ describe('registry credentials', () => {
     assert.equal(await findCredentials('elsewhere.example', config), undefined);
   });
 
-  it('come from the registry’s own helper before the common one', async () => {
-    const asked: string[] = [];
-    const ask = (helper: string, registry: string): Promise<string> => {
-      asked.push(`${helper} ${registry}`);
-      return Promise.resolve(JSON.stringify({ ServerURL: registry, Username: '<token>', Secret: 'abc' }));
-    };
-    const config = { ...none, credsStore: 'desktop', credHelpers: { 'ghcr.io': 'github' } };
-    const own = await findCredentials('ghcr.io', config, { ask });
-    await findCredentials(hub, config, { ask });
-    assert.deepEqual(asked, ['github ghcr.io', `desktop ${hub}`]);
-    assert.equal(own?.kind, 'identitytoken');
-  });
-
   describe('with a helper program', () => {
     let directory = '';
     let path: string | undefined;
@@ -67,17 +55,28 @@ describe('registry credentials', () => {
       process.env['PATH'] = path;
       await rm(directory, { recursive: true });
     });
-    const helper = async (script: string): Promise<void> => {
-      const file = join(directory, 'docker-credential-test');
-      await writeFile(file, `#!/bin/sh\n${script}\n`);
-      await chmod(file, 0o755);
-    };
+    const helper = (script: string, name = 'test'): Promise<void> =>
+      writePrograms(directory, { [`docker-credential-${name}`]: script });
 
     it('the registry is its input and JSON its output', async () => {
       await helper(`[ "$1" = get ] && printf '{"ServerURL":"%s","Username":"carol","Secret":"s3"}' "$(cat)"`);
       const found = await findCredentials('ghcr.io', { ...none, credsStore: 'test' });
       assert.ok(found);
       assert.deepEqual(authConfig(found), { serveraddress: 'ghcr.io', username: 'carol', password: 's3' });
+    });
+
+    it('the registry’s own is asked before the common one', async () => {
+      for (const name of ['github', 'desktop'])
+        await helper(`printf '{"ServerURL":"","Username":"<token>","Secret":"${name} for %s"}' "$(cat)"`, name);
+      const config = { ...none, credsStore: 'desktop', credHelpers: { 'ghcr.io': 'github' } };
+      const found = [await findCredentials('ghcr.io', config), await findCredentials(hub, config)];
+      assert.deepEqual(
+        found.map((credentials) => credentials && authConfig(credentials)),
+        [
+          { serveraddress: 'ghcr.io', identitytoken: 'github for ghcr.io' },
+          { serveraddress: hub, identitytoken: `desktop for ${hub}` },
+        ],
+      );
     });
 
     it('one that knows nothing is no error', async () => {
@@ -87,7 +86,7 @@ describe('registry credentials', () => {
 
     it('one that fails is named, with its own words', async () => {
       await helper(`echo 'keychain is locked'; exit 1`);
-      await assert.rejects(askHelper('test', 'ghcr.io'), {
+      await assert.rejects(findCredentials('ghcr.io', { ...none, credsStore: 'test' }), {
         code: 'credential-helper',
         message: /credential-test .*keychain is locked/,
       });
@@ -103,22 +102,34 @@ describe('registry credentials', () => {
     });
 
     it('one that is not installed is named', async () => {
-      await assert.rejects(askHelper('absent', 'ghcr.io'), { code: 'credential-helper', message: /not installed/ });
+      await assert.rejects(findCredentials('ghcr.io', { ...none, credsStore: 'absent' }), {
+        code: 'credential-helper',
+        message: /not installed/,
+      });
     });
   });
 
-  it('a damaged config.json is refused without quoting it', async () => {
-    const directory = await mkdtemp(join(tmpdir(), 'hpcs-docker-'));
-    try {
-      assert.deepEqual(await readDockerConfig({ DOCKER_CONFIG: directory }), none);
-      await writeFile(join(directory, 'config.json'), '{"auths":{"x":{"auth":"c2VjcmV0"');
-      await assert.rejects(readDockerConfig({ DOCKER_CONFIG: directory }), (error) => {
+  describe('in config.json', () => {
+    let directory = '';
+    beforeEach(async () => (directory = await mkdtemp(join(tmpdir(), 'hpcs-docker-'))));
+    afterEach(() => rm(directory, { recursive: true }));
+    const write = (content: string): Promise<void> => writeFile(join(directory, 'config.json'), content);
+    const read = (): Promise<DockerConfig> => readDockerConfig({ DOCKER_CONFIG: directory });
+
+    it('are none where there is no such file', async () => assert.deepEqual(await read(), none));
+
+    it('are read beside settings of which nothing is used here, of whatever form', async () => {
+      await write('{"auths":{"x":{"auth":"YTpi"}},"proxies":{"default":{"httpProxy":null},"tcp://h:2376":"none"},"psFormat":1}');
+      assert.deepEqual(await read(), { ...none, auths: { x: { auth: 'YTpi' } } });
+    });
+
+    it('are not quoted where it is damaged', async () => {
+      await write('{"auths":{"x":{"auth":"c2VjcmV0"');
+      await assert.rejects(read(), (error) => {
         assert.ok(error instanceof HpcsError && error.exitCode === 3);
         assert.ok(!inspect(error, { depth: 9 }).includes('c2VjcmV0'));
         return true;
       });
-    } finally {
-      await rm(directory, { recursive: true });
-    }
+    });
   });
 });

@@ -121,7 +121,11 @@ describe('artefact named at submission', () => {
 
   it('is refused when it is not the one that was pinned', async () => {
     await read(`${infoPath}#sha512:${info.checksum}`);
-    await assert.rejects(read(`${infoPath}#sha512:${digest}`), { code: 'pin-mismatch', exitCode: 7 });
+    await assert.rejects(read(`${infoPath}#sha512:${digest}`), {
+      code: 'pin-mismatch',
+      exitCode: 7,
+      suggestion: /prepare the data again$/,
+    });
   });
 
   describe('that was published from here', () => {

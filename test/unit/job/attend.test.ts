@@ -1,19 +1,22 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
-import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { existsSync, rmSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseConfig, type Config } from '../../../src/config.ts';
 import { generateProofKey } from '../../../src/identity/proof.ts';
-import { attendJob, attendToEnd, type AttendContext } from '../../../src/job/attend.ts';
+import { attendJob, attendToEnd, removeConnection, type AttendContext } from '../../../src/job/attend.ts';
 import { formatRequest, readAnswer } from '../../../src/job/connection.ts';
 import { JobStore, type JobRecord } from '../../../src/job/store.ts';
 import { makeTicket, type Ticket } from '../../../src/job/ticket.ts';
 import { Secret } from '../../../src/secret.ts';
+import { connectionLost } from '../../../src/site/ssh-errors.ts';
 import { AnsweringServer } from '../../support/answering-server.ts';
+import { FailingTransport, isRename } from '../../support/failing-transport.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
 import { refused } from '../../support/refused.ts';
+import { writePrograms } from '../../support/programs.ts';
 
 describe('a client that attends a job', () => {
   let directory: string;
@@ -45,11 +48,23 @@ describe('a client that attends a job', () => {
   /** A scheduler that says this of the job. */
   const scheduler = async (state: string): Promise<void> => {
     const said = `JobId=7 JobName=n UserId=u(1) GroupId=u(1) JobState=${state} Reason=None Restarts=0 ExitCode=0:0 StartTime=1 NodeList=n1 StdOut=/o`;
-    await writeFile(join(directory, 'sbatch'), '#!/bin/sh\n');
-    await writeFile(join(directory, 'scontrol'), `#!/bin/sh\necho asked >> ${directory}/asked\necho '${said}'\n`);
-    for (const name of ['sbatch', 'scontrol']) await chmod(join(directory, name), 0o755);
+    await writePrograms(directory, { sbatch: '', scontrol: `echo asked >> ${directory}/asked\necho '${said}'` });
   };
   const asked = (): boolean => existsSync(join(directory, 'asked'));
+
+  it('removes what it exchanged with the job, and nothing of others', async () => {
+    const place = join(directory, 'connection');
+    await removeConnection(new LocalTransport(), place);
+    await mkdir(place);
+    await writeFile(join(place, 'other'), '');
+    await assert.rejects(removeConnection(new LocalTransport(), place), {
+      code: 'connection-left',
+      suggestion: /what else is in it/,
+    });
+    await rm(join(place, 'other'));
+    await removeConnection(new LocalTransport(), place);
+    assert.equal(existsSync(place), false);
+  });
 
   for (const state of ['PENDING', 'CONFIGURING', 'POWER_UP_NODE']) {
     it(`raises the alarm for a request that is there while it is ${state}: its script has not begun`, async () => {
@@ -78,14 +93,18 @@ describe('a client that attends a job', () => {
     it('says that it has ended when it has, or when the scheduler knows it no more', async () => {
       await scheduler('COMPLETED');
       assert.equal(await attendToEnd({ ...job, jobId: '7' }, context), false);
-      await writeFile(join(directory, 'scontrol'), '#!/bin/sh\necho Invalid job id specified >&2\nexit 1\n');
+      await writePrograms(directory, { scontrol: 'echo Invalid job id specified >&2\nexit 1' });
       assert.equal(await attendToEnd({ ...job, jobId: '7' }, context), false);
     });
 
     it('does not take a site that tells nothing for the end', async () => {
       await scheduler('RUNNING');
-      await writeFile(join(directory, 'scontrol'), '#!/bin/sh\necho slurm is broken >&2\nexit 1\n');
-      await assert.rejects(attendToEnd({ ...job, jobId: '7' }, context), refused('slurm-failed', /slurm is broken/));
+      await writePrograms(directory, { scontrol: 'echo slurm is broken >&2\nexit 1' });
+      await assert.rejects(attendToEnd({ ...job, jobId: '7' }, context), {
+        code: 'slurm-failed',
+        message: /slurm is broken/,
+        suggestion: /scontrol show job 7 /,
+      });
     });
   });
 
@@ -164,5 +183,56 @@ describe('a client that attends a job', () => {
         assert.match(warnings.join('\n'), /^job 7 gets no keys: .*not you$/);
       });
     }
+
+    /** Has the job ask in a directory of its own, which can go. */
+    const moveConnection = async (): Promise<string> => {
+      const place = join(directory, 'connection');
+      await mkdir(place);
+      await rename(join(directory, 'request.json'), join(place, 'request.json'));
+      job = { ...job, connection: { directory: place, ...ticket } };
+      return place;
+    };
+
+    it('leaves the answer that it has, though the connection is lost before it hears so', async () => {
+      await logIn('2999-01-01T00:00:00.000Z');
+      server.refuse('/api/jobs/redeem', 403, 'not you');
+      await new JobStore(directory).save(job);
+      let cuts = 1;
+      const lost = { error: connectionLost('h', undefined), done: true };
+      context.transport = new FailingTransport((script) => (isRename(script) && cuts-- > 0 ? lost : undefined));
+      assert.equal(await attend(), true);
+      assert.ok(existsSync(join(directory, 'answer.json')));
+      assert.match(warnings.join('\n'), /trying for \d+ s to go on/);
+    });
+
+    it('takes it for brought where the job has taken it by then, and removed the directory', async () => {
+      await logIn('2999-01-01T00:00:00.000Z');
+      server.refuse('/api/jobs/redeem', 403, 'not you');
+      const place = await moveConnection();
+      await new JobStore(directory).save(job);
+      let cuts = 1;
+      context.transport = new FailingTransport((script) => {
+        if (!isRename(script) || cuts-- === 0) return undefined;
+        rmSync(place, { recursive: true });
+        return { error: connectionLost('h', undefined) };
+      });
+      assert.equal(await attend(), true);
+      const [file = ''] = await readdir(join(directory, 'jobs'));
+      assert.match(await readFile(join(directory, 'jobs', file), 'utf8'), /"answered":"/);
+    });
+
+    it('gives up on a job that has gone before it could be answered', async () => {
+      await logIn('2999-01-01T00:00:00.000Z');
+      server.refuse('/api/jobs/redeem', 403, 'not you');
+      const place = await moveConnection();
+      context.transport = new FailingTransport((script) => {
+        if (isRename(script)) {
+          rmSync(place, { recursive: true });
+          over.resolve();
+        }
+        return undefined;
+      });
+      assert.equal(await attend(), false);
+    });
   });
 });

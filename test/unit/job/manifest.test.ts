@@ -26,7 +26,8 @@ function envelope(payload: string, secret = key): string {
 }
 
 const forged = { code: 'manifest-forged', exitCode: 7, suggestion: /do not use these results/ };
-const invalid = { code: 'manifest-invalid', exitCode: 7 };
+const invalid = { code: 'manifest-invalid', exitCode: 7, suggestion: /do not use these results/ };
+const foreign = { ...invalid, suggestion: /the version of hpcs-client that submitted/ };
 
 describe('result manifest', () => {
   it('is read as it was written', () => assert.deepEqual(parseManifest(renderManifest(manifest, key), key), manifest));
@@ -85,7 +86,7 @@ describe('result manifest', () => {
       JSON.stringify({ ...manifest, exitCode: '0' }),
       JSON.stringify({ ...manifest, result: null }),
     ]) {
-      assert.throws(() => parseManifest(envelope(payload), key), invalid, payload);
+      assert.throws(() => parseManifest(envelope(payload), key), foreign, payload);
     }
   });
 

@@ -9,7 +9,7 @@ import { classifyName } from '../../../src/gocryptfs/names.ts';
 import { VolumeTree } from '../../../src/gocryptfs/tree.ts';
 import { openVolume } from '../../../src/gocryptfs/volume.ts';
 import { openPartialResults, type PartialResults } from '../../../src/job/partial.ts';
-import type { JobRecord } from '../../../src/job/store.ts';
+import type { SubmittedRecord } from '../../../src/job/store.ts';
 import { parseVolumeKey, renderVolumeKey } from '../../../src/job/volume-key.ts';
 import { tarOf, type SmallTarEntry } from '../../../src/pack/tar.ts';
 import { generateKey } from '../../../src/seal/keys.ts';
@@ -49,7 +49,7 @@ describe('partial results of a site that is not honest', () => {
     name: 'test',
     workdir: '/work',
     authenticationKey: new Secret(randomBytes(32).toString('hex')),
-  } as JobRecord & { jobId: string };
+  } as SubmittedRecord;
   let sealedKey: Uint8Array;
   let temporary: string;
   let target: string;
@@ -118,6 +118,7 @@ describe('partial results of a site that is not honest', () => {
     await open(entries, exit).catch((error: unknown) => (caught = error));
     assert.ok(caught instanceof HpcsError, String(caught));
     assert.equal(caught.code, code, caught.message);
+    assert.ok(caught.suggestion, `no next step: ${caught.message}`);
     assert.deepEqual(await readdir(temporary), []);
     return caught;
   }
@@ -192,7 +193,7 @@ describe('partial results of a site that is not honest', () => {
     const whole = tarOf([...own, ...rest]);
     for (const length of [0, 100, 700, Math.floor(whole.length / 2)]) {
       const site = new HostileSite(sealedKey, whole.subarray(0, length), {});
-      await assert.rejects(openPartialResults(site, job, target, { signal }), { code: 'archive-invalid' });
+      await assert.rejects(openPartialResults(site, job, target, { signal }), { code: 'archive-invalid', suggestion: /again/ });
     }
     const error = await refuses('volume-unreadable', own, { code: 2, stderr: 'tar: a\ntar: Exiting with failure status\n' });
     assert.match(error.message, /Exiting with failure/);

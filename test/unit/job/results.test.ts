@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { renderManifest, type ResultManifest } from '../../../src/job/manifest.ts';
 import { openResults } from '../../../src/job/results.ts';
-import type { JobRecord } from '../../../src/job/store.ts';
+import type { SubmittedRecord } from '../../../src/job/store.ts';
 import { tarOf } from '../../../src/pack/tar.ts';
 import { generateKey } from '../../../src/seal/keys.ts';
 import { seal } from '../../../src/seal/seal.ts';
@@ -15,7 +15,7 @@ import { collect, failsWith, inPieces } from '../../support/streams.ts';
 describe('results', () => {
   const { signal } = new AbortController();
   const hash = '0'.repeat(128);
-  const job = { jobId: '7', name: 'n', workdir: '/w', image: { sha512: hash }, data: { sha512: hash }, authenticationKey: new Secret('a'.repeat(64)) } as JobRecord & { jobId: string }; // prettier-ignore
+  const job = { jobId: '7', name: 'n', workdir: '/w', image: { sha512: hash }, data: { sha512: hash }, authenticationKey: new Secret('a'.repeat(64)) } as SubmittedRecord; // prettier-ignore
   let directory: string;
 
   beforeEach(async () => {

@@ -59,6 +59,7 @@ describe('an image that the original prepared', () => {
   });
 
   describe('leaves the exit code of its application', () => {
+    const suggestion = /prepare the image again; what it printed is withheld/;
     const left = async (files: Record<string, string>, entryPoint = 0): Promise<number> => {
       for (const [name, content] of Object.entries(files)) await writeFile(join(directory, name), content);
       return originalExitCode(directory, entryPoint);
@@ -70,11 +71,11 @@ describe('an image that the original prepared', () => {
     });
 
     it('which is that of the input logic where the application was not started', async () => {
-      await assert.rejects(left({ exit_code: '1\n' }), { code: 'input-script-failed', exitCode: 6 });
+      await assert.rejects(left({ exit_code: '1\n' }), { code: 'input-script-failed', exitCode: 6, suggestion });
     });
 
     it('which counts for nothing where the output logic failed', async () => {
-      await assert.rejects(left({ exit_code: '0\n', stdout: '' }, 1), { code: 'output-script-failed', exitCode: 6 });
+      await assert.rejects(left({ exit_code: '0\n', stdout: '' }, 1), { code: 'output-script-failed', exitCode: 6, suggestion });
     });
 
     it('and nothing else is read in its place', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { outside } from '../../../src/node/outside.ts';
@@ -28,5 +28,18 @@ describe('a job on its node', () => {
     // Nothing was made, and what the script made is gone.
     assert.deepEqual(await readdir(join(directory, 'work')), []);
     assert.equal(existsSync(join(directory, 'private')), false);
+  });
+
+  it('gets no keys for an artefact of another size', async () => {
+    const path = join(directory, 'image.sif');
+    await writeFile(path, 'short');
+    const { plan } = scriptCases.plain;
+    const altered = { ...plan, workdir: join(directory, 'work'), image: { ...plan.image, path } };
+    const context = { signal: new AbortController().signal, progress: () => {} };
+    await assert.rejects(outside(altered, context), {
+      code: 'artefact-altered',
+      message: /has 5 bytes, not the 1048576 of its record$/,
+      suggestion: 'prepare it again, and tell the site',
+    });
   });
 });
