@@ -1,16 +1,37 @@
 import { Flags } from '@oclif/core';
 import { basename, join } from 'node:path';
 import { conditionsOf } from '../src/access/conditions.ts';
-import { bandwidthFlag, BaseCommand, configFlag, durationFlags, recipientFlag } from '../src/base-command.ts';
-import { loadConfig, type Config } from '../src/config.ts';
+import { readersOf } from '../src/access/readers.ts';
+import {
+  bandwidthFlag,
+  BaseCommand,
+  configFlag,
+  dataPathFlag,
+  durationFlags,
+  formatFlag,
+  publishFlags,
+  recipientFlag,
+} from '../src/base-command.ts';
+import { loadConfig, withUsername, type Config } from '../src/config.ts';
 import { HpcsError } from '../src/errors.ts';
 import { siteCompression } from '../src/image/compression.ts';
 import { openImage, pullPolicies, sifCompressions, type SifCompression } from '../src/image/image.ts';
 import type { Readers } from '../src/grant.ts';
 import { keepOnly } from '../src/keep.ts';
-import { publish, readersOf, type Published } from '../src/publish.ts';
-import { sealFormats, type SealFormat } from '../src/seal/format.ts';
+import { publish, type Published } from '../src/publish.ts';
+import type { SealFormat } from '../src/seal/format.ts';
 import type { Recipient } from '../src/seal/recipients.ts';
+
+/** Flags that a SIF which is only written has no use for. */
+const notPlain = [
+  'config',
+  'data-path-at-rest',
+  ...Object.keys(publishFlags),
+  'bandwidth-limit',
+  'recipient',
+  ...Object.keys(durationFlags()),
+  'format',
+];
 
 /** Turns an OCI image into a sealed Apptainer image on the site. */
 export default class ContainerPrep extends BaseCommand {
@@ -25,20 +46,9 @@ export default class ContainerPrep extends BaseCommand {
     'base-oci-image': Flags.string({ char: 'b', summary: 'image to prepare', helpValue: 'IMAGE', required: true }),
     'sif-path': Flags.string({ char: 's', summary: 'directory for the plain SIF (required without -e)', helpValue: 'DIR' }),
     encrypted: Flags.boolean({ char: 'e', summary: 'seal the SIF, ship it and grant its key', default: false }),
-    'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
+    'data-path': dataPathFlag,
     'data-path-at-rest': Flags.string({ summary: 'directory on the site (required with -e)', helpValue: 'DIR' }),
-    username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({
-      char: 'u',
-      summary: 'clients whose jobs may use it, by name or id (agent mode: users on the nodes)',
-      helpValue: 'A,B',
-    }),
-    groups: Flags.string({ char: 'g', summary: 'groups of clients (agent mode: groups on the nodes)', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({
-      char: 'c',
-      summary: 'nodes to run on (agent mode: required with -e, and nowhere else)',
-      helpValue: 'A,B',
-    }),
+    ...publishFlags,
     'docker-path': Flags.string({
       char: 'd',
       summary: 'socket of the Docker engine (default: DOCKER_HOST, else the usual one)',
@@ -59,20 +69,16 @@ export default class ContainerPrep extends BaseCommand {
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
     ...durationFlags(),
-    format: Flags.option({
-      options: sealFormats,
-      summary: 'format of the sealed file',
-      default: 'openpgp' as SealFormat,
-    })(),
+    format: formatFlag,
   };
 
   async run(): Promise<Published | { sif: string }> {
-    const { flags } = await this.parse(ContainerPrep);
+    const { flags, raw } = await this.parse(ContainerPrep);
     const name = basename(flags['data-path'] ?? `prepared_${flags['base-oci-image'].replaceAll(/[^A-Za-z0-9._-]+/g, '_')}.sif`);
     // What can be wrong with the command line is said before the image is made.
     const plan = flags.encrypted ? await this.#plan(flags) : undefined;
     const directory = plan === undefined ? required(flags['sif-path'], 'sif-path') : '';
-    if (plan === undefined) this.#warnOfUnused(flags);
+    if (plan === undefined) this.#warnOfUnused(raw.map((token) => (token.type === 'flag' ? token.flag : '')));
     const asked = {
       image: flags['base-oci-image'],
       platform: flags.platform,
@@ -100,7 +106,6 @@ export default class ContainerPrep extends BaseCommand {
         },
         fileName: name,
         directory: plan.directory,
-        username: flags.username,
         format: flags.format,
         compress: 'none',
         readers: plan.readers,
@@ -113,24 +118,23 @@ export default class ContainerPrep extends BaseCommand {
     return published;
   }
 
-  #warnOfUnused(flags: Readonly<Record<string, unknown>>): void {
-    const given = (['users', 'groups', 'compute-nodes', 'recipient', 'data-path-at-rest', 'grant-until', 'grant-jobs'] as const)
-      .filter((name) => flags[name] !== undefined && [flags[name]].flat().length > 0)
-      .map((name) => `--${name}`);
-    if (given.length > 0)
-      this.warning(`without --encrypted nothing is sealed, shipped or granted: ${given.join(', ')} count for nothing`);
+  #warnOfUnused(given: readonly string[]): void {
+    const names = notPlain.filter((name) => given.includes(name)).map((name) => `--${name}`);
+    if (names.length > 0)
+      this.warning(`without --encrypted nothing is sealed, shipped or granted: ${names.join(', ')} count for nothing`);
   }
 
   async #plan(
     flags: Parameters<typeof readersOf>[0] &
       Parameters<typeof conditionsOf>[0] & {
         config: string | undefined;
+        username: string | undefined;
         'data-path-at-rest': string | undefined;
         recipient: string[];
         format: SealFormat;
       },
   ): Promise<{ config: Config; readers: Readers; directory: string; recipients: Recipient[] }> {
-    const config = await loadConfig(flags.config);
+    const config = withUsername(await loadConfig(flags.config), flags.username);
     const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
     return {
       config,

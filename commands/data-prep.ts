@@ -1,9 +1,18 @@
 import { Flags } from '@oclif/core';
 import { basename, resolve } from 'node:path';
-import { bandwidthFlag, BaseCommand, conditionFlags, configFlag, recipientFlag } from '../src/base-command.ts';
+import {
+  bandwidthFlag,
+  BaseCommand,
+  conditionFlags,
+  configFlag,
+  dataPathFlag,
+  formatFlag,
+  publishFlags,
+  recipientFlag,
+} from '../src/base-command.ts';
 import { checkInput, scan } from '../src/pack/pack.ts';
 import type { Published } from '../src/publish.ts';
-import { compressionOf, dataCompressions, sealFormats, type SealFormat } from '../src/seal/format.ts';
+import { compressionOf, dataCompressions } from '../src/seal/format.ts';
 import { startEarly } from '../src/seal/threads.ts';
 
 /** Seals a dataset, ships it to the site and grants its key. */
@@ -30,28 +39,13 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
       summary: 'keep a copy of the sealed file in this directory, which replaces nothing',
       helpValue: 'DIR',
     }),
-    'data-path': Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' }),
+    'data-path': dataPathFlag,
     'data-path-at-rest': Flags.string({ summary: 'directory on the site', helpValue: 'DIR', required: true }),
-    username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
-    users: Flags.string({
-      char: 'u',
-      summary: 'clients whose jobs may use it, by name or id (agent mode: users on the nodes)',
-      helpValue: 'A,B',
-    }),
-    groups: Flags.string({ char: 'g', summary: 'groups of clients (agent mode: groups on the nodes)', helpValue: 'A,B' }),
-    'compute-nodes': Flags.string({
-      char: 'c',
-      summary: 'nodes to run on (agent mode: required, and nowhere else)',
-      helpValue: 'A,B',
-    }),
+    ...publishFlags,
     'bandwidth-limit': bandwidthFlag,
     recipient: recipientFlag,
     ...conditionFlags,
-    format: Flags.option({
-      options: sealFormats,
-      summary: 'format of the sealed file',
-      default: 'openpgp' as SealFormat,
-    })(),
+    format: formatFlag,
     compression: Flags.option({
       options: dataCompressions,
       summary: 'compression of what is packed; auto: zstd in format openpgp, none in the others',
@@ -63,12 +57,13 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
     const { flags } = await this.parse(DataPrep);
     // Most of the program is loaded beside the threads, which take as long to come up.
     startEarly();
-    const [{ conditionsOf }, { loadConfig }, { publish, readersOf }] = await Promise.all([
+    const [{ conditionsOf }, { readersOf }, { loadConfig, withUsername }, { publish }] = await Promise.all([
       import('../src/access/conditions.ts'),
+      import('../src/access/readers.ts'),
       import('../src/config.ts'),
       import('../src/publish.ts'),
     ]);
-    const config = await loadConfig(flags.config);
+    const config = withUsername(await loadConfig(flags.config), flags.username);
     const conditions = await conditionsOf(flags, { config, signal: this.signal, warn: this.warning });
     const readers = { ...readersOf(flags), conditions };
     const recipients = await this.recipients(config, flags);
@@ -89,7 +84,6 @@ groups (-g) on compute nodes (-c), as in the original. The info record that job-
         },
         fileName,
         directory: flags['data-path-at-rest'],
-        username: flags.username,
         format: flags.format,
         compress: compressionOf(flags.compression, flags.format),
         readers,

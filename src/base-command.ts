@@ -3,9 +3,10 @@ import type { Config } from './config.ts';
 import { HpcsError } from './errors.ts';
 import { Meter } from './meter.ts';
 import { parseRate } from './rate.ts';
-import type { SealFormat } from './seal/format.ts';
+import { sealFormats, type SealFormat } from './seal/format.ts';
 import { describeRecipient, readRecipients, type Recipient } from './seal/recipients.ts';
 import { asHpcsError, jsonText, printable, reportError } from './report.ts';
+import { outputLost } from './standard-output.ts';
 import { parseUntil } from './until.ts';
 
 /**
@@ -83,6 +84,8 @@ export abstract class BaseCommand extends Command {
   }
 
   protected override async catch(error: Error): Promise<void> {
+    // Told with what other commands meet at their end.
+    if (error === outputLost.reason) throw error;
     const interrupted = this.signal.aborted && this.signal.reason instanceof HpcsError && !(error instanceof HpcsError);
     const command = `${this.config.bin} ${(this.id ?? '').replaceAll(':', ' ')}`;
     reportError(asHpcsError(interrupted ? this.signal.reason : error, command), { json: this.jsonEnabled() });
@@ -134,6 +137,32 @@ export function durationFlags() {
     'grant-jobs': Flags.integer({ summary: 'only for so many jobs, of all named together', helpValue: 'N', min: 1, max: 1000 }),
   };
 }
+
+/** The flag of commands that publish: how the sealed file is called on the site. */
+export const dataPathFlag = Flags.string({ summary: 'name of the sealed file (its directory is not used)', helpValue: 'FILE' });
+
+/** Flags of commands that publish: as whom, for whom and for which nodes. */
+export const publishFlags = {
+  username: Flags.string({ summary: 'user name on the site (default: as configured)', helpValue: 'NAME' }),
+  users: Flags.string({
+    char: 'u',
+    summary: 'clients whose jobs may use it, by name or id (agent mode: users on the nodes)',
+    helpValue: 'A,B',
+  }),
+  groups: Flags.string({ char: 'g', summary: 'groups of clients (agent mode: groups on the nodes)', helpValue: 'A,B' }),
+  'compute-nodes': Flags.string({
+    char: 'c',
+    summary: 'nodes to run on (agent mode: required for a grant, and nowhere else)',
+    helpValue: 'A,B',
+  }),
+} as const;
+
+/** The flag of commands that publish: the format of what they publish. */
+export const formatFlag = Flags.option({
+  options: sealFormats,
+  summary: 'format of the sealed file',
+  default: 'openpgp' as SealFormat,
+})();
 
 /** The flag that bounds an upload's rate. */
 export const bandwidthFlag = Flags.custom<number>({

@@ -1,18 +1,19 @@
 import { constants } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { HpcsError, systemCode } from './errors.ts';
-import { expandHome } from './home.ts';
+import { expandHome, homeOf } from './home.ts';
 import { parseRate } from './rate.ts';
 import { iniValues, parseIni } from './ini.ts';
-import { isOthers } from './owner.ts';
+import { isOthers } from './file-owner.ts';
 
-const { text, localPath, host, port, url, list, boolean, trustDomain, vaultNamespace } = iniValues;
+const { text, localPath, host, port, seconds, url, list, boolean, trustDomain, vaultNamespace } = iniValues;
 
 /** A directory on the site or its nodes. It ends up in lists that colons and commas part, and in a `#SBATCH` line. */
 const siteDirectory = z.string().regex(/^\/[^\s:,"'\\%#\p{Cc}]*$/u, 'an absolute path without spaces, quotes, commas or colons');
+
+const accountName = z.string({ error: 'a user name' }).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'a user name');
 
 /**
  * Sections and keys of `hpcs-client.conf`. Those of the original client stand first in each section and are required as there;
@@ -42,7 +43,7 @@ export const configSections = {
   }),
   supercomputer: z.strictObject({
     address: host,
-    username: z.string({ error: 'a user name' }).regex(/^[A-Za-z0-9_][A-Za-z0-9._-]*$/, 'a user name'),
+    username: accountName,
     port: port.optional(),
     transport: z.enum(['ssh2', 'openssh'], { error: 'ssh2 or openssh' }).default('ssh2'),
     'identity-file': list.default([]),
@@ -52,12 +53,7 @@ export const configSections = {
       .regex(/^SHA256:[A-Za-z0-9+/]{43}=?$/, 'a fingerprint as ssh-keygen -l prints it: SHA256:…')
       .optional(),
     'ssh-options': list.default([]),
-    'reconnect-limit': z.coerce
-      .number({ error: 'seconds' })
-      .int('seconds')
-      .min(0, 'seconds')
-      .max(86_400, 'seconds, a day at most')
-      .default(300),
+    'reconnect-limit': seconds(0, 86_400).default(300),
     'bandwidth-limit': z
       .string()
       .regex(/^\d+(\.\d+)?[kMG]?$/, 'bytes per second, for example 20M')
@@ -86,12 +82,7 @@ export const configSections = {
     'client-id': text.optional(),
     'issuer-ca-file': localPath.optional(),
     mode: z.enum(['auto', 'job', 'connected', 'agent'], { error: 'auto, job, connected or agent' }).default('auto'),
-    'connect-timeout': z.coerce
-      .number({ error: 'seconds, from 60 to 604800' })
-      .int('seconds, from 60 to 604800')
-      .min(60, 'seconds, from 60 to 604800')
-      .max(604_800, 'seconds, from 60 to 604800')
-      .default(3600),
+    'connect-timeout': seconds(60, 604_800).default(3600),
   }),
   client: z.strictObject({
     'state-directory': localPath.optional(),
@@ -115,7 +106,7 @@ export type Config = z.output<typeof schema> & { readonly file: string };
 export function configCandidates(flag: string | undefined, env: NodeJS.ProcessEnv = process.env): string[] {
   if (flag !== undefined) return [flag];
   if (env['HPCS_CONFIG']) return [env['HPCS_CONFIG']];
-  const xdg = env['XDG_CONFIG_HOME'] || join(env['HOME'] || homedir(), '.config');
+  const xdg = env['XDG_CONFIG_HOME'] || join(homeOf(env), '.config');
   return ['hpcs-client.conf', join(xdg, 'hpcs', 'hpcs-client.conf'), '/tmp/hpcs-client.conf'];
 }
 
@@ -171,6 +162,21 @@ async function readFound(file: string): Promise<string> {
  */
 export function parseConfig(content: string, file: string): Config {
   return { ...parseIni(schema, content, file, 'hpcs-client.conf.example explains every section and key'), file };
+}
+
+/**
+ * A configuration for another account on the site, where a flag says so: whoever reads it means the same one.
+ *
+ * @throws HpcsError `usage` for what can be no user name
+ */
+export function withUsername(config: Config, username: string | undefined): Config {
+  if (username === undefined) return config;
+  if (!accountName.safeParse(username).success) {
+    throw new HpcsError('usage', 'bad-username', `--username ${username}: expected a user name`, {
+      suggestion: 'give the name of your account on the site, as ssh takes it',
+    });
+  }
+  return { ...config, supercomputer: { ...config.supercomputer, username } };
 }
 
 /** A configuration in which jobs get their keys in another way, where a flag says so. */

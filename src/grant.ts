@@ -1,5 +1,5 @@
 import { HpcsError, messageOf } from './errors.ts';
-import type { Conditions } from './hpcs.ts';
+import { isRefusedCall, type Conditions } from './hpcs.ts';
 import type { ClientIdentity } from './identity/identity.ts';
 import { secretName, type VaultRecord } from './record.ts';
 import type { Services } from './services.ts';
@@ -50,6 +50,8 @@ export interface GrantedSecret {
  * of no use, and one without a record opens nothing.
  *
  * @param name what the secret's name begins with; the rest is random
+ * @param undo takes it back: from now on, since the server goes on with a grant also where nobody waits for its answer any more. What
+ * cannot be taken back is said through `warn`
  * @throws HpcsError `identity`
  */
 export async function grantSecret(
@@ -57,32 +59,43 @@ export async function grantSecret(
   readers: Readers,
   record: Omit<VaultRecord, 'owner'>,
   granter: Granter,
+  undo: AsyncDisposableStack,
 ): Promise<GrantedSecret> {
   const { identity, signal } = granter;
   const secret = secretName(name);
-  try {
-    const grant = await makeGrant(secret, readers, granter);
-    await using session = await vaultSession(granter);
-    await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
-    return grant;
-  } catch (error) {
-    // The server goes on with a grant also where nobody waits for its answer any more.
-    await takeBack({ secretPath: `client_${identity.clientId}/${secret}` }, granter);
+  let refused = false;
+  undo.defer(async () => {
+    if (!refused) await takeBack(`client_${identity.clientId}/${secret}`, granter);
+  });
+  const grant = await makeGrant(secret, readers, granter).catch((error: unknown) => {
+    refused = isRefusedCall(error);
     throw error;
+  });
+  await using session = await vaultSession(granter);
+  await session.writeNew(grant.secretPath, { ...record, owner: identity.spiffeId }, signal);
+  return grant;
+}
+
+/** Destroys a secret that nothing will use, and all grants of it. */
+async function takeBack(secretPath: string, { services, identity, warn }: Granter): Promise<void> {
+  const limit = takingBack();
+  try {
+    await services.server.destroySecret(secretPath, identity.prove, limit);
+  } catch (error) {
+    const why = limit.aborted ? `no answer within ${takeBackPatience / 1000} s` : messageOf(error);
+    warn?.(`the secret ${secretPath}, which nothing will use, may stay in the vault: ${why}`);
   }
 }
 
-/** Destroys a secret that nothing will use, and all grants of it. What stays is said through `warn`. */
-export async function takeBack(
-  { secretPath }: Pick<GrantedSecret, 'secretPath'>,
-  { services, identity, warn }: Granter,
-): Promise<void> {
-  try {
-    // Without the caller's signal, which may be why.
-    await services.server.destroySecret(secretPath, identity.prove);
-  } catch (error) {
-    warn?.(`the secret ${secretPath}, which nothing will use, may stay in the vault: ${messageOf(error)}`);
-  }
+/**
+ * Longest wait for what is taken back, in milliseconds. Somebody may have interrupted, and what is left to do is not done when he does it
+ * once more. The server needs a moment for the key, and goes on with the rest by itself.
+ */
+const takeBackPatience = 15_000;
+
+/** A signal for a call that takes something back: not the caller's, which may be why. */
+export function takingBack(): AbortSignal {
+  return AbortSignal.timeout(takeBackPatience);
 }
 
 /**

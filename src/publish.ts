@@ -1,17 +1,19 @@
 import { randomBytes } from 'node:crypto';
 import { basename, join, posix } from 'node:path';
+import { checkReaders, describeReaders } from './access/readers.ts';
 import { Catalogue } from './catalogue.ts';
 import type { Config } from './config.ts';
 import { HpcsError, messageOf } from './errors.ts';
-import { accessMode, checkVault, grantSecret, knownReaders, takeBack, type AccessMode, type Readers } from './grant.ts';
+import { accessMode, checkVault, grantSecret, knownReaders, type GrantedSecret, type Readers } from './grant.ts';
 import { openIdentity } from './identity/client-identity.ts';
 import { Copy } from './keep.ts';
 import { Shipped, type Meter } from './meter.ts';
-import { renderInfoRecord, type ImageConfig, type InfoRecord } from './record.ts';
+import { renderInfoRecord, type ImageConfig, type InfoRecord, type VaultRecord } from './record.ts';
 import type { Compression } from './seal/compress.ts';
 import type { SealFormat } from './seal/format.ts';
 import { recipientsField, type Recipient } from './seal/recipients.ts';
 import { Sealing, type SealSource } from './seal/threads.ts';
+import type { Secret } from './secret.ts';
 import { openServices } from './services.ts';
 import { connect } from './site/connect.ts';
 import { beside, makeDirectory, remove } from './site/files.ts';
@@ -33,7 +35,6 @@ export interface Publication {
   fileName: string;
   /** Directory on the site. */
   directory: string;
-  username: string | undefined;
   format: SealFormat;
   /** How the stream is compressed. An image is compressed within. */
   compress: Compression;
@@ -101,7 +102,7 @@ export async function publish(
 
   // Whether the key can be stored is known before hours of making and upload, not after.
   const prepare = async (signal: AbortSignal) => {
-    const connecting = connect(config, { signal, username: publication.username });
+    const connecting = connect(config, { signal });
     connecting.then(site.resolve, site.reject);
     const transport = stack.use(await connecting);
     await makeDirectory(transport, publication.directory, { signal });
@@ -138,6 +139,8 @@ export async function publish(
   const { keep, fileName } = publication;
   const copy = keep === undefined ? undefined : stack.use(await Copy.begin(join(keep, fileName)));
   const careful = { mode: 0o640, signal, patience: config.supercomputer['reconnect-limit'], warn: context.warning };
+  // Behind the upload, which the site removes at once: a server that does not answer must not keep it there.
+  await using unpublished = new AsyncDisposableStack();
   await using upload = await startUpload(transport, wanted, copy?.of(sealing) ?? sealing, {
     ...careful,
     bandwidth: publication.bandwidth ?? config.supercomputer['bandwidth-limit'],
@@ -149,68 +152,115 @@ export async function publish(
   meter[Symbol.dispose]();
 
   progress(`granting ${describeReaders(readers, mode)}`);
-  const record = {
-    artefact: randomBytes(16).toString('hex'),
-    kind: publication.kind,
-    format: publication.format,
-    sha512,
-    size,
-    created: new Date().toISOString(),
-    ...(content.image === undefined ? {} : { image: content.image }),
-    ...recipientsField(publication.recipients),
-    key: key.secretKey.reveal(),
-  };
-  await using unpublished = new AsyncDisposableStack();
-  const grant = await grantSecret(publication.fileName, readers, record, granter);
-  unpublished.defer(() => takeBack(grant, granter));
+  const artefact = randomBytes(16).toString('hex');
+  const sealed: SealedArtefact = { artefact, sha512, size, created: new Date().toISOString() };
+  const record = vaultRecordOf(publication, sealed, content.image, key.secretKey);
+  const grant = await grantSecret(publication.fileName, readers, record, granter, unpublished);
 
-  const suffix = record.artefact.slice(0, 8);
+  const suffix = artefact.slice(0, 8);
   const path = await upload.publishBeside(suffix);
   unpublished.defer(() => removeUnnamed(transport, path, context.warning));
   if (path !== wanted) progress(`${wanted} is an earlier artefact and stays; the new one is ${basename(path)}`);
-  const info: InfoRecord = {
+  const info = infoRecordOf(publication, sealed, path, grant, readers.nodes);
+  const infoPath = `${wanted}.info.yaml`;
+  await publishInfo(transport, infoPath, info, unpublished, careful);
+  const published = { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
+  return await afterwards(published, {
+    // The copy gets its name now: what is not published nobody can open.
+    'no copy of it is kept': async () =>
+      copy === undefined ? {} : { copy: await copy.nameAs([basename(path), beside(fileName, suffix)]) },
+    'it is not remembered here': () =>
+      catalogue.add({
+        site: config.supercomputer.address,
+        info: infoPath,
+        artefact,
+        secretPath: grant.secretPath,
+        sha512,
+        created: sealed.created,
+      }),
+  });
+}
+
+/** An artefact as it was sealed, and when. */
+interface SealedArtefact {
+  /** Its id. */
+  artefact: string;
+  sha512: string;
+  /** Sealed bytes. */
+  size: number;
+  /** RFC 3339 time. */
+  created: string;
+}
+
+/** What the vault keeps of an artefact: what its bytes must be, and the key that opens them. */
+function vaultRecordOf(
+  { kind, format, recipients }: Publication,
+  { artefact, sha512, size, created }: SealedArtefact,
+  image: ImageConfig | undefined,
+  key: Secret,
+): Omit<VaultRecord, 'owner'> {
+  return {
+    artefact,
+    kind,
+    format,
+    sha512,
+    size,
+    created,
+    ...(image === undefined ? {} : { image }),
+    ...recipientsField(recipients),
+    key: key.reveal(),
+  };
+}
+
+/** What the site shows of an artefact: where it lies, and which secret opens it. */
+function infoRecordOf(
+  { kind, format }: Publication,
+  { artefact, sha512, size }: SealedArtefact,
+  path: string,
+  grant: GrantedSecret,
+  nodes: readonly string[],
+): InfoRecord {
+  return {
     path_at_rest: path,
     secret_path: grant.secretPath,
     access_role: grant.role,
     checksum: sha512,
     spiffeID: grant.spiffeId,
-    format: publication.format,
-    kind: publication.kind,
-    artefact: record.artefact,
+    format,
+    kind,
+    artefact,
     size,
-    ...(readers.nodes.length > 0 ? { nodes: [...readers.nodes] } : {}),
+    ...(nodes.length > 0 ? { nodes: [...nodes] } : {}),
   };
-  const infoPath = `${wanted}.info.yaml`;
-  await publishInfo(transport, infoPath, info, unpublished, careful);
-  const published = { path, info: infoPath, sha512, size, secretPath: grant.secretPath };
-  const { artefact, created } = record;
-  await afterwards('it is not remembered here', published, () =>
-    catalogue.add({
-      site: config.supercomputer.address,
-      info: infoPath,
-      artefact,
-      secretPath: grant.secretPath,
-      sha512,
-      created,
-    }),
-  );
-  if (copy === undefined) return published;
-  // The copy gets its name last: what is not published nobody can open.
-  const names = [basename(path), beside(fileName, suffix)];
-  return { ...published, copy: await afterwards('no copy of it is kept', published, () => copy.nameAs(names)) };
 }
 
-/** What comes when all is published: who is told that it failed is told that, too. */
-async function afterwards<Result>(lack: string, published: Published, step: () => Promise<Result>): Promise<Result> {
-  try {
-    return await step();
-  } catch (error) {
-    throw new HpcsError('local', 'published-only', `${published.path} is published, but ${lack}: ${messageOf(error)}`, {
-      cause: error,
-      result: published,
-      suggestion: `use what is published: its info record is ${published.info}`,
-    });
+/**
+ * Takes the steps that come when all is published, each whatever becomes of the others.
+ *
+ * @param steps by what is missing where one fails; each may add to what is told of the publication
+ * @throws HpcsError `local`, code `published-only`, for all that failed, with what is published as its result
+ */
+export async function afterwards(
+  published: Published,
+  steps: Readonly<Record<string, () => Promise<Partial<Published> | void>>>,
+): Promise<Published> {
+  let result = published;
+  const failures: unknown[] = [];
+  const lacks: string[] = [];
+  for (const [lack, step] of Object.entries(steps)) {
+    try {
+      result = { ...result, ...(await step()) };
+    } catch (error) {
+      failures.push(error);
+      lacks.push(`${lack}: ${messageOf(error)}`);
+    }
   }
+  if (lacks.length === 0) return result;
+  throw new HpcsError('local', 'published-only', `${published.path} is published, but ${lacks.join('; ')}`, {
+    cause: failures[0],
+    result,
+    suggestion: `use what is published: its info record is ${published.info}`,
+  });
 }
 
 /**
@@ -250,30 +300,6 @@ async function removeUnnamed(transport: Transport, path: string, warn: (line: st
   }
 }
 
-function list(value: string | undefined): string[] {
-  return (value ?? '')
-    .split(',')
-    .map((part) => part.trim())
-    .filter(Boolean);
-}
-
-/** Readers from comma-separated flags. @throws HpcsError `usage` for what is no name */
-export function readersOf(flags: {
-  users?: string | undefined;
-  groups?: string | undefined;
-  'compute-nodes'?: string | undefined;
-}): Readers {
-  const readers = { users: list(flags.users), groups: list(flags.groups), nodes: list(flags['compute-nodes']) };
-  for (const name of [...readers.users, ...readers.groups, ...readers.nodes]) {
-    if (/^[A-Za-z0-9_][A-Za-z0-9._@-]*$/.test(name)) continue;
-    if (readers.users.includes(name) && /^oidc:[a-z0-9-]+:[\x21-\x2b\x2d-\x7e]+$/.test(name)) continue;
-    throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name of a user, group or node`, {
-      suggestion: 'separate names with commas',
-    });
-  }
-  return readers;
-}
-
 /** @throws HpcsError `usage` for a place that job-prep, which may start anywhere on the site, could not find */
 function checkPlace({ directory, fileName }: Publication): void {
   if (!directory.startsWith('/')) {
@@ -286,26 +312,4 @@ function checkPlace({ directory, fileName }: Publication): void {
       suggestion: 'name the sealed file with --data-path, or leave that out',
     });
   }
-}
-
-/** @throws HpcsError `usage` when nobody could read the artefact: in job mode its owner always can */
-function checkReaders(readers: Readers, mode: AccessMode): void {
-  if (mode === 'job') return;
-  if (readers.users.length + readers.groups.length === 0) {
-    throw new HpcsError('usage', 'no-readers', 'nobody is named who may read the artefact', {
-      suggestion: 'name users with -u or groups with -g',
-    });
-  }
-  if (readers.nodes.length === 0) {
-    throw new HpcsError('usage', 'no-nodes', 'no compute node is named on which the artefact may be read', {
-      suggestion: 'name nodes with -c',
-    });
-  }
-}
-
-function describeReaders(readers: Readers, mode: AccessMode): string {
-  const user = mode === 'job' ? 'client' : 'user';
-  const who = [...readers.users.map((name) => `${user} ${name}`), ...readers.groups.map((name) => `group ${name}`)];
-  if (mode === 'job') return `jobs of ${['this client', ...who].join(', ')}`;
-  return `${who.join(', ')} on ${readers.nodes.join(', ')}`;
 }

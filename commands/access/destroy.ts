@@ -39,7 +39,11 @@ The sealed file and its info record stay on the site; remove them there.`;
         throw error;
       },
     );
-    if (there && !flags.yes && !(await confirm(`destroy the key of ${secretPath} for good? (yes/no) `, this.signal))) {
+    // What is not found may be there: a proxy before the server answers so, too, while that starts anew.
+    const question = there
+      ? `destroy the key of ${secretPath} for good? (yes/no) `
+      : `no key of ${secretPath} was found. Remove what is left of its readers and grants, and destroy the key if there is one after all? (yes/no) `;
+    if (!flags.yes && !(await confirm(question, this.signal))) {
       throw new HpcsError('usage', 'not-confirmed', 'nothing was destroyed, since nobody confirmed it', {
         suggestion: 'answer yes on a terminal, or give --yes',
       });

@@ -1,12 +1,12 @@
 import { Args, Flags } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
+import { readersOf } from '../../src/access/readers.ts';
 import { artefactArg, BaseCommand, conditionFlags, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 import { knownReaders } from '../../src/grant.ts';
 import { conditionsOf } from '../../src/access/conditions.ts';
-import { readersOf } from '../../src/publish.ts';
 
 /** Lets more clients use an artefact. */
 export default class AccessGrant extends BaseCommand {

@@ -1,10 +1,10 @@
 import { Args, Flags } from '@oclif/core';
 import { namedSecret } from '../../src/access/artefact.ts';
 import { describeAccess, openOwner } from '../../src/access/owner.ts';
+import { readersOf } from '../../src/access/readers.ts';
 import { artefactArg, BaseCommand, configFlag } from '../../src/base-command.ts';
 import { loadConfig } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
-import { readersOf } from '../../src/publish.ts';
 
 /** Takes grants of an artefact back. */
 export default class AccessRevoke extends BaseCommand {

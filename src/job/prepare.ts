@@ -1,6 +1,6 @@
 import { Catalogue } from '../catalogue.ts';
 import { firstError, HpcsError } from '../errors.ts';
-import { accessMode, grantSecret, takeBack, type AccessMode, type Granter } from '../grant.ts';
+import { accessMode, grantSecret, type AccessMode, type Granter } from '../grant.ts';
 import { openIdentity } from '../identity/client-identity.ts';
 import { looseningFlags } from '../node/container.ts';
 import { recipientsField, type Recipient } from '../seal/recipients.ts';
@@ -16,7 +16,7 @@ import { removeConnection } from './attend.ts';
 import { chooseScripts, shipScripts } from './local-scripts.ts';
 import { agentAccess, newJob, planOf, registrationOf, ticketAccess, type Artefacts, type JobRequest } from './new-job.ts';
 import type { JobPlan } from './plan.ts';
-import { checkRequest, renderScript } from './script.ts';
+import { checkRequest, renderScript, type ShippedToolKit } from './script.ts';
 import { JobStore, type JobRecord } from './store.ts';
 import { submitScript, submitWithTicket } from './submission.ts';
 
@@ -59,7 +59,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     output: await chooseScripts(request.outputScripts, 'output', context),
   };
   await makeDirectory(transport, slurm.workdir, { signal });
-  const kit = await shippedToolKit(slurm.workdir, context);
+  const kit = await kitOnSite(slurm.workdir, context);
 
   await using identity = await openIdentity(config, { signal, progress });
   const granter: Granter = { services, identity, mode, signal, warn };
@@ -67,6 +67,8 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   const { record, ticket } = job;
   const store = new JobStore(state);
   await store.save(record);
+  // Taken back last: a server that does not answer must not keep what is on the site.
+  await using ungranted = new AsyncDisposableStack();
   await using unsubmitted = new AsyncDisposableStack();
   // Where sbatch was asked and did not refuse, there may be a job whose results only this record's key opens.
   let asked = false;
@@ -79,8 +81,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
   progress(`identities: ${modes[job.access]}`);
   // Without a list the script asks for the first of the nodes.
   const granted = request.slurm.nodelist === undefined ? nodes.slice(0, 1) : nodes;
-  const secret = await grantJob(record, request.recipients, scriptsKey, granted, granter);
-  unsubmitted.defer(() => takeBack(secret, granter));
+  const secret = await grantJob(record, request.recipients, scriptsKey, granted, granter, ungranted);
   if (record.connection !== undefined) {
     const { directory } = record.connection;
     unsubmitted.defer(() => removeConnection(transport, directory));
@@ -104,6 +105,7 @@ export async function submitJob(request: JobRequest, context: JobContext): Promi
     throw error;
   });
   unsubmitted.move();
+  ungranted.move();
   if (ticket === undefined) await submitted(jobId);
   return { jobId, record: { ...record, jobId } };
 }
@@ -114,15 +116,13 @@ function warnOfChoices({ slurm, flags }: JobRequest, warn: (line: string) => voi
     warn(`${flag} loosens the containment of the application; it is recorded in the result manifest`);
 }
 
-/** Where the tool kit lies on the site. */
-interface ShippedToolKit {
+/** The tool kit on the site, and where that is. */
+interface KitOnSite extends ShippedToolKit {
   /** Shared with the compute nodes; tickets lie there, too. */
   directory: string;
-  path: string;
-  sha256: string;
 }
 
-async function shippedToolKit(workdir: string, context: JobContext): Promise<ShippedToolKit> {
+async function kitOnSite(workdir: string, context: JobContext): Promise<KitOnSite> {
   const { config, progress } = context;
   const kit = await localToolKit(config);
   const directory = config.supercomputer['tool-kit-directory'] ?? `${workdir}/.hpcs`;
@@ -216,6 +216,7 @@ async function grantJob(
   scriptsKey: Secret | undefined,
   nodes: string[],
   granter: Granter,
+  undo: AsyncDisposableStack,
 ): Promise<JobPlan['job']> {
   const readers = granter.mode === 'job' ? { users: [], groups: [], nodes: [] } : { users: [record.username], groups: [], nodes };
   const { secretPath, role, spiffeId } = await grantSecret(
@@ -231,6 +232,7 @@ async function grantJob(
       ...(scriptsKey === undefined ? {} : { scriptsKey: scriptsKey.reveal() }),
     },
     granter,
+    undo,
   );
   return { secretPath, role, spiffeId };
 }

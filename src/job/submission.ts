@@ -1,5 +1,5 @@
 import { messageOf } from '../errors.ts';
-import type { Granter } from '../grant.ts';
+import { takingBack, type Granter } from '../grant.ts';
 import type { JobRegistration } from '../hpcs.ts';
 import { remove } from '../site/files.ts';
 import { cancel, isRefusal, release, submit } from '../site/slurm.ts';
@@ -60,6 +60,13 @@ export async function submitWithTicket(
   const { services, identity, transport, signal, progress, warn } = context;
   // Undone without the caller's signal, which may be why.
   await using undo = new AsyncDisposableStack();
+  const hash = ticketHash(ticket);
+  let registering = false;
+  // Also where only the answer is lost: the server would hold the job for days, and count it. It knows nothing of others. Behind all that
+  // is on the site: a server that does not answer must not keep it there.
+  undo.defer(async () => {
+    if (registering) await services.server.endJob(hash, identity.prove, takingBack()).catch(() => undefined);
+  });
   undo.defer(() => remove(transport, ticket.file));
   await uploadFile(transport, [Buffer.from(`${ticket.fileHalf.reveal()}\n`)], ticket.file, { mode: 0o600, signal });
   context.asking();
@@ -70,9 +77,7 @@ export async function submitWithTicket(
     }),
   );
   await context.submitted(jobId);
-  const hash = ticketHash(ticket);
-  // Also where only the answer is lost: the server would hold the job for days, and count it. It knows nothing of others.
-  undo.defer(async () => void (await services.server.endJob(hash, identity.prove).catch(() => undefined)));
+  registering = true;
   const spiffeId = await services.server.registerJob({ job: jobId, ticket: hash, ...registration }, identity.prove, signal);
   progress(`job ${jobId} is ${spiffeId}`);
   await release(transport, jobId, { signal });

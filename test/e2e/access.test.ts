@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadConfig, type Config } from '../../src/config.ts';
@@ -477,6 +477,23 @@ console.log('1')`,
       assert.equal(destroyed.code, 0, destroyed.stderr);
       assert.match(destroyed.stderr, /a job that has read it has it still/);
       assert.equal((await owner.ask('GET', `kv/metadata/${secret}`)).status, 404);
+    });
+
+    it('take a user name on the site that only the command line gives for the one who calls', async () => {
+      const input = join(site.temporary, 'input.txt');
+      await writeFile(input, 'x');
+      const configuration = `${anna.configuration}.other`;
+      const usual = await readFile(anna.configuration, 'utf8');
+      await writeFile(configuration, usual.replace(/^username ?= ?alice$/m, 'username = nobody-there'));
+      const words = ['data-prep', '-i', input, '--data-path-at-rest', site.scratch, '--username', 'alice', '-u', 'alice'];
+      const ambiguous = await anna.hpcs(words, { env: { HPCS_CONFIG: configuration } });
+      assert.equal(ambiguous.code, 2, ambiguous.stderr);
+      assert.match(ambiguous.stderr, /alice is your user name on the site, and another client/);
+      // The digest of an image is asked of the site, too.
+      const image = ['--grant-image', `${site.scratch}/none.sif.info.yaml`];
+      const missing = await anna.hpcs([...words, ...image], { env: { HPCS_CONFIG: configuration } });
+      assert.equal(missing.code, 5, missing.stderr);
+      assert.match(missing.stderr, /none\.sif\.info\.yaml/);
     });
 
     it('act on no artefact that the site alone names, where nobody could stop them', async () => {

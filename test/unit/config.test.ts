@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { configCandidates, configSections, loadConfig, parseConfig } from '../../src/config.ts';
+import { configCandidates, configSections, loadConfig, parseConfig, withUsername } from '../../src/config.ts';
 import { HpcsError } from '../../src/errors.ts';
 
 const minimal = {
@@ -152,13 +152,21 @@ describe('client configuration', () => {
     });
   });
 
+  it('is for another account where a flag says so, and for none that could be an option of a program', () => {
+    const config = parsed();
+    assert.equal(withUsername(config, undefined), config);
+    assert.deepEqual(withUsername(config, 'bob'), { ...config, supercomputer: { ...config.supercomputer, username: 'bob' } });
+    for (const name of ['', '-l', 'a b'])
+      assert.throws(() => withUsername(config, name), { kind: 'usage', code: 'bad-username' });
+  });
+
   describe('errors name file, section, key and what was expected', () => {
     for (const [changes, message] of [
-      [{ 'spire-server': { port: undefined } }, '[spire-server] port: expected a port number'],
-      [{ 'spire-server': { port: '' } }, '[spire-server] port: expected a port number'],
-      [{ 'spire-server': { port: 'port' } }, '[spire-server] port: expected a port number'],
-      [{ 'spire-server': { port: '0x1f' } }, '[spire-server] port: expected a port number'],
-      [{ 'spire-server': { port: '-1' } }, '[spire-server] port: expected a port number'],
+      [{ 'spire-server': { port: undefined } }, '[spire-server] port: expected a port number, from 1 to 65535'],
+      [{ 'spire-server': { port: '' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
+      [{ 'spire-server': { port: 'port' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
+      [{ 'spire-server': { port: '0x1f' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
+      [{ 'spire-server': { port: '-1' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
       [{ 'spire-server': { port: '0' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
       [{ 'spire-server': { port: '70000' } }, '[spire-server] port: expected a port number, from 1 to 65535'],
       [
@@ -192,6 +200,9 @@ describe('client configuration', () => {
         '[supercomputer] tool-kit-directory: expected an absolute path without spaces, quotes, commas or colons',
       ],
       [{ supercomputer: { apptainer: '--debug' } }, '[supercomputer] apptainer: expected a program or its absolute path'],
+      [{ supercomputer: { 'reconnect-limit': '' } }, '[supercomputer] reconnect-limit: expected seconds, from 0 to 86400'],
+      [{ supercomputer: { 'reconnect-limit': '1e2' } }, '[supercomputer] reconnect-limit: expected seconds, from 0 to 86400'],
+      [{ identity: { 'connect-timeout': '59' } }, '[identity] connect-timeout: expected seconds, from 60 to 604800'],
       [{ client: { 'allow-insecure-http': 'maybe' } }, '[client] allow-insecure-http: expected true or false'],
       [{ client: { 'allow-insecure-http': '' } }, '[client] allow-insecure-http: expected true or false'],
     ] as [Sections, string][]) {

@@ -4,12 +4,12 @@ import { mkdir, mkdtemp, readdir, readFile, rm, rmdir, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { HpcsError } from '../../src/errors.ts';
-import { publishInfo } from '../../src/publish.ts';
+import { afterwards, publishInfo } from '../../src/publish.ts';
 import { renderInfoRecord, type InfoRecord } from '../../src/record.ts';
 import { fileError } from '../../src/site/files.ts';
 import { connectionLost } from '../../src/site/ssh-errors.ts';
 import type { Transport } from '../../src/site/transport.ts';
-import { FailingTransport } from '../support/failing-transport.ts';
+import { FailingTransport, isRename } from '../support/failing-transport.ts';
 import { LocalTransport } from '../support/local-transport.ts';
 
 const info: InfoRecord = {
@@ -40,7 +40,7 @@ describe('what an info record names', () => {
   };
   /** Fails the rename alone. */
   const failing = (error: HpcsError, done: boolean): Transport =>
-    new FailingTransport((script) => (script.includes('sync -- "${path%/*}/"') ? { error, done } : undefined));
+    new FailingTransport((script) => (isRename(script) ? { error, done } : undefined));
 
   it('stays once that is published, in place of an earlier one', async () => {
     await writeFile(path, 'earlier');
@@ -56,7 +56,7 @@ describe('what an info record names', () => {
     await rmdir(path);
     // Not before the rename.
     const late = new FailingTransport((script) => {
-      if (script.includes('sync -- "${path%/*}/"')) mkdirSync(path);
+      if (isRename(script)) mkdirSync(path);
       return undefined;
     });
     taken = false;
@@ -77,4 +77,26 @@ describe('what an info record names', () => {
       });
     }
   }
+});
+
+describe('what comes when all is published', () => {
+  const published = { path: '/s/d.tgz', info: '/s/d.tgz.info.yaml', sha512: 'a', size: 1, secretPath: 'c/d' };
+  const full = (): Promise<void> => Promise.reject(new Error('no space'));
+
+  it('adds to what is told of it', async () => {
+    assert.deepEqual(await afterwards(published, { a: async () => ({ copy: 'd.tgz' }), b: async () => undefined }), { ...published, copy: 'd.tgz' }); // prettier-ignore
+  });
+
+  it('is done though one step fails, which is said with what is published', async () => {
+    const steps = { 'it is not remembered here': full, 'no copy is kept': async () => ({ copy: 'd.tgz' }) };
+    await assert.rejects(afterwards(published, steps), {
+      code: 'published-only',
+      message: '/s/d.tgz is published, but it is not remembered here: no space',
+      result: { ...published, copy: 'd.tgz' },
+    });
+  });
+
+  it('names all that failed', async () => {
+    await assert.rejects(afterwards(published, { one: full, two: full }), { message: '/s/d.tgz is published, but one: no space; two: no space' }); // prettier-ignore
+  });
 });

@@ -52,6 +52,13 @@ describe('hpcs access destroy', () => {
     assert.equal(reached(), false);
   });
 
+  it('destroys nothing unasked where a proxy answers in place of the server, which may hold the key', async () => {
+    server.answers.set('/api/access/list', { status: 404, body: 'default backend - 404' });
+    const { code, stderr } = await destroy();
+    assert.deepEqual([code, reached()], [2, false], stderr);
+    assert.match(stderr, /nothing was destroyed, since nobody confirmed it/);
+  });
+
   it('destroys what there is', async () => {
     const { code, stdout, stderr } = await destroy('--yes');
     assert.deepEqual([code, stdout, reached()], [0, `destroyed the key of ${secret}\n`, true], stderr);

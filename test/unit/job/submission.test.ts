@@ -64,9 +64,31 @@ describe('a submission', () => {
     assert.match(warnings.join('\n'), /^a job mine may wait on hold on .*\na job mine may wait or run on /);
   });
 
+  it('warns of it where sbatch, or the shell before it, was ended by a signal', async () => {
+    for (const end of ['kill -9 $$', 'exit 137']) {
+      await slurm({ sbatch: end });
+      await assert.rejects(submit(), refused('slurm-cut-short'));
+    }
+    assert.match(warnings.join('\n'), /^a job mine may wait on hold on .*\na job mine may wait on hold on /);
+  });
+
+  it('leaves nothing on the site that waits for a server that does not answer', async () => {
+    await slurm({ sbatch: 'echo 7', scancel: `echo "$1" > ${directory}/cancelled` });
+    const left: boolean[] = [];
+    const silent = async (): Promise<void> => {
+      left.push(existsSync(join(directory, 'ticket')), !existsSync(join(directory, 'cancelled')));
+    };
+    Object.assign(context.services.server, { endJob: silent });
+    await assert.rejects(submit(), refused('unreachable'));
+    assert.deepEqual(left, [false, false]);
+  });
+
   it('warns of nothing where it was refused', async () => {
     await slurm({ sbatch: 'echo sbatch: error: invalid partition specified: x >&2; exit 1' });
     await assert.rejects(submit(), refused('sbatch-partition'));
+    // As a wrapper in Perl ends.
+    await slurm({ sbatch: 'echo not today >&2; exit 255' });
+    await assert.rejects(submit(), refused('sbatch-refused'));
     assert.deepEqual(warnings, []);
   });
 
