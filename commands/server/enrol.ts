@@ -15,7 +15,10 @@ over a channel that others do not read. Enrolling the same name again adds a key
   static override flags = {
     config: Flags.string({ summary: 'configuration file of the server', helpValue: 'FILE', required: true }),
     name: Flags.string({ summary: 'who it is for: owners of artefacts grant to this name', helpValue: 'NAME', required: true }),
-    groups: Flags.string({ summary: 'groups of this person, which owners can grant to', helpValue: 'A,B', default: '' }),
+    groups: Flags.string({
+      summary: "groups of this person from then on, which owners can grant to; '' for none. Left out, they stay as they are",
+      helpValue: 'A,B',
+    }),
     lifetime: Flags.integer({
       summary: 'seconds in which the token must be used',
       helpValue: 'SECONDS',
@@ -30,7 +33,7 @@ over a channel that others do not read. Enrolling the same name again adds a key
     const config = await loadServerConfig(flags.config);
     const made = await invite(config, {
       name: flags.name,
-      groups: flags.groups.split(',').filter(Boolean),
+      groups: flags.groups?.split(',').filter(Boolean),
       lifetime: flags.lifetime,
     });
     // The one result that is a secret: whoever runs this hands it on.

@@ -1,9 +1,10 @@
-import { fastify, LogController, type FastifyInstance, type FastifyRequest } from 'fastify';
+import { fastify, LogController, type FastifyInstance } from 'fastify';
 import type { Access } from './access.ts';
 import { accessCalls } from './access-api.ts';
+import { Audit } from './audit.ts';
 import { Authentication } from './authentication.ts';
 import { clientCalls, type ClientServices } from './clients-api.ts';
-import { asHpcsError, fail, failure, keyEnded } from './failures.ts';
+import { asHpcsError, fail, keyEnded } from './failures.ts';
 import type { Jobs } from './jobs.ts';
 import { jobCalls } from './jobs-api.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
@@ -13,6 +14,7 @@ import { Metrics } from './metrics.ts';
 import { describeApi } from './openapi.ts';
 import { originalCalls, type OriginalServices } from './original-api.ts';
 import { statusCalls, type StatusServices } from './status-api.ts';
+import { UnderWay } from './under-way.ts';
 
 /** What the API serves. */
 export interface ApiOptions extends OriginalServices, ClientServices, StatusServices {
@@ -25,6 +27,8 @@ export interface ApiOptions extends OriginalServices, ClientServices, StatusServ
   isOwn: (url: URL) => boolean;
   metrics?: Metrics | undefined;
   limits?: Limits | undefined;
+  /** Told of the requests. */
+  underWay?: UnderWay | undefined;
   /** Where log lines (JSON) go, or false for none. */
   log: { write(line: string): void } | false;
 }
@@ -38,7 +42,7 @@ const unlimited = new Set(['/healthz', '/readyz']);
  * Every answer is JSON with `success` and, unless all is well, `message`.
  */
 export function makeApi(options: ApiOptions): FastifyInstance {
-  const { metrics = new Metrics(), limits = defaultLimits, tls } = options;
+  const { metrics = new Metrics(), limits = defaultLimits, underWay = new UnderWay(), tls } = options;
   const patience = {
     headersTimeout: timeouts.head,
     connectionsCheckingInterval: timeouts.check,
@@ -67,6 +71,8 @@ export function makeApi(options: ApiOptions): FastifyInstance {
 
   limitConnections(app.server, limits, metrics, (details) => app.log.warn(details, 'too many connections'));
   trackRequests(app);
+  const audit = new Audit({ metrics, callerOf: (request) => authentication.callerOf(request), silent: unlimited });
+  underWay.follow(app, (end) => audit.ended(end));
   const rates = new RateLimits(app, limits, unlimited);
   const authentication = new Authentication(app, {
     clients: options.clients,
@@ -76,13 +82,10 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     isRemoved: options.isRemoved,
     admit: (request, client) => rates.admit(request, client),
   });
-  const codes = new WeakMap<FastifyRequest, string>();
   app.setErrorHandler((error, request, reply) => {
     const known = asHpcsError(error);
-    codes.set(request, known.code);
-    metrics.refusals.inc({ code: known.code });
     if (known instanceof TooManyRequests) void reply.header('retry-after', known.retryAfter);
-    const { status, message } = failure(error, request);
+    const { status, message } = audit.failure(error, request);
     return fail(reply, status, message, known.code === keyEnded ? keyEnded : undefined);
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
@@ -92,45 +95,12 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     if (reply.statusCode < 400 || request.raw.complete) return;
     if (coding !== undefined || Number(length) > longestBody.usual) void reply.header('connection', 'close');
   });
-  auditCalls(app, authentication, { metrics, codes });
 
-  originalCalls(app, authentication, options);
+  originalCalls(app, authentication, { audit, underWay }, options);
   clientCalls(app, authentication, rates, options);
   jobCalls(app, authentication, options.jobs);
   accessCalls(app, authentication, options.access);
   statusCalls(app, options);
   describeApi(app);
   return app;
-}
-
-/** One line for each call, whatever became of it: the audit log. */
-function auditCalls(
-  app: FastifyInstance,
-  authentication: Authentication,
-  { metrics, codes }: { metrics: Metrics; codes: WeakMap<FastifyRequest, string> },
-): void {
-  app.addHook('onResponse', async (request, reply) => {
-    const route = request.routeOptions.url;
-    const call = route === undefined ? 'unknown' : `${request.method} ${route}`;
-    metrics.requests.inc({ call, status: reply.statusCode });
-    metrics.seconds.observe({ call }, reply.elapsedTime / 1000);
-    if (unlimited.has(route ?? '')) return;
-    const { statusCode: status } = reply;
-    // The path alone: a query may hold anything.
-    const [path = ''] = request.url.split('?');
-    request.log.info(
-      {
-        audit: status < 400 ? 'done' : status < 500 ? 'refused' : 'failed',
-        method: request.method,
-        path: path.slice(0, 200),
-        status,
-        code: codes.get(request),
-        caller: authentication.callerOf(request)?.client,
-        by: authentication.callerOf(request)?.by,
-        from: request.ip,
-        ms: Math.round(reply.elapsedTime),
-      },
-      'answered',
-    );
-  });
 }

@@ -9,8 +9,8 @@ import { goThrough, type StepReport } from './steps.ts';
 
 /** How a bootstrap is done. */
 export interface BootstrapOptions {
-  /** Of an administrator of the vault; what needs it is left out without it. */
-  token: Secret | undefined;
+  /** Of an administrator of the vault. */
+  token: Secret;
   /** Only look. */
   check: boolean;
   report?: (report: StepReport) => void;
@@ -24,15 +24,11 @@ export interface BootstrapOptions {
  */
 export async function bootstrap(config: ServerConfig, options: BootstrapOptions): Promise<StepReport[]> {
   const { url, namespace, 'ca-file': caFile, 'allow-insecure-http': allowInsecureHttp } = config.vault;
-  await using clients = new AsyncDisposableStack();
   const reach = { url, ca: await readCa(caFile), allowInsecureHttp, timeout: 10_000 };
-  const steps = spireSteps(config);
-  if (options.token !== undefined) {
-    const root = clients.use(vaultClient(reach));
-    const own = clients.use(vaultClient({ ...reach, namespace }));
-    steps.unshift(...(await vaultSteps({ root, own, token: options.token }, await vaultWanted(config))));
-  }
-  return await goThrough(steps, options);
+  await using root = vaultClient(reach);
+  await using own = vaultClient({ ...reach, namespace });
+  const inVault = await vaultSteps({ root, own, token: options.token }, await vaultWanted(config));
+  return await goThrough([...inVault, ...spireSteps(config)], options);
 }
 
 /** Revokes an administrator's token: nothing needs it any more. @throws HpcsError `identity` */

@@ -29,7 +29,11 @@ export type ClientRecord = z.output<typeof clientRecord>;
 
 const invitation = z.strictObject({
   name: z.string(),
-  groups: z.array(z.string()),
+  /**
+   * The groups that the client has from then on; `null` for none. An empty list leaves those that it has: earlier versions wrote it where
+   * none were named.
+   */
+  groups: z.array(z.string()).nullable(),
   expires: z.iso.datetime(),
   /** Thumbprint of the key that it was used with. */
   key: z.string().nullable(),
@@ -78,17 +82,23 @@ export class Clients {
    * Makes a token with which one key can be enrolled, once.
    *
    * @param options.name of the person or project; the same name is the same client again
+   * @param options.groups the client's groups from then on, be it none; without them they stay as they are
    * @param options.lifetime of the token, in seconds
    * @throws HpcsError `identity`
    */
-  async invite(options: {
+  async invite({
+    name,
+    groups,
+    lifetime,
+  }: {
     name: string;
-    groups: readonly string[];
+    groups?: readonly string[] | undefined;
     lifetime: number;
   }): Promise<{ token: Secret; expires: Date }> {
     const token = new Secret(randomBytes(32).toString('base64url'));
-    const expires = new Date(Date.now() + options.lifetime * 1000);
-    const record = { name: options.name, groups: options.groups, expires: expires.toISOString(), key: null, client: null };
+    const expires = new Date(Date.now() + lifetime * 1000);
+    const named = groups?.length === 0 ? null : (groups ?? []);
+    const record = { name, groups: named, expires: expires.toISOString(), key: null, client: null };
     await this.#store.write(`enrolments/${hash(token.bytes())}`, record, 0);
     return { token, expires };
   }
@@ -118,7 +128,8 @@ export class Clients {
       if (!(await this.#store.write(path, used, version))) throw notInvited('was used already');
       version += 1;
     }
-    const client = await this.#clientOf(`enrolled:${value.name}`, value);
+    const groups = value.groups?.length === 0 ? undefined : (value.groups ?? []);
+    const client = await this.#clientOf(`enrolled:${value.name}`, { name: value.name, groups });
     await this.#makeRole(client.id);
     await this.#keys.enrol(client.id, thumbprint);
     await this.#enrolled(client.id, thumbprint);
@@ -334,13 +345,13 @@ export class Clients {
     });
   }
 
-  async #clientOf(identity: string, { name, groups }: { name: string; groups: string[] }): Promise<ClientRecord> {
+  async #clientOf(identity: string, { name, groups }: { name: string; groups?: string[] | undefined }): Promise<ClientRecord> {
     const path = identityPath(identity);
     for (;;) {
       const known = await this.#store.read(path, identityRecord);
       if (known !== undefined) return this.#withGroups(known.value.client, groups);
       // An id is taken before an identity is given it: two identities never share one.
-      const client = await this.#take((id) => ({ id, identity, name, groups, created: new Date().toISOString() }));
+      const client = await this.#take((id) => ({ id, identity, name, groups: groups ?? [], created: new Date().toISOString() }));
       if (await this.#store.write(path, { client: client.id }, 0)) return client;
       await this.#store.remove(`clients/${client.id}`);
     }
@@ -369,12 +380,12 @@ export class Clients {
     }
   }
 
-  async #withGroups(id: string, groups: string[]): Promise<ClientRecord> {
+  async #withGroups(id: string, groups: string[] | undefined): Promise<ClientRecord> {
     for (;;) {
       const found: Stored<ClientRecord> | undefined = await this.#store.read(`clients/${id}`, clientRecord);
       if (found === undefined || found.value.removed !== undefined) throw wasRemoved(id);
+      if (groups === undefined || JSON.stringify(groups) === JSON.stringify(found.value.groups)) return found.value;
       const changed = { ...found.value, groups };
-      if (JSON.stringify(changed.groups) === JSON.stringify(found.value.groups)) return found.value;
       if (await this.#store.write(`clients/${id}`, changed, found.version)) return changed;
     }
   }

@@ -6,14 +6,9 @@ import { iniValues, parseIni } from '../ini.ts';
 import { aliasOf, issuerSection, type Issuer } from './issuer-config.ts';
 import { defaultLimits, isNetwork } from './limits.ts';
 
-const text = z.string({ error: 'a value' }).min(1, 'a value');
-const port = z.coerce.number({ error: 'a port number' }).int('a port number').min(1, 'a port number').max(65535, 'a port number');
-const seconds = z.coerce.number({ error: 'seconds, from 60 to 86400' }).int('seconds, from 60 to 86400').min(60, 'seconds, from 60 to 86400').max(86_400, 'seconds, from 60 to 86400'); // prettier-ignore
-const list = z.string().transform((value) => value.split(',').map((part) => part.trim()).filter(Boolean)); // prettier-ignore
+const { text, port, count, seconds, list, boolean, url, trustDomain, vaultNamespace } = iniValues;
+
 const audiences = list.refine((value) => value.length > 0, 'at least one audience');
-const boolean = z
-  .union([z.boolean(), z.enum(['true', 'false', 'yes', 'no'])], { error: 'true or false' })
-  .transform((value) => value === true || value === 'true' || value === 'yes');
 const spiffeId = text.refine((value) => {
   try {
     return Boolean(parseSpiffeId(value));
@@ -21,7 +16,6 @@ const spiffeId = text.refine((value) => {
     return false;
   }
 }, 'a SPIFFE ID');
-const count = z.coerce.number({ error: 'a number, 1 or more' }).int('a number, 1 or more').min(1, 'a number, 1 or more');
 const isOrigin = (value: string): boolean => URL.canParse(value) && new URL(value).origin === value;
 const nodeName = /^[a-z0-9][a-z0-9._-]{0,252}$/;
 const selector = /^[a-z0-9_]+:[\x21-\x7e]+$/;
@@ -34,7 +28,7 @@ const schema = z.strictObject({
   'spire-server': z.strictObject({
     address: text,
     port,
-    'trust-domain': z.string().regex(/^[a-z0-9._-]{1,255}$/, 'a trust domain: lower-case letters, digits, dots, dashes'),
+    'trust-domain': trustDomain,
     'pre-command': command.optional(),
     'spire-server-bin': z.string().optional(),
     // Documented configurations of the original end this value in a colon. Without it, SPIRE is called with an identity of our own.
@@ -43,8 +37,8 @@ const schema = z.strictObject({
       .string()
       .regex(/^([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/, 'host:port')
       .optional(),
-    'join-token-ttl': seconds.default(300),
-    'jwt-svid-ttl': seconds.default(300),
+    'join-token-ttl': seconds(60, 86_400).default(300),
+    'jwt-svid-ttl': seconds(60, 86_400).default(300),
   }),
   'spire-agent': z
     .strictObject({
@@ -53,14 +47,12 @@ const schema = z.strictObject({
     })
     .prefault({}),
   vault: z.strictObject({
-    url: z
-      .url({ protocol: /^https?$/, error: 'a URL such as https://host:port' })
-      .transform((value) => value.replace(/\/+$/, '')),
+    url,
     'server-role': text,
     'ca-file': text.optional(),
     'allow-insecure-http': boolean.default(false),
     audience: audiences.prefault('vault'),
-    namespace: iniValues.vaultNamespace.optional(),
+    namespace: vaultNamespace.optional(),
   }),
   client: z
     .strictObject({
@@ -83,7 +75,7 @@ const schema = z.strictObject({
       url: list.refine((value) => value.every(isOrigin), 'origins such as https://hpcs.example.org:10080').optional(),
       'allow-insecure-http': boolean.default(false),
       'trusted-proxies': list.refine((value) => value.every(isNetwork), 'addresses or networks such as 10.0.0.0/8').prefault(''),
-      drain: z.coerce.number({ error: 'seconds' }).min(0, 'seconds').max(300, 'seconds, 300 at most').default(0),
+      drain: seconds(0, 300).default(0),
     })
     .prefault({}),
   tls: z
@@ -91,11 +83,11 @@ const schema = z.strictObject({
     .optional(),
   limits: z
     .strictObject({
-      'requests-per-address': count.default(defaultLimits.perAddress),
-      'requests-per-client': count.default(defaultLimits.perClient),
-      connections: count.default(defaultLimits.maxConnections),
-      'connections-per-address': count.default(defaultLimits.maxConnectionsPerAddress),
-      'waiting-jobs-per-client': count.default(1000),
+      'requests-per-address': count(1).default(defaultLimits.perAddress),
+      'requests-per-client': count(1).default(defaultLimits.perClient),
+      connections: count(1).default(defaultLimits.maxConnections),
+      'connections-per-address': count(1).default(defaultLimits.maxConnectionsPerAddress),
+      'waiting-jobs-per-client': count(1).default(1000),
     })
     .prefault({}),
   monitoring: z.strictObject({ host: text.default('127.0.0.1'), port }).optional(),

@@ -17,14 +17,15 @@ export interface Invitation {
 /**
  * Makes an enrolment token with the server's own identity. It lies, hashed, in the vault, so that every server on it takes it.
  *
+ * @param options.groups the client's groups from then on; without them they stay as they are
  * @param options.lifetime seconds
  * @throws HpcsError `usage` for a name that none can be enrolled under, `identity`
  */
 export async function invite(
   config: ServerConfig,
-  options: { name: string; groups: readonly string[]; lifetime: number },
+  options: { name: string; groups?: readonly string[] | undefined; lifetime: number },
 ): Promise<Invitation> {
-  for (const name of [options.name, ...options.groups]) {
+  for (const name of [options.name, ...(options.groups ?? [])]) {
     if (enrolledName.safeParse(name).success) continue;
     throw new HpcsError('usage', 'bad-name', `${JSON.stringify(name)} is not a name to enrol somebody under`, {
       suggestion: 'use lower-case letters, digits and . _ @ -, and nothing that looks like a client id (9 hex characters)',

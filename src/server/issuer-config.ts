@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { iniValues } from '../ini.ts';
 
-const { text, list, boolean } = iniValues;
+const { text, seconds, list, boolean } = iniValues;
 
 /** Signatures that an issuer may be allowed: with public keys all of them. `none` and keyed hashes cannot be configured. */
 const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'] as const;
@@ -11,9 +11,6 @@ const issuerUrl = text.refine((value) => {
   const url = URL.canParse(value) ? new URL(value) : undefined;
   return url?.protocol === 'https:' && url.search === '' && url.hash === '' && url.username === '';
 }, 'an https URL, exactly as the tokens of the issuer have it');
-
-const number = (least: number, most: number): z.ZodCoercedNumber =>
-  z.coerce.number({ error: `seconds, from ${least} to ${most}` }).int(`seconds, from ${least} to ${most}`).min(least, `seconds, from ${least} to ${most}`).max(most, `seconds, from ${least} to ${most}`); // prettier-ignore
 
 const ids = list.refine(
   (value) => value.every((id) => /^[0-9]{1,19}$/.test(id)),
@@ -46,8 +43,8 @@ export const issuerSection = z
       .pipe(z.array(z.enum(algorithms), { error: `some of ${algorithms.join(', ')}` }))
       .prefault('RS256, PS256, ES256, EdDSA'),
     binding: z.enum(['nonce', 'audience', 'none'], { error: 'nonce, audience or none' }).optional(),
-    session: number(300, 7 * 86_400).optional(),
-    leeway: number(0, 300).default(30),
+    session: seconds(300, 7 * 86_400).optional(),
+    leeway: seconds(0, 300).default(30),
     require: requirements.prefault(''),
     'groups-claim': text.optional(),
     groups: groupMap.prefault(''),

@@ -64,6 +64,8 @@ export class RateLimits {
     });
     app.addHook('onRequest', async (request) => {
       if (exempt.has(request.routeOptions.url ?? '')) return;
+      // A connection that was reset before anybody looked at it has no address any more.
+      if (request.socket.remoteAddress === undefined) throw new HpcsError('usage', 'bad-request', 'the caller has hung up');
       refuse(await this.#address?.(request), 'this address');
     });
   }

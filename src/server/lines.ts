@@ -7,31 +7,35 @@ export const linesType = 'application/x-ndjson';
  *
  * @param run the call; told how it reports
  * @param failed the answer when it throws
+ * @returns also when the call has ended, whether or not anybody reads the lines
  */
-export async function* reportLines(
+export function reportLines(
   run: (report: (done: number, total: number) => void) => Promise<object>,
   failed: (error: unknown) => { status: number; message: string },
-): AsyncGenerator<string, void, undefined> {
+): { lines: AsyncGenerator<string, void, undefined>; ended: Promise<void> } {
   const queue: object[] = [];
   let change = Promise.withResolvers<void>();
   const put = (line: object): void => {
     queue.push(line);
     change.resolve();
   };
-  let ended = false;
+  let over = false;
   const end = (answer: object): void => {
-    ended = true;
+    over = true;
     put(answer);
   };
+  async function* lines(): AsyncGenerator<string, void, undefined> {
+    for (;;) {
+      for (let line = queue.shift(); line !== undefined; line = queue.shift()) yield `${JSON.stringify(line)}\n`;
+      if (over) return;
+      await change.promise;
+      change = Promise.withResolvers<void>();
+    }
+  }
   // It goes on when the caller goes away: half a grant helps nobody.
-  void run((done, total) => put({ progress: { done, total } })).then(
+  const ended = run((done, total) => put({ progress: { done, total } })).then(
     (answer) => end({ status: 200, ...answer }),
     (error: unknown) => end({ success: false, ...failed(error) }),
   );
-  for (;;) {
-    for (let line = queue.shift(); line !== undefined; line = queue.shift()) yield `${JSON.stringify(line)}\n`;
-    if (ended) return;
-    await change.promise;
-    change = Promise.withResolvers<void>();
-  }
+  return { lines: lines(), ended };
 }

@@ -10,16 +10,16 @@ export class Metrics {
   readonly registry = new Registry();
   readonly #registers = [this.registry];
 
-  /** Requests that were answered. `call` is a route of the API, or `unknown`. */
+  /** Requests that are over, also those whose callers were gone before the answer. `call` is a route of the API, or `unknown`. */
   readonly requests = new Counter({
     name: 'hpcs_requests_total',
-    help: 'Requests answered, by call and status',
+    help: 'Requests that are over, by call and the status that came of them',
     labelNames: ['call', 'status'],
     registers: this.#registers,
   });
   readonly seconds = new Histogram({
     name: 'hpcs_request_seconds',
-    help: 'Time from the head of a request to the end of its answer',
+    help: 'Time from the head of a request until it is over',
     labelNames: ['call'],
     buckets: [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100],
     registers: this.#registers,

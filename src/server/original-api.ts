@@ -1,14 +1,15 @@
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { HpcsError } from '../errors.ts';
+import type { Audit } from './audit.ts';
 import type { Authentication } from './authentication.ts';
 import { checkBody } from './check-body.ts';
 import type { Clients } from './clients.ts';
-import { failure } from './failures.ts';
 import type { Grants } from './grants.ts';
 import { longestBody } from './limits.ts';
 import { linesType, reportLines } from './lines.ts';
 import { nodeBody, nodeQuery, registerBody, workloadsBody } from './names.ts';
+import type { UnderWay } from './under-way.ts';
 
 /** What {@link originalCalls} serves. */
 export interface OriginalServices {
@@ -21,7 +22,12 @@ export interface OriginalServices {
 }
 
 /** The three calls of the original. */
-export function originalCalls(app: FastifyInstance, authentication: Authentication, services: OriginalServices): void {
+export function originalCalls(
+  app: FastifyInstance,
+  authentication: Authentication,
+  { audit, underWay }: { audit: Audit; underWay: UnderWay },
+  services: OriginalServices,
+): void {
   const { grants, clients, allowLegacyRegistration, nodes } = services;
   const legacyOnly = async (): Promise<void> => {
     if (allowLegacyRegistration) return;
@@ -79,7 +85,8 @@ export function originalCalls(app: FastifyInstance, authentication: Authenticati
       return { success: true, message: 'identities, policy and role made', ...grant };
     };
     if (request.headers.accept?.includes(linesType) !== true) return run();
-    const lines = reportLines(run, (error) => failure(error, request));
+    const { lines, ended } = reportLines(run, (error) => audit.failure(error, request));
+    underWay.hold(request, ended);
     return reply.type(linesType).send(Readable.from(lines));
   });
 }

@@ -4,6 +4,7 @@ import { HpcsError } from '../errors.ts';
 import type { Clients, ClientRecord } from './clients.ts';
 import { choose, gist, grantRecord, hindrance, type Asking, type GrantRecord } from './conditions.ts';
 import type { PermitBody } from './names.ts';
+import { Serial } from './serial.ts';
 import type { Store, Stored } from './store.ts';
 
 const permit = z.strictObject({
@@ -44,6 +45,7 @@ export interface Revocation {
 export class Permissions {
   readonly #store: Store;
   readonly #clients: Clients;
+  readonly #serial = new Serial();
 
   constructor(store: Store, clients: Clients) {
     this.#store = store;
@@ -56,16 +58,8 @@ export class Permissions {
    * @throws HpcsError `identity`; code `bad-request` for a name that is nobody's, `conflict` where something else was granted
    */
   async permit(owner: string, body: PermitBody): Promise<Permitted> {
-    const { grant, clients } = await this.#grantOf(body);
-    const { secret } = body;
-    const grants = grant === undefined ? [] : [grant];
-    const record: Permit = { owner, secret, grants, created: new Date().toISOString() };
-    if (await this.#store.write(pathOf({ owner, secret }), record, 0))
-      return { clients, groups: body.groups, grant: grant?.id ?? null };
-    const found = (await this.find({ owner, secret })) ?? [];
-    if (JSON.stringify(found.map(gist)) !== JSON.stringify(grants.map(gist)))
-      throw new HpcsError('identity', 'conflict', `the secret ${secret} of client ${owner} is already granted to others`);
-    return { clients, groups: body.groups, grant: found[0]?.id ?? null };
+    // Names take their time: a client that goes away meanwhile has it forgotten, which must come behind it.
+    return this.#serial.run(pathOf({ owner, secret: body.secret }), () => this.#permit(owner, body));
   }
 
   /** Adds a grant to those that there are. The same one asked for again is one. @throws HpcsError `identity` as {@link permit} */
@@ -165,7 +159,20 @@ export class Permissions {
 
   /** Forgets who may use a secret that is destroyed. @throws HpcsError `identity` */
   async forget(path: SecretPath): Promise<void> {
-    await this.#store.remove(pathOf(path));
+    await this.#serial.run(pathOf(path), () => this.#store.remove(pathOf(path)));
+  }
+
+  async #permit(owner: string, body: PermitBody): Promise<Permitted> {
+    const { grant, clients } = await this.#grantOf(body);
+    const { secret } = body;
+    const grants = grant === undefined ? [] : [grant];
+    const record: Permit = { owner, secret, grants, created: new Date().toISOString() };
+    if (await this.#store.write(pathOf({ owner, secret }), record, 0))
+      return { clients, groups: body.groups, grant: grant?.id ?? null };
+    const found = (await this.find({ owner, secret })) ?? [];
+    if (JSON.stringify(found.map(gist)) !== JSON.stringify(grants.map(gist)))
+      throw new HpcsError('identity', 'conflict', `the secret ${secret} of client ${owner} is already granted to others`);
+    return { clients, groups: body.groups, grant: found[0]?.id ?? null };
   }
 
   async #grantOf(body: PermitBody): Promise<{ grant: GrantRecord | undefined; clients: Record<string, string> }> {

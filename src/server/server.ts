@@ -84,6 +84,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     joinTokenTtl: config['spire-server']['join-token-ttl'],
     jwtSvidTtl: config['spire-server']['jwt-svid-ttl'],
   });
+  const underWay = new UnderWay();
   const app = makeApi({
     grants,
     verifier: new JwtSvidVerifier({
@@ -117,12 +118,12 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     },
     allowLegacyRegistration: options.allowLegacyRegistration,
     nodes: config.nodes.allow,
+    underWay,
     tls,
     log: options.log,
   });
-  const underWay = new UnderWay(app);
   if (config.monitoring !== undefined) cleanup.use(await startMonitor(config.monitoring, health, metrics));
-  cleanup.defer(() => underWay.close());
+  cleanup.defer(() => underWay.close(app));
   if (options.allowLegacyRegistration)
     app.log.warn('--allow-legacy-registration: anyone who reaches this server gets identities; only for trying it out');
   if (config['spire-server']['socket-path'] !== undefined)

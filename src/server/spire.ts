@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { HpcsError, messageOf } from '../errors.ts';
 import { GrpcError, grpcStatus, type MethodDescriptor } from '../identity/grpc.ts';
 import { formatSpiffeId, type SpiffeId } from '../identity/spiffe-id.ts';
+import { certificates } from '../identity/x509-svid.ts';
 import type { Messages } from '../protobuf.ts';
 import { Secret } from '../secret.ts';
 import { SpireConnection, SpireService, type SpireReach } from './spire-connection.ts';
@@ -287,7 +288,7 @@ export class Spire implements Disposable {
     return {
       x509: answer.x509Authorities
         .filter(({ tainted }) => !tainted)
-        .map(({ asn1 }) => pem(asn1))
+        .map(({ asn1 }) => certificates(asn1))
         .join(''),
       jwt: answer.jwtAuthorities
         .filter(({ tainted, expiresAt }) => !tainted && (expiresAt === 0 || expiresAt > now))
@@ -352,9 +353,4 @@ async function ask<Answer>(call: () => Promise<Answer>): Promise<Answer> {
 function refused(doing: string, status: Status | null): HpcsError {
   const why = status === null ? 'no status' : `${grpcStatus[status.code] ?? status.code}: ${status.message}`;
   return new HpcsError('identity', 'spire-refused', `the SPIRE server refused ${doing} (${why})`);
-}
-
-function pem(der: Buffer): string {
-  const lines = der.toString('base64').match(/.{1,64}/g) ?? [];
-  return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
 }

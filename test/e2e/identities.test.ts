@@ -116,8 +116,13 @@ describe('identities that nobody can steal', function () {
         ((await owner.ask('GET', path)).body as { data: { data: { groups?: string[]; client?: string } } }).data.data;
       const groups = async (): Promise<unknown> => (await stored(record)).groups;
       assert.deepEqual(await groups(), [`team-${run}`]);
-      // Invited anew without groups, on another machine.
+      // Invited anew, on another machine: no word of groups leaves them, and a word of none takes them.
       await server.enrol(new Secret(await enrolmentToken(site, `gone-${run}`)), keyProver(await generateProofKey()));
+      assert.deepEqual(await groups(), [`team-${run}`]);
+      await server.enrol(
+        new Secret(await enrolmentToken(site, `gone-${run}`, "--groups ''")),
+        keyProver(await generateProofKey()),
+      );
       assert.deepEqual(await groups(), []);
       assert.equal((await server.enrol(first, prove)).clientId, clientId);
       assert.deepEqual(await groups(), [], 'the first token gives no group back');

@@ -100,7 +100,6 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
         spiffeId: `spiffe://${config['spire-server']['trust-domain']}/c/${alice.clientId}/s/${secret}`,
         secretPath: `client_${alice.clientId}/${secret}`,
         role: `client_${alice.clientId}-${secret}`,
-        added: { 'cn-way': { users: [account], groups: [] } },
       });
       {
         await using session = await vault.login(`client_${alice.clientId}`, await alice.jwt('vault'));

@@ -10,6 +10,23 @@ import { SmallVault } from '../../support/small-vault.ts';
 
 const id = '0123456af';
 
+describe('a grant that is taken back while it is made', () => {
+  it('does not stand afterwards', async () => {
+    const vault = new SmallVault();
+    const store = new Store(vault.admin);
+    const permissions = new Permissions(store, new Clients(store, vault.admin, 'example.org'));
+    const others = ['0123456b1', '0123456b2'];
+    for (const other of others) {
+      const client = { id: other, identity: `enrolled:${other}`, name: other, groups: [], created: '2026-01-01T00:00:00.000Z' };
+      vault.put(`hpcs-server/clients/${other}`, client);
+    }
+    const made = permissions.permit(id, { secret: 'x', clients: others, groups: [] });
+    await permissions.forget({ owner: id, secret: 'x' });
+    await made;
+    assert.deepEqual(vault.below('hpcs-server/grants/'), []);
+  });
+});
+
 describe('what is left of a client', () => {
   let vault: SmallVault;
   let access: Access;

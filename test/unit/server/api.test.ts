@@ -1,16 +1,23 @@
 import assert from 'node:assert/strict';
+import { connect, type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { HpcsError } from '../../../src/errors.ts';
 import { generateProofKey, keyProver, thumbprintOf } from '../../../src/identity/proof.ts';
 import { Secret } from '../../../src/secret.ts';
 import { Clients } from '../../../src/server/clients.ts';
+import { Metrics } from '../../../src/server/metrics.ts';
 import { Store } from '../../../src/server/store.ts';
-import { clientToken as token, lonelyApi } from '../../support/api.ts';
+import { clientToken as token, lonelyApi, noConnections } from '../../support/api.ts';
 import { SmallVault } from '../../support/small-vault.ts';
 
 const lines: string[] = [];
 const api = (allowLegacyRegistration: boolean, nodes: string[] = []): FastifyInstance =>
   lonelyApi({ allowLegacyRegistration, nodes, log: { write: (line) => void lines.push(line) } });
+
+/** The lines of the audit log. */
+const audits = (): Record<string, unknown>[] =>
+  lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter((line) => line['audit'] !== undefined);
 
 const body = (jwt: string): object => ({ jwt, secret: 'x', users: ['u'], groups: null, compute_nodes: ['n'] });
 
@@ -137,15 +144,68 @@ describe('API of the server', () => {
     await post('/api/client/create-workloads', body(await token('hpcs-server')));
     await post('/api/client/token', { audience: 'vault' });
     await app.inject('/healthz');
-    const audits = lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter((line) => line['audit'] !== undefined);
-    assert.equal(audits.length, 2);
-    const [failed, refused] = audits;
+    const [failed, refused, ...more] = audits();
+    assert.deepEqual(more, []);
     assert.deepEqual(
       [failed?.['audit'], failed?.['caller'], failed?.['by'], failed?.['from'], failed?.['code']],
       ['failed', '0123456af', 'jwt-svid', '127.0.0.1', 'unreachable'],
     );
     assert.deepEqual([refused?.['audit'], refused?.['status'], refused?.['code']], ['refused', 401, 'unauthenticated']);
-    for (const line of audits) assert.match(String(line['reqId']), /^[0-9a-f]{16}$/);
+    for (const line of audits()) assert.match(String(line['reqId']), /^[0-9a-f]{16}$/);
+  });
+
+  it('writes the same line of a grant that fails and counts it alike, whether or not its caller is told of the progress', async () => {
+    await app.close();
+    const metrics = new Metrics();
+    app = lonelyApi({ metrics, log: { write: (line) => void lines.push(line) } });
+    const jwt = await token('hpcs-server');
+    for (const accept of ['application/json', 'application/x-ndjson'])
+      await app.inject({ method: 'POST', path: '/api/client/create-workloads', headers: { accept }, payload: body(jwt) });
+    const [plain, told] = audits().map(({ time: _time, reqId: _id, ms: _ms, ...rest }) => rest);
+    assert.deepEqual([told?.['audit'], told?.['status'], told?.['code']], ['failed', 503, 'unreachable']);
+    assert.deepEqual(told, plain);
+    const text = await metrics.registry.metrics();
+    assert.match(text, /^hpcs_requests_total\{call="POST \/api\/client\/create-workloads",status="503"\} 2$/m);
+    assert.match(text, /^hpcs_refusals_total\{code="unreachable"\} 2$/m);
+  });
+
+  it('writes that line and counts the call when it has ended, too, where the caller has hung up', async () => {
+    const get = 'GET /api/trust-bundle HTTP/1.1\r\nhost: x\r\n\r\n';
+    const post = 'POST /api/client/token HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{';
+    const sealed = new HpcsError('identity', 'vault-sealed', 'the vault is sealed');
+    for (const [head, outcome, line] of [
+      [get, async () => 'PEM', { audit: 'done', status: 200, code: undefined }],
+      [get, () => Promise.reject(sealed), { audit: 'failed', status: 503, code: 'vault-sealed' }],
+      [post, undefined, { audit: 'refused', status: 400, code: 'bad-request' }],
+    ] as const) {
+      await app.close();
+      lines.length = 0;
+      const [asked, gone] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const metrics = new Metrics();
+      app = lonelyApi({
+        metrics,
+        log: { write: (text) => void lines.push(text) },
+        trustBundle: async () => {
+          await gone.promise;
+          return outcome?.() ?? '';
+        },
+      });
+      app.addHook('onRequest', async () => asked.resolve());
+      await app.listen({ port: 0, host: '127.0.0.1' });
+      const caller = connect((app.server.address() as AddressInfo).port, '127.0.0.1').on('error', () => undefined);
+      caller.write(head);
+      await asked.promise;
+      caller.destroy();
+      await noConnections(app);
+      if (outcome !== undefined) assert.deepEqual(audits(), []);
+      gone.resolve();
+      while (audits().length === 0) await sleep(5);
+      const [{ audit, status, code, aborted, from } = {}, ...more] = audits();
+      assert.deepEqual({ audit, status, code }, line);
+      assert.deepEqual([aborted, from, more], [true, '127.0.0.1', []]);
+      const counted = new RegExp(`^hpcs_requests_total\\{call=".*",status="${line.status}"\\} 1$`, 'm');
+      assert.match(await metrics.registry.metrics(), counted);
+    }
   });
 
   it('mints no token that outlives the session of its key', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { generateProofKey, thumbprintOf, type Proof } from '../../../src/identity/proof.ts';
-import { Clients } from '../../../src/server/clients.ts';
+import { Clients, type ClientRecord } from '../../../src/server/clients.ts';
 import { Store } from '../../../src/server/store.ts';
 import { refused } from '../../support/refused.ts';
 import { SmallVault } from '../../support/small-vault.ts';
@@ -16,16 +16,18 @@ describe('clients of the server', () => {
     clients = new Clients(new Store(vault.admin), vault.admin, 'example.org', () => undefined, () => draws.shift() ?? assert.fail()); // prettier-ignore
   });
 
-  const enrol = async (name: string): Promise<string> => {
-    const { token } = await clients.invite({ name, groups: [], lifetime: 60 });
-    const proof: Proof = { thumbprint: await thumbprintOf(await generateProofKey()), id: name, issuedAt: Date.now() / 1000 };
-    return (await clients.enrol(token, proof)).id;
+  const proofOf = async (id: string): Promise<Proof> => {
+    return { thumbprint: await thumbprintOf(await generateProofKey()), id, issuedAt: Date.now() / 1000 };
+  };
+  const enrol = async (name: string, groups?: string[]): Promise<ClientRecord> => {
+    const { token } = await clients.invite({ name, groups, lifetime: 60 });
+    return clients.enrol(token, await proofOf(name));
   };
 
   it('never get an id that is or was another’s, however they came by it', async () => {
     draws = ['00000000a', '00000000b', '00000000c'];
-    assert.equal(await enrol('alice'), '00000000a');
-    assert.equal(await enrol('bert'), '00000000b');
+    assert.equal((await enrol('alice')).id, '00000000a');
+    assert.equal((await enrol('bert')).id, '00000000b');
     await clients.remove('00000000b');
     assert.equal(await clients.reserve(), '00000000c');
     // One that was registered before ids were remembered.
@@ -34,11 +36,33 @@ describe('clients of the server', () => {
     draws = ['00000000a', '00000000b', '00000000c', '00000000d', '00000000e'];
     assert.equal(await clients.reserve(), '00000000e');
     draws = ['00000000e', '00000000c', '00000000d', '00000000f'];
-    assert.equal(await enrol('carl'), '00000000f');
+    assert.equal((await enrol('carl')).id, '00000000f');
     assert.deepEqual((await clients.all()).map(({ id }) => id).toSorted(), ['00000000a', '00000000b', '00000000f']); // prettier-ignore
     await clients.remove('00000000c');
     draws = ['00000000c', '000000010'];
     assert.equal(await clients.reserve(), '000000010');
+  });
+
+  it('keep their groups where another key is enrolled, unless its token says which they have from then on', async () => {
+    draws = ['00000000a', '00000000b'];
+    assert.deepEqual((await enrol('alice')).groups, []);
+    assert.deepEqual((await enrol('alice', ['genomics'])).groups, ['genomics']);
+    assert.deepEqual((await enrol('alice')).groups, ['genomics']);
+    assert.deepEqual((await enrol('alice', ['imaging', 'genomics'])).groups, ['imaging', 'genomics']);
+    assert.deepEqual((await enrol('alice', [])).groups, []);
+    assert.deepEqual((await enrol('alice', ['genomics'])).groups, ['genomics']);
+    // Earlier versions wrote an empty list where no groups were named.
+    const { token } = await clients.invite({ name: 'alice', groups: ['imaging'], lifetime: 60 });
+    for (const path of vault.below('hpcs-server/enrolments/'))
+      vault.put(path, { ...(vault.secrets.get(path)?.data as object), groups: [] });
+    assert.deepEqual((await clients.enrol(token, await proofOf('old'))).groups, ['genomics']);
+    assert.deepEqual((await clients.find('00000000a'))?.groups, ['genomics']);
+  });
+
+  it('have the groups that one of several tokens gives them, where all are used at once', async () => {
+    draws = Array.from({ length: 8 }, (_, index) => `00000000${index}`);
+    await Promise.all([enrol('alice'), enrol('alice', ['genomics']), enrol('alice'), enrol('alice')]);
+    assert.deepEqual((await clients.named('alice'))?.groups, ['genomics']);
   });
 
   it('leave nothing in the vault where they are removed while their login waits', async () => {

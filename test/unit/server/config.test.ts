@@ -56,6 +56,12 @@ describe('server configuration', () => {
     );
   });
 
+  it('reads that of the deployment', async () => {
+    const file = new URL('../../../docker/deploy/hpcs-server.conf', import.meta.url);
+    const config = parseServerConfig(await readFile(file, 'utf8'), 'hpcs-server.conf');
+    assert.equal(config.vault.url, 'https://openbao:8200');
+  });
+
   it('has lists', () => {
     const config = parseServerConfig(
       `${original}audience = vault, TESTING\n[client]\naudience=hpcs-server,TESTING\n${tls}`,
@@ -63,6 +69,16 @@ describe('server configuration', () => {
     );
     assert.deepEqual(config.vault.audience, ['vault', 'TESTING']);
     assert.deepEqual(config.client.audience, ['hpcs-server', 'TESTING']);
+  });
+
+  it('takes lists of repeated keys, and URLs in any form', () => {
+    const config = parseServerConfig(
+      `${original.replace('https://vault:8200/', 'HTTPS://Vault:443/base//')}audience[] = vault\naudience[] = TESTING\n${tls}`,
+      'x.conf',
+    );
+    assert.deepEqual(config.vault.audience, ['vault', 'TESTING']);
+    assert.equal(config.vault.url, 'https://vault/base');
+    refused(`${original}audience[] =\n${tls}`, /\[vault\] audience: expected at least one audience/);
   });
 
   it('calls SPIRE over the network with its own identity, unless it names the private socket', () => {
@@ -94,6 +110,32 @@ describe('server configuration', () => {
     refused(`${original}[client]\nselectors = uid\n${tls}`, /\[client\] selectors: expected selectors such as/);
     refused(original.replace('spiffe://hpcs/hpcs-server/workload', 'hpcs') + tls, /hpcs-server-spiffeid: expected a SPIFFE ID/);
   });
+
+  for (const [from, to, message] of [
+    ...['0x50', '1e3', '" 80"', '', '0', '65536'].map(
+      (port) => ['port = 8081', `port = ${port}`, '[spire-server] port: expected a port number, from 1 to 65535'] as const,
+    ),
+    ['port = 8081', 'port = 8081\njwt-svid-ttl = 0x50', '[spire-server] jwt-svid-ttl: expected seconds, from 60 to 86400'],
+    ['[vault]', '[listen]\ndrain =\n[vault]', '[listen] drain: expected seconds, from 0 to 300'],
+    ['[vault]', '[limits]\nconnections = 1e3\n[vault]', '[limits] connections: expected a number, 1 or more'],
+    ['address = localhost', 'address = "a\u001B[2J"', '[spire-server] address: expected a value without control characters'],
+    ['trust-domain = hpcs', 'trust-domain = HPCS', '[spire-server] trust-domain: expected a trust domain: lower-case'],
+    ['https://vault:8200/', 'https://me:pw@vault:8200', '[vault] url: expected a URL without user name and password'],
+    ['https://vault:8200/', 'https://vault:8200/?x=1', '[vault] url: expected a URL that ends before any ? or #'],
+    ['https://vault:8200/', 'ftp://vault:8200', '[vault] url: expected a URL such as https://host:port'],
+    [
+      'server-role = hpcs-server',
+      'server-role = r\nallow-insecure-http = 1',
+      '[vault] allow-insecure-http: expected true or false',
+    ],
+  ] as const) {
+    it(`refuses ${JSON.stringify(to)}`, () => {
+      assert.throws(
+        () => parseServerConfig(original.replace(from, to) + tls, 'x.conf'),
+        (error: HpcsError) => error.kind === 'usage' && error.message.startsWith(`x.conf: ${message}`),
+      );
+    });
+  }
 
   it('takes one certificate, limits and proxies', () => {
     const svid = parseServerConfig(`${original}[tls]\nx509-svid = true\n[monitoring]\nport = 10090\n`, 'x.conf');

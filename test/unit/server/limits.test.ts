@@ -1,17 +1,20 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type AddressInfo, type Socket } from 'node:net';
+import { duplexPair } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { HpcsError } from '../../../src/errors.ts';
 import { generateProofKey, keyProver, thumbprintOf } from '../../../src/identity/proof.ts';
 import { Clients } from '../../../src/server/clients.ts';
+import type { Grants } from '../../../src/server/grants.ts';
 import { Health } from '../../../src/server/health.ts';
 import { defaultLimits, isNetwork, type Limits } from '../../../src/server/limits.ts';
 import { Metrics } from '../../../src/server/metrics.ts';
 import { startMonitor } from '../../../src/server/monitor.ts';
 import { UnderWay } from '../../../src/server/under-way.ts';
 import { Store } from '../../../src/server/store.ts';
-import { clientToken, lonelyApi } from '../../support/api.ts';
+import { clientToken, lonelyApi, noConnections } from '../../support/api.ts';
 import { SmallVault } from '../../support/small-vault.ts';
 
 const lines: string[] = [];
@@ -115,6 +118,17 @@ describe('limits of the server', () => {
     for (const socket of kept) socket.destroy();
   });
 
+  it('take a connection that has no address, since it was reset before anybody looked at it, for no fault of the server', async () => {
+    await using app = limited({});
+    await app.ready();
+    const [caller, connection] = duplexPair();
+    app.server.emit('connection', connection);
+    caller.write('GET /api/capabilities HTTP/1.1\r\nhost: x\r\n\r\n');
+    const [answer] = (await once(caller, 'data')) as [Buffer];
+    assert.match(answer.toString(), /^HTTP\/1\.1 400 /);
+    caller.destroy();
+  });
+
   it('end what is no request, and say so in the log', async () => {
     await using app = limited({});
     await app.listen({ port: 0, host: '127.0.0.1' });
@@ -182,8 +196,8 @@ describe('the end of the server', () => {
       asked.resolve();
       return answered.promise;
     };
-    const app = lonelyApi({ trustBundle });
-    const underWay = new UnderWay(app);
+    const underWay = new UnderWay();
+    const app = lonelyApi({ trustBundle, underWay });
     await app.listen({ port: 0, host: '127.0.0.1' });
     const url = `http://127.0.0.1:${portOf(app)}`;
     const waiting = fetch(`${url}/api/trust-bundle`);
@@ -193,12 +207,59 @@ describe('the end of the server', () => {
       .resume();
     slow.write('POST /api/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{');
     await once(slow, 'connect');
-    const closing = underWay.close();
+    const closing = underWay.close(app);
     await assert.rejects(fetch(`${url}/healthz`));
     answered.resolve('-----BEGIN CERTIFICATE-----');
     assert.equal((await waiting).status, 200);
     await closing;
     if (!slow.closed) await once(slow, 'close');
+  });
+
+  it('is not before all is done that it was asked for, also by callers who are gone', async () => {
+    const jwt = await clientToken('hpcs-server');
+    const grant = JSON.stringify({ jwt, secret: 'x', users: ['u'], groups: null, compute_nodes: ['n'] });
+    const more = `content-type: application/json\r\naccept: application/x-ndjson\r\ncontent-length: ${grant.length}\r\n`;
+    for (const [head, body] of [
+      ['GET /api/trust-bundle HTTP/1.1\r\n', ''],
+      [`POST /api/client/create-workloads HTTP/1.1\r\n${more}`, grant],
+    ]) {
+      const [asked, done] = [Promise.withResolvers<void>(), Promise.withResolvers<string>()];
+      const work = async (): Promise<string> => (asked.resolve(), done.promise);
+      const grants = { grant: work } as unknown as Grants;
+      const underWay = new UnderWay();
+      const app = lonelyApi({ trustBundle: work, grants, underWay });
+      await app.listen({ port: 0, host: '127.0.0.1' });
+      const caller = connect(portOf(app), '127.0.0.1').on('error', () => undefined);
+      caller.write(`${head}host: x\r\n\r\n${body}`);
+      await asked.promise;
+      caller.destroy();
+      await noConnections(app);
+      let ended = false;
+      const closing = underWay.close(app).then(() => (ended = true));
+      await sleep(50);
+      assert.equal(ended, false, head);
+      done.resolve('');
+      await closing;
+    }
+  });
+
+  it('is not held up by a caller who hung up', async () => {
+    const [asked, done] = [Promise.withResolvers<void>(), Promise.withResolvers<string>()];
+    const underWay = new UnderWay();
+    const app = lonelyApi({ trustBundle: async () => (asked.resolve(), done.promise), underWay });
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    const caller = connect(portOf(app), '127.0.0.1').on('error', () => undefined);
+    caller.write('GET /api/trust-bundle HTTP/1.1\r\nhost: x\r\n\r\n');
+    await asked.promise;
+    caller.destroy();
+    await noConnections(app);
+    done.resolve('');
+    const idler = connect(portOf(app), '127.0.0.1')
+      .on('error', () => undefined)
+      .resume();
+    idler.write('POST /api/jobs HTTP/1.1\r\n');
+    await once(idler, 'connect');
+    await underWay.close(app);
   });
 
   it('is seen in its readiness before', async () => {
