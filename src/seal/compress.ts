@@ -22,6 +22,9 @@ export type Compression = 'auto' | 'paced' | 'zstd' | 'none';
 /** Share of its size that a frame's sample must come below for the frame to be compressed; in haste, the samples of the last frames. */
 const worthwhile = { anyway: 0.97, inHaste: 0.5 };
 
+/** A frame whose sample comes below this share is followed by so many that are compressed unseen: a sample takes a 25th of a frame's time. */
+const obvious = { below: 0.8, followers: 7 };
+
 /** In haste one of so many frames is sampled, which takes 0.1 ms, and so many samples are looked back at. */
 const hasty = { every: 8, samples: 4 };
 
@@ -59,8 +62,7 @@ export function compressed(input: Bytes, mode: Compression, options: CompressOpt
   const samples = new Samples();
   const compress = (frame: Buffer): boolean => {
     if (mode === 'zstd') return true;
-    if (mode === 'paced' && pace.rate > haste) return samples.take(frame) < worthwhile.inHaste;
-    return shareOf(frame) < worthwhile.anyway;
+    return mode === 'paced' && pace.rate > haste ? samples.judgeInHaste(frame) : samples.judge(frame);
   };
   return gathered(frames(input, compress, compressor), reuseAfter, pace);
 }
@@ -151,16 +153,28 @@ function shareOf(frame: Buffer): number {
   return length / sample.length;
 }
 
-/** Judges by several frames, so that single ones do not keep threads awake. */
+/** Judges by samples whether frames are to be compressed. */
 class Samples {
+  /** Frames that are taken to be as the last one that was sampled. */
+  #followers = 0;
   readonly #shares: number[] = [];
   #frames = 0;
 
-  /** Takes a frame's sample, if it is one of those that are sampled. @returns the share that samples came to lately */
-  take(frame: Buffer): number {
+  judge(frame: Buffer): boolean {
+    if (this.#followers > 0) {
+      this.#followers--;
+      return true;
+    }
+    const share = shareOf(frame);
+    if (share < obvious.below) this.#followers = obvious.followers;
+    return share < worthwhile.anyway;
+  }
+
+  /** Judges by several frames, so that single ones do not keep threads awake. */
+  judgeInHaste(frame: Buffer): boolean {
     if (this.#frames++ % hasty.every === 0) this.#shares.push(shareOf(frame));
     if (this.#shares.length > hasty.samples) this.#shares.shift();
-    return this.#shares.reduce((sum, share) => sum + share, 0) / this.#shares.length;
+    return this.#shares.reduce((sum, share) => sum + share, 0) / this.#shares.length < worthwhile.inHaste;
   }
 }
 

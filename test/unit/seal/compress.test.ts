@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:zlib';
 import { compressed, decompressed } from '../../../src/seal/compress.ts';
+import { compressingHere, type Compressor } from '../../../src/seal/compressor.ts';
 import { Pace } from '../../../src/seal/pace.ts';
 import { collectGarbage } from '../../support/garbage.ts';
 import { collect, failsWith, inPieces } from '../../support/streams.ts';
@@ -74,6 +75,29 @@ describe('compression', () => {
     const stored = await collect(compressed(inPieces(input), 'paced', { compressor: nobody, pace }));
     assert.ok(stored.length > input.length);
     assert.ok((await collect(decompressed(inPieces(stored)))).equals(input));
+  });
+
+  it('takes the seven frames after one that shrinks well to be as that one, and no frame for one that does not', async () => {
+    let asked = 0;
+    const here = compressingHere();
+    const counting: Compressor = {
+      ...here,
+      put: (frame) => {
+        asked++;
+        here.put(frame);
+      },
+    };
+    const first = text.subarray(0, mib);
+    for (const [input, count] of [
+      [Buffer.concat([first, random]), 8],
+      [Buffer.concat([random, first]), 1],
+      [Buffer.concat(Array.from({ length: 12 }, () => first)), 12],
+    ] as const) {
+      asked = 0;
+      const small = await collect(compressed(inPieces(input), 'auto', { compressor: counting }));
+      assert.equal(asked, count);
+      assert.ok((await collect(decompressed(inPieces(small)))).equals(input));
+    }
   });
 
   it('leaves nothing of its samples to the garbage collector, which would let them pile up', async () => {
