@@ -8,28 +8,17 @@ import { promisify } from 'node:util';
 import { createGunzip, createZstdDecompress, zstdDecompress, type ZstdOptions } from 'node:zlib';
 import { HpcsError, messageOf } from '../errors.ts';
 import { BlockWriter } from './block-writer.ts';
-import { blockSize, ByteReader, free, freeWhole, inBlocks, type Bytes } from './bytes.ts';
+import { blockSize, ByteReader, free, inBlocks, type Bytes } from './bytes.ts';
 import { compressFrame, compressingHere, frameSize, type Compressor } from './compressor.ts';
 import { corrupt } from './faults.ts';
 import { Pace } from './pace.ts';
+import { Samples } from './samples.ts';
 
 /**
  * `auto` stores what does not get smaller; `paced` does so too, and stores also what gets only somewhat smaller while bytes leave so fast
  * that compressing them would take longer than it saves; `zstd` compresses all; `none` leaves the stream as it is.
  */
 export type Compression = 'auto' | 'paced' | 'zstd' | 'none';
-
-/** Share of its size that a frame's sample must come below for the frame to be compressed; in haste, the samples of the last frames. */
-const worthwhile = { anyway: 0.97, inHaste: 0.5 };
-
-/** A frame whose sample comes below this share is followed by so many that are compressed unseen: a sample takes a 25th of a frame's time. */
-const obvious = { below: 0.8, followers: 7 };
-
-/** In haste one of so many frames is sampled, which takes 0.1 ms, and so many samples are looked back at. */
-const hasty = { every: 8, samples: 4 };
-
-/** In MB/s: what a network of 1 Gbit/s does not reach. */
-const haste = 120;
 
 /** Largest frame that is expanded as a whole; larger ones are streamed. Those that we wrote earlier have this size. */
 const largestWhole = 4 * blockSize;
@@ -53,17 +42,16 @@ export interface CompressOptions {
   reuseAfter?: number;
   /** How fast bytes leave, for `paced`. Default: as they are taken. */
   pace?: Pace;
+  /** Times samples, in milliseconds. Default: as they are. */
+  stopwatch?: () => number;
 }
 
 /** Compresses a byte stream. What comes out with `auto` or `zstd` is one any zstd program expands. */
 export function compressed(input: Bytes, mode: Compression, options: CompressOptions = {}): Bytes {
   if (mode === 'none') return input;
   const { compressor = compressingHere(), pace = new Pace(), reuseAfter } = options;
-  const samples = new Samples();
-  const compress = (frame: Buffer): boolean => {
-    if (mode === 'zstd') return true;
-    return mode === 'paced' && pace.rate > haste ? samples.judgeInHaste(frame) : samples.judge(frame);
-  };
+  const samples = new Samples(options.stopwatch);
+  const compress = (frame: Buffer): boolean => mode === 'zstd' || samples.judge(frame, mode === 'paced' ? pace.rate : 0);
   return gathered(frames(input, compress, compressor), reuseAfter, pace);
 }
 
@@ -134,48 +122,6 @@ async function* inOrder(results: AsyncIterable<Result>): AsyncGenerator<Uint8Arr
     if (waiting.length >= inFlight) yield* (await waiting.shift()) ?? [];
   }
   for (const next of waiting) yield* await next;
-}
-
-/** So many pieces of so many bytes each are taken of a frame as its sample. */
-const [sampleCount, samplePiece] = [8, 2048];
-const sample = Buffer.allocUnsafeSlow(sampleCount * samplePiece);
-
-/** What share of its size samples of a frame, taken as one, come to. None of a frame that is hardly longer. */
-function shareOf(frame: Buffer): number {
-  if (frame.length <= 4 * sample.length) return 0;
-  for (let index = 0; index < sampleCount; index++) {
-    const start = Math.floor((frame.length * (index + 0.5)) / sampleCount);
-    frame.copy(sample, index * samplePiece, start, start + samplePiece);
-  }
-  const small = compressFrame(sample);
-  const { length } = small;
-  freeWhole(small);
-  return length / sample.length;
-}
-
-/** Judges by samples whether frames are to be compressed. */
-class Samples {
-  /** Frames that are taken to be as the last one that was sampled. */
-  #followers = 0;
-  readonly #shares: number[] = [];
-  #frames = 0;
-
-  judge(frame: Buffer): boolean {
-    if (this.#followers > 0) {
-      this.#followers--;
-      return true;
-    }
-    const share = shareOf(frame);
-    if (share < obvious.below) this.#followers = obvious.followers;
-    return share < worthwhile.anyway;
-  }
-
-  /** Judges by several frames, so that single ones do not keep threads awake. */
-  judgeInHaste(frame: Buffer): boolean {
-    if (this.#frames++ % hasty.every === 0) this.#shares.push(shareOf(frame));
-    if (this.#shares.length > hasty.samples) this.#shares.shift();
-    return this.#shares.reduce((sum, share) => sum + share, 0) / this.#shares.length < worthwhile.inHaste;
-  }
 }
 
 /** A frame that holds its content uncompressed. @see RFC 8878, sections 3.1.1.1 and 3.1.1.2 */
