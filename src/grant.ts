@@ -83,7 +83,9 @@ async function takeBack(secretPath: string, { services, identity, warn }: Grante
     await services.server.destroySecret(secretPath, identity.prove, limit);
   } catch (error) {
     const why = limit.aborted ? `no answer within ${takeBackPatience / 1000} s` : messageOf(error);
-    warn?.(`the secret ${secretPath}, which nothing will use, may stay in the vault: ${why}`);
+    warn?.(
+      `the secret ${secretPath}, which nothing will use, may stay in the vault: ${why}; destroy it later: hpcs access destroy ${secretPath}`,
+    );
   }
 }
 

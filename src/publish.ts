@@ -284,7 +284,9 @@ export async function publishInfo(
     const refused = error instanceof HpcsError && error.code.startsWith('site-') && error.code !== 'site-command-failed';
     if (!refused) {
       unpublished.move();
-      options.warn?.(`whether ${path} names ${info.path_at_rest} by now is not known: file and key stay`);
+      options.warn?.(
+        `whether ${path} names ${info.path_at_rest} by now is not known: file and key stay; if it does not, remove that file, and destroy the key: hpcs access destroy ${info.secret_path}`,
+      );
     }
     throw error;
   }

@@ -171,9 +171,10 @@ export function renameScript(
   return preamble + assignments(values) + (replace ? replaceThere : giveFreeName) + rename;
 }
 
-/** Removes what has a name if it is this file. */
-export function removeOwnScript({ path, inode }: { path: string; inode: string }): string {
-  return preamble + assignments({ path: plain(path), inode }) + removeOwn;
+/** Removes the file under its temporary name, so that no rename that is late gives it another, and under `paths`, where they are this file. */
+export function removeOwnScript({ temporary, inode }: { temporary: string; inode: string }, paths: readonly string[]): string {
+  const words = paths.map((path) => quote(plain(path))).join(' ');
+  return `${preamble}${assignments({ temporary: plain(temporary), inode })}set -- ${words}\n${removeOwn}`;
 }
 
 const replaceThere = `
@@ -211,6 +212,11 @@ publish || {
 sync -- "\${path%/*}/" 2>/dev/null || :
 `;
 
+// Held open meanwhile: else the next file that somebody makes could have its inode.
 const removeOwn = `
-[ "$(stat -c %i -- "$path" 2>/dev/null)" != "$inode" ] || rm -f -- "$path"
+if [ -f "$temporary" ]; then exec 3<"$temporary"; fi
+rm -f -- "$temporary" || exit 1
+for path do
+  [ "$(stat -c %i -- "$path" 2>/dev/null)" != "$inode" ] || rm -f -- "$path" || exit 1
+done
 `;

@@ -5,7 +5,7 @@
  * place. What the site has is acknowledged segment by segment; after a cut only the rest is sent, and the same bytes as before.
  */
 import { HpcsError, messageOf } from '../errors.ts';
-import { beside, exists, fileError, removeTemporary, run, type FileOptions } from './files.ts';
+import { beside, exists, fileError, run, type FileOptions } from './files.ts';
 import { Patience, type PatienceOptions } from './patience.ts';
 import { Shipment, type ShipmentOptions } from './shipment.ts';
 import type { Transport } from './transport.ts';
@@ -126,17 +126,13 @@ export class Upload implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#published) return;
     try {
-      await removeTemporary(this.#transport, this.temporary);
-      for (const path of this.#tried) await this.#removeOwn(path);
+      const script = removeOwnScript({ temporary: this.temporary, inode: this.#inode }, this.#tried);
+      const { code, stderr } = await run(this.#transport, script);
+      if (code !== 0) throw fileError('remove', this.temporary, stderr, code);
     } catch (error) {
       const names = [this.temporary, ...this.#tried].join(' or ');
       this.#options.warn?.(`the unpublished file ${names} may remain on the site (${messageOf(error)})`);
     }
-  }
-
-  async #removeOwn(path: string): Promise<void> {
-    const { code, stderr } = await run(this.#transport, removeOwnScript({ path, inode: this.#inode }));
-    if (code !== 0) throw fileError('remove', path, stderr, code);
   }
 }
 

@@ -100,7 +100,10 @@ describe('a secret that is granted', () => {
   it('is named when it cannot be taken back; what went wrong first is what is thrown', async () => {
     const down = new HpcsError('identity', 'hpcs-unreachable', 'no answer');
     await assert.rejects(grantSecretThen(granter({ write: refused, destroy: down }, signal)), refused);
-    assert.match(warnings.join(), /^the secret client_c\/data\S*, which nothing will use, may stay in the vault: no answer$/);
+    assert.match(
+      warnings.join(),
+      /^the secret client_c\/data\S*, which nothing will use, may stay in the vault: no answer; destroy it later: hpcs access destroy client_c\/data/,
+    );
   });
 
   it('is waited for no longer than somebody who interrupted waits, when it is taken back', async () => {
@@ -111,6 +114,6 @@ describe('a secret that is granted', () => {
     });
     await assert.rejects(grantSecretThen(granter({ write: refused }, signal)), refused);
     assert.deepEqual(limits, [15_000]);
-    assert.match(warnings.join(), /may stay in the vault: no answer within 15 s$/);
+    assert.match(warnings.join(), /may stay in the vault: no answer within 15 s; destroy/);
   });
 });

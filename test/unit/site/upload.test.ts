@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { link, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { link, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -10,6 +10,7 @@ import type { ExecOptions, RemoteProcess } from '../../../src/site/transport.ts'
 import { startUpload, uploadFile } from '../../../src/site/upload.ts';
 import { FailingTransport, isRename } from '../../support/failing-transport.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
+import { writePrograms } from '../../support/programs.ts';
 
 describe('uploads over a way that fails', () => {
   let directory: string;
@@ -130,6 +131,22 @@ describe('uploads over a way that fails', () => {
     await assert.rejects(uploadFile(new LocalTransport(), [Buffer.from('x')], path), { code: 'site-exists' });
     assert.deepEqual(await readdir(directory), ['file']);
     assert.equal(await readFile(path, 'utf8'), 'of others');
+  });
+
+  it('that are given up remove no file that somebody else gave that name meanwhile, though it has their inode', async () => {
+    const path = join(directory, 'file');
+    const programs = join(directory, 'programs');
+    await mkdir(programs);
+    await writePrograms(programs, { rm: `/bin/rm "$@"; case $* in *.part) echo 'of others' >'${path}' ;; esac` });
+    class Site extends FailingTransport {
+      override exec(script: string, options: ExecOptions = {}): RemoteProcess {
+        return super.exec(`PATH=${programs}:$PATH\n${script}`, options);
+      }
+    }
+    const site = new Site((script) => (isRename(script) ? { error: connectionLost('h', undefined) } : undefined));
+    await assert.rejects(uploadFile(site, [Buffer.from('x')], path), { code: 'connection-lost' });
+    assert.deepEqual((await readdir(directory)).toSorted(), ['file', 'programs']);
+    assert.equal(await readFile(path, 'utf8'), 'of others\n');
   });
 
   it('that may be left are named, but never what was there under the name that they were to have', async () => {
