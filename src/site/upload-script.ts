@@ -121,7 +121,8 @@ const widenPipe = `{ timeout --foreground 5 perl -e 'fcntl(STDIN, 1031, 1048576)
 
 // Written through the descriptor: the name could lead elsewhere by now. What ends early without a word may come back: then the file is
 // kept for a while, under a name that who comes back changes. A process in the background must not hold the channel open. The system tells
-// of bytes that it could not write only once, to whoever asks first: that must end everything.
+// of bytes that it could not write only once, to whoever asks first: that must end everything, also the upload that goes on after a cut, for
+// which the file has another temporary name.
 const carry = `
 self=$(exec sh -c 'echo $PPID')
 keep() {
@@ -130,6 +131,11 @@ keep() {
     *'nvalid argument'* | *'not supported'* | *'not implemented'* | *'unrecognized'* | *'invalid option'*) ;;
     *) printf '%s\n' "$said" >&2; return 1 ;;
   esac
+}
+spoil() {
+  rm -f -- "$temporary"
+  name=$(readlink /proc/self/fd/3)
+  case $name in */.*.part) rm -f -- "$name" ;; esac
 }
 wide=
 while read -r offset size; do
@@ -146,7 +152,7 @@ while read -r offset size; do
         count="$size" seek="$offset" of=/proc/self/fd/3 || drop 1
       printf '%s %s\n' "$offset" "$size"
       if [ "$(((offset + size) / ${keepEvery}))" -gt "$((offset / ${keepEvery}))" ]; then
-        { keep -d -- || { rm -f -- "$temporary"; kill -TERM "$self"; }; } </dev/null >/dev/null &
+        { keep -d -- || { spoil; kill -TERM "$self"; }; } </dev/null >/dev/null &
       fi ;;
   esac
 done

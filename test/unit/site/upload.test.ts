@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { link, mkdir, mkdtemp, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { linesOf } from '../../../src/lines.ts';
 import { isPassing } from '../../../src/site/slurm.ts';
 import { connectionLost, handshakeFailed, hostNotFound, isCut, unreachable } from '../../../src/site/ssh-errors.ts';
 import type { ExecOptions, RemoteProcess } from '../../../src/site/transport.ts';
+import { firstLaneScript } from '../../../src/site/upload-script.ts';
 import { startUpload, uploadFile } from '../../../src/site/upload.ts';
 import { FailingTransport, isRename } from '../../support/failing-transport.ts';
 import { LocalTransport } from '../../support/local-transport.ts';
@@ -147,6 +149,31 @@ describe('uploads over a way that fails', () => {
     await assert.rejects(uploadFile(site, [Buffer.from('x')], path), { code: 'connection-lost' });
     assert.deepEqual((await readdir(directory)).toSorted(), ['file', 'programs']);
     assert.equal(await readFile(path, 'utf8'), 'of others\n');
+  });
+
+  it('end where the site could not keep what an earlier connection sent, though the file has another name by then', async () => {
+    const programs = join(directory, 'programs');
+    await mkdir(programs);
+    const failing = `until [ -e '${directory}/failing' ]; do sleep 0.05; done; echo 'sync: error syncing: Input/output error' >&2; exit 1`;
+    await writePrograms(programs, { sync: failing });
+    const earlier = join(directory, '.file.0123456789abcdef.part');
+    const later = join(directory, '.file.fedcba9876543210.part');
+    const script = firstLaneScript({
+      names: [earlier],
+      path: join(directory, 'file'),
+      mode: 0o600,
+      identity: undefined,
+      grace: 60,
+    });
+    const size = 64 * 1024 * 1024;
+    const input = Buffer.concat([Buffer.from(`0 ${size}\n`), Buffer.alloc(size)]);
+    const lane = new LocalTransport().exec(`PATH=${programs}:$PATH\n${script}`, { input: [input] });
+    for await (const line of linesOf(lane.stdout, { unended: false })) {
+      if (line !== `0 ${size}`) continue;
+      await rename(earlier, later);
+      await writeFile(join(directory, 'failing'), '');
+    }
+    assert.deepEqual((await readdir(directory)).toSorted(), ['failing', 'programs']);
   });
 
   it('that may be left are named, but never what was there under the name that they were to have', async () => {
