@@ -64,7 +64,8 @@ export async function keepOnly(bytes: AsyncIterable<Uint8Array>, file: string): 
   await copy.replace();
 }
 
-async function writing<Result>(file: string, step: Promise<Result>): Promise<Result> {
+/** Waits for a step that writes a local file or directory. @throws HpcsError `local`, which names it, where that fails */
+export async function writing<Result>(file: string, step: Promise<Result>): Promise<Result> {
   try {
     return await step;
   } catch (error) {

@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../src/base-command.ts';
+import { writing } from '../../src/keep.ts';
 import { makeDirectories } from '../../src/make-directories.ts';
 import { loadServerConfig } from '../../src/server/config.ts';
 import { spirePolicy } from '../../src/server/spire-policy.ts';
@@ -27,10 +28,10 @@ what SPIRE lets them do without a policy. SPIRE reads them when it starts.`;
     const { flags } = await this.parse(ServerSpirePolicy);
     const policy = await spirePolicy(await loadServerConfig(flags.config), { agentMode: flags['agent-mode'] });
     const files = [join(flags.output, 'policy.rego'), join(flags.output, 'policy-data.json')] as const;
-    await makeDirectories(flags.output);
+    await writing(flags.output, makeDirectories(flags.output));
     // No secrets: whoever SPIRE runs as must read them.
-    await writeFile(files[0], policy.rego, { mode: 0o644 });
-    await writeFile(files[1], policy.data, { mode: 0o644 });
+    await writing(files[0], writeFile(files[0], policy.rego, { mode: 0o644 }));
+    await writing(files[1], writeFile(files[1], policy.data, { mode: 0o644 }));
     this.log(files.join('\n'));
     return { files: [...files] };
   }

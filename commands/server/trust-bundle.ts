@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../src/base-command.ts';
 import { HpcsError } from '../../src/errors.ts';
+import { writing } from '../../src/keep.ts';
 import { makeDirectories } from '../../src/make-directories.ts';
 import { loadServerConfig } from '../../src/server/config.ts';
 import { Spire } from '../../src/server/spire.ts';
@@ -26,8 +27,8 @@ export default class ServerTrustBundle extends BaseCommand {
     }
     using spire = new Spire(socket);
     const { x509 } = await spire.bundle();
-    await makeDirectories(dirname(flags.output));
-    await writeFile(flags.output, x509, { mode: 0o644 });
+    await writing(dirname(flags.output), makeDirectories(dirname(flags.output)));
+    await writing(flags.output, writeFile(flags.output, x509, { mode: 0o644 }));
     this.log(flags.output);
     return { file: flags.output };
   }

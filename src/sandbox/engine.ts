@@ -14,6 +14,13 @@ export interface Finished {
   stderr: string;
 }
 
+/** Something in the sandbox does not do what it should. */
+export function sandboxFailed(what: string): HpcsError {
+  return new HpcsError('local', 'sandbox-failed', what, {
+    suggestion: 'run hpcs sandbox up again; if that does not help, hpcs sandbox down first, which loses what is in it',
+  });
+}
+
 /**
  * Runs a program in a running container.
  *
@@ -63,7 +70,7 @@ export async function must(
 ): Promise<string> {
   const { code, stdout, stderr } = await execute(container, command, options);
   if (code === 0) return stdout;
-  throw new HpcsError('local', 'sandbox-failed', `${command[0]} failed with ${code}: ${lastLines(stderr || stdout, 3)}`);
+  throw sandboxFailed(`${command[0]} failed with ${code}: ${lastLines(stderr || stdout, 3)}`);
 }
 
 /** Puts files into a container, running or not, below `/`. Directories come into being. */
@@ -207,5 +214,5 @@ export async function publishedPort(container: Docker.Container, port: number): 
   const { NetworkSettings } = await container.inspect();
   const published = Number(NetworkSettings.Ports[`${port}/tcp`]?.[0]?.HostPort);
   if (published > 0) return published;
-  throw new HpcsError('local', 'sandbox-failed', `port ${port} of a container is not published`);
+  throw sandboxFailed(`port ${port} of a container is not published`);
 }

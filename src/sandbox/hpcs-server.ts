@@ -1,13 +1,12 @@
 import { rm } from 'node:fs/promises';
 import type Docker from 'dockerode';
 import { z } from 'zod';
-import { HpcsError } from '../errors.ts';
 import { HpcsServer } from '../hpcs.ts';
 import type { HttpClient } from '../http.ts';
 import { enrol } from '../identity/enrolled.ts';
 import { Secret } from '../secret.ts';
 import type { ServerCertificate } from './keys.ts';
-import { must, type ContainerPlan } from './engine.ts';
+import { must, sandboxFailed, type ContainerPlan } from './engine.ts';
 import { legacyUid, parts, ports, serverIds, serverRoles, serverUid, sockets, trustDomain, volumes } from './names.ts';
 import { vaultAudience } from './openbao.ts';
 
@@ -119,6 +118,5 @@ export async function enrolClient(
 /** Whether the HPCS server answers and reaches SPIRE and the vault. */
 export async function checkHpcsServer(server: HttpClient): Promise<void> {
   const { status, body } = await server.json('GET', '/readyz');
-  if (status !== 200)
-    throw new HpcsError('local', 'sandbox-failed', `the HPCS server answers ${status}: ${JSON.stringify(body)}`);
+  if (status !== 200) throw sandboxFailed(`the HPCS server answers ${status}: ${JSON.stringify(body)}`);
 }

@@ -1,8 +1,7 @@
 import type Docker from 'dockerode';
-import { HpcsError } from '../errors.ts';
 import { runContainer } from './container.ts';
 import { Secret } from '../secret.ts';
-import { lastLines } from './engine.ts';
+import { lastLines, sandboxFailed } from './engine.ts';
 
 /** A server's certificate (PEM) and its key. */
 export interface ServerCertificate {
@@ -59,7 +58,7 @@ export async function makeKeys<Name extends string>(
   const blocks = stdout.toString('latin1').match(/-----BEGIN [A-Z ]+-----[^-]+-----END [A-Z ]+-----\n/g) ?? [];
   const line = /^ssh-ed25519 .*$/m.exec(stdout.toString('latin1'))?.[0];
   if (code !== 0 || blocks.length !== 2 + 2 * names.length || line === undefined)
-    throw new HpcsError('local', 'sandbox-failed', `cannot make the keys of the sandbox: ${lastLines(stderr, 2)}`);
+    throw sandboxFailed(`cannot make the keys of the sandbox: ${lastLines(stderr, 2)}`);
   const servers = names.map((name, index) => [
     name,
     { key: new Secret(blocks[1 + 2 * index] ?? ''), certificate: blocks[2 + 2 * index] ?? '' },

@@ -1,12 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { HpcsError, messageOf } from '../errors.ts';
+import { messageOf } from '../errors.ts';
 import { HttpClient, type HttpAnswer } from '../http.ts';
 import { Secret } from '../secret.ts';
 import { vaultSteps } from '../server/bootstrap-vault.ts';
 import { goThrough } from '../server/steps.ts';
 import type { ServerCertificate } from './keys.ts';
-import type { ContainerPlan } from './engine.ts';
+import { sandboxFailed, type ContainerPlan } from './engine.ts';
 import { issuer, parts, ports, serverIds, serverRoles, volumes } from './names.ts';
 
 /** Audience of the tokens with which the vault is logged in to. */
@@ -59,8 +59,7 @@ audit "file" "file" {
 /** Whether the vault is initialised, unsealed and active. */
 export async function checkVault(vault: HttpClient): Promise<void> {
   const { status } = await vault.json('GET', '/v1/sys/health');
-  if (status !== 200)
-    throw new HpcsError('local', 'sandbox-failed', `the vault answers ${status} (501 not initialised, 503 sealed)`);
+  if (status !== 200) throw sandboxFailed(`the vault answers ${status} (501 not initialised, 503 sealed)`);
 }
 
 /**
@@ -95,7 +94,7 @@ export async function setUpVault(vault: HttpClient, authority: string, signal: A
     all.push(...(await vaultSteps({ root: vault, own: vault, token: root }, server)));
   }
   const failed = (await goThrough(all, { check: false, signal })).find(({ state }) => state !== 'right' && state !== 'done');
-  if (failed !== undefined) throw new HpcsError('local', 'sandbox-failed', `the vault lacks ${failed.what}: ${failed.why}`);
+  if (failed !== undefined) throw sandboxFailed(`the vault lacks ${failed.what}: ${failed.why}`);
 
   const administrator = await makeAdministrator(call, root);
   await call('POST', 'auth/token/revoke-self', {}, root);
@@ -119,7 +118,7 @@ async function untilActive(vault: HttpClient, signal: AbortSignal | undefined): 
     try {
       return await checkVault(vault);
     } catch (error) {
-      if (attempt === 100) throw new HpcsError('local', 'sandbox-failed', `the vault did not become active: ${messageOf(error)}`);
+      if (attempt === 100) throw sandboxFailed(`the vault did not become active: ${messageOf(error)}`);
       await sleep(100, undefined, { signal });
     }
   }
@@ -129,5 +128,5 @@ function accepted({ status, body }: HttpAnswer, path: string): unknown {
   if (status < 300) return body;
   const errors = z.object({ errors: z.array(z.string()) }).safeParse(body);
   const words = errors.success ? errors.data.errors.join('; ') : 'no reason given';
-  throw new HpcsError('local', 'sandbox-failed', `the vault refused ${path} with ${status}: ${words}`);
+  throw sandboxFailed(`the vault refused ${path} with ${status}: ${words}`);
 }

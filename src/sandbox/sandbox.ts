@@ -7,13 +7,14 @@ import { z } from 'zod';
 import { HpcsError, messageOf } from '../errors.ts';
 import { HttpClient, readCa } from '../http.ts';
 import { dockerError, engineStatus } from '../image/docker.ts';
+import { writing } from '../keep.ts';
 import { makeDirectories } from '../make-directories.ts';
 import { parseServerConfig } from '../server/config.ts';
 import { spirePolicy } from '../server/spire-policy.ts';
 import { writeDurably } from '../state.ts';
 import { makeKeys } from './keys.ts';
 import { exists, extractPrograms, fileNames, refreshToolKit, writeConfigurations, type PublishedPorts } from './client-files.ts';
-import { lastLines, lastLog, publishedPort, removeContainer, startPart, type ContainerPlan } from './engine.ts';
+import { lastLines, lastLog, publishedPort, removeContainer, sandboxFailed, startPart, type ContainerPlan } from './engine.ts';
 import { checkHpcsServer, enrolClient, hpcsServerPlan, serverConfiguration } from './hpcs-server.ts';
 import { ensureImages, type SandboxImages } from './images.ts';
 import { defaultName, engineName, parts, ports, runLabel, sandboxLabel, site, volumes, type Part } from './names.ts';
@@ -84,7 +85,7 @@ type State = z.output<typeof stateSchema>;
  */
 export async function sandboxUp(options: UpOptions): Promise<SandboxStatus> {
   const { docker, directory, signal, progress } = options;
-  await makeDirectories(directory, 0o700);
+  await writing(directory, makeDirectories(directory, 0o700));
   const images = await ensureImages({ docker, signal, progress });
   const state = await readState(directory);
   const { nodes, legacy } = wanted(options, state);
@@ -207,8 +208,7 @@ function serviceClient(part: Service, port: number, ca: string | undefined, time
 async function checkOidc(oidc: HttpClient): Promise<void> {
   const { status, body } = await oidc.json('GET', '/keys');
   const keys = z.object({ keys: z.array(z.unknown()).min(1) }).safeParse(body);
-  if (status !== 200 || !keys.success)
-    throw new HpcsError('local', 'sandbox-failed', `the OIDC provider answers ${status} and no keys`);
+  if (status !== 200 || !keys.success) throw sandboxFailed(`the OIDC provider answers ${status} and no keys`);
 }
 
 async function create(options: UpOptions, images: SandboxImages, nodes: number): Promise<void> {

@@ -55,6 +55,16 @@ describe('hpcs server', () => {
     });
   }
 
+  it('names the file or directory that cannot be written', async () => {
+    const occupied = join(directory, 'occupied');
+    await writeFile(occupied, '');
+    const tls = `[tls]\ncert-file = /c\nkey-file = /k\n`;
+    const output = join(occupied, 'policy');
+    const policy = await hpcs(['server', 'spire-policy', '--config', await configuration(tls), '--output', output]);
+    assert.equal(policy.code, 3, policy.stderr);
+    assert.match(policy.stderr, new RegExp(`cannot write ${output}: ENOTDIR`));
+  });
+
   it('names what is wrong with its configuration', async () => {
     const missing = await hpcs(['server', '--config', join(directory, 'none')]);
     assert.equal(missing.code, 2);
