@@ -228,6 +228,18 @@ describe('the Helm chart', function () {
     }
   });
 
+  for (const [name, values] of Object.entries({
+    'terminationGracePeriodSeconds is lowered': { ...least, terminationGracePeriodSeconds: 30 },
+    'drain is raised': { ...least, drain: 30 },
+    'drain is raised in config': { ...least, config: { listen: { drain: 30 } } },
+  })) {
+    it(`says that the server's end gets too little time when ${name}`, async () => {
+      const { code, stderr } = await helm(values, 'template', 'site');
+      assert.notEqual(code, 0);
+      assert.ok(stderr.includes('terminationGracePeriodSeconds'), stderr);
+    });
+  }
+
   for (const [key, values] of Object.entries({
     'image.repository': { ...least, image: {} },
     'spire.trustDomain': { ...least, spire: {} },
