@@ -16,12 +16,12 @@ export function homeOf(env: NodeJS.ProcessEnv = process.env): string {
 }
 
 /**
- * Gives `HOME` and `SHELL` values where they have none: oclif asks for the account of this user id in their place, for `HOME` as soon as it is
+ * Gives `HOME` and `SHELL` values where they have none, or are empty: oclif asks for the account of this user id in their place, for `HOME` as soon as it is
  * imported, and fails where there is no account.
  */
 export function standInForAccount(env: NodeJS.ProcessEnv = process.env): void {
-  env['HOME'] ??= homeOf(env);
-  env['SHELL'] ??= '/bin/sh';
+  env['HOME'] ||= homeOf(env);
+  env['SHELL'] ||= '/bin/sh';
 }
 
 /** A path as people write it: `~/` is the home that `HOME` names, or the account's. Files and Compose hand it over as it is. */
