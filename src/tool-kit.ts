@@ -27,7 +27,7 @@ export interface ShippingContext {
 }
 
 /**
- * The tool kit of this installation: the configuration's `tool-kit`, or the one that lies in the package.
+ * The tool kit of this installation: the configuration's `tool-kit`, or the one that lies beside the program, as in the job-prep image.
  *
  * @throws HpcsError `usage` when there is none
  */
