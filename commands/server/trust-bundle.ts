@@ -12,6 +12,9 @@ import { Spire } from '../../src/server/spire.ts';
 export default class ServerTrustBundle extends BaseCommand {
   static override summary = "write SPIRE's trust bundle, for an agent that is to be started beside the HPCS server";
   static override description = `Asked over SPIRE's private socket (admin-socket in section [bootstrap]): an agent that has it knows SPIRE when it first meets it.`;
+  static override examples = [
+    '<%= config.bin %> server trust-bundle --config /etc/hpcs/hpcs-server.conf --output /etc/spire/bundle.pem',
+  ];
   static override flags = {
     config: Flags.string({ summary: 'configuration file of the server', helpValue: 'FILE', required: true }),
     output: Flags.string({ summary: 'file for it', helpValue: 'FILE', required: true }),
