@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Makes this machine ready for the demo and the tests: packages, a running Docker engine, the two Debian base images.
+# Makes this machine ready for the demo and the tests: packages, a running Docker engine, the two Debian base images; and for the tests
+# alone Docker's Compose plugin and the image with Helm, which takes minutes on a bare machine.
+#   set-up.sh         all of it
+#   set-up.sh demo    without what only the tests need
 # Does nothing that is already done. Needs root only for what is missing.
 set -euo pipefail
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 fail() { printf 'set-up: error: %s\n' "$*" >&2; exit 3; }
+
+case ${1-} in '' | demo) ;; *) fail "not known: $1; it takes demo, or nothing" ;; esac
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@" || fail "needs root for: $*"; fi
@@ -80,5 +85,6 @@ install_missing docker docker.io ssh openssh-client ssh-keygen openssh-client ss
 start_engine
 base_image debian:bookworm-slim bookworm
 base_image debian:sid-slim sid
+[ "${1-}" != demo ] || exit 0
 compose_plugin
 helm_image
