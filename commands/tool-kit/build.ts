@@ -5,7 +5,7 @@ import { buildToolKit, toolKitPrograms } from '../../src/tool-kit-build.ts';
 /** Makes the archive that jobs run from. */
 export default class ToolKitBuild extends BaseCommand {
   static override summary = 'make the tool kit: the one archive with all that a compute node needs';
-  static override description = `It holds Node, hpcs-node, ${toolKitPrograms.join(' and ')}. The stage images and the sandbox carry one; make your own to name other programs.`;
+  static override description = `It holds Node, hpcs-node, ${toolKitPrograms.join(' and ')}. The job-prep image and the sandbox carry one.`;
   static override examples = ['<%= config.bin %> tool-kit build --programs ./programs --output tool-kit.tar.gz'];
   static override flags = {
     programs: Flags.string({
