@@ -36,7 +36,13 @@ Run it where the HPCS server runs, with its configuration: it uses the server's 
         suggestion: 'answer yes on a terminal, or give --yes',
       });
     }
-    const removed = await removeClient(config, args.client, { destroy });
+    const removed = await removeClient(config, args.client, {
+      destroy,
+      stays: (agent) =>
+        this.warning(
+          `SPIRE did not let this server remove the agent ${agent}, which has nothing of the client's any more: spire-server agent evict -spiffeID ${agent}`,
+        ),
+    });
     this.log(`removed client ${removed.id}${removed.name === removed.id ? '' : ` (${removed.name})`}`);
     if (removed.destroyed > 0) this.log(`destroyed the keys of ${removed.destroyed} artefacts and jobs`);
     if (removed.left > 0)

@@ -1,5 +1,5 @@
 import { HpcsError, messageOf } from '../errors.ts';
-import { spiffeIds } from '../identity/spiffe-id.ts';
+import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
 import { Access, type Undestroyed } from './access.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
@@ -18,9 +18,9 @@ export interface ShownClient {
   name: string;
   groups: string[];
   created: string;
-  /** When it was removed; absent for one that is. */
+  /** When it was removed; absent for one that was not. */
   removed?: string | undefined;
-  /** Thumbprints of its enrolled keys (RFC 7638). */
+  /** Thumbprints of its keys, enrolled or of logins (RFC 7638). */
   keys: string[];
 }
 
@@ -45,20 +45,32 @@ export async function listClients(config: ServerConfig, unknown: (error: HpcsErr
 
 /**
  * Removes a client. In this order: its policy in the vault, which ends tokens that were given at once; its record, so that no proof
- * and no token of SPIRE counts at the HPCS server, and no job of it gets keys; its role; its entries and agents in SPIRE; what the
- * vault remembers of it; its keys and enrolment tokens. May be repeated, which completes it.
+ * and no token of SPIRE counts at the HPCS server, and no job of it gets keys, with its keys and enrolment tokens; its role; its entries
+ * in SPIRE; what the vault remembers of it; its agents. May be repeated, which completes it.
  *
  * @param named id, the name that it was enrolled under, or that of its issuer (`oidc:<alias>:<subject>`)
  * @param options.destroy its secrets, too
+ * @param options.stays told of an agent, as a SPIFFE ID, that SPIRE does not let this server remove: it gets nothing of the client's
  * @throws HpcsError `identity`, with code `half-done` naming what of its secrets could not be destroyed; `usage` for a name that is
  * nobody's, or several clients'
  */
-export async function removeClient(config: ServerConfig, named: string, options: { destroy: boolean }): Promise<RemovedClient> {
+export async function removeClient(
+  config: ServerConfig,
+  named: string,
+  options: { destroy: boolean; stays: (agent: string) => void },
+): Promise<RemovedClient> {
   await using vault = await openVault(config);
   using spire = new Spire(spireReach(config));
   const trustDomain = config['spire-server']['trust-domain'];
-  const store = new Store(vault);
-  const clients = clientsOf(config, vault);
+  return await removeFrom({ vault, spire, clients: clientsOf(config, vault), trustDomain }, named, options);
+}
+
+/** As {@link removeClient}, from what is open already. */
+export async function removeFrom(
+  { vault, spire, clients, trustDomain }: { vault: VaultAdmin; spire: Spire; clients: Clients; trustDomain: string },
+  named: string,
+  { destroy, stays }: { destroy: boolean; stays: (agent: string) => void },
+): Promise<RemovedClient> {
   const id = (await clients.idOf(named)) ?? named;
   // One that SPIRE alone knows, or whose removal was interrupted, is named by its id.
   if (!/^[0-9a-f]{9}$/.test(id)) throw unknownClient(named);
@@ -68,23 +80,29 @@ export async function removeClient(config: ServerConfig, named: string, options:
   // A call of it that was under way may have written them again.
   await vault.removeClient(id);
   const workload = spiffeIds.clientWorkload(trustDomain, id);
-  const agent = spiffeIds.clientAgent(trustDomain, id);
-  const aliases = await spire.listEntries(agent);
+  const aliases = await spire.listEntries(spiffeIds.clientAgent(trustDomain, id));
   await spire.deleteEntries((await spire.listEntries(workload)).map(({ id: entry }) => entry));
-  // SPIRE made these, beside join tokens. Where it confines this server, they stay behind, below an agent that is gone.
-  await spire.deleteEntries(aliases.map(({ id: entry }) => entry)).catch((error: unknown) => {
-    if (!(error instanceof HpcsError && error.code === 'spire-refused')) throw error;
-  });
-  // A join token makes its agent an alias of the client's: the entry hangs below that agent.
-  for (const { parentId } of aliases) await spire.deleteAgent(parentId);
   await vault.forget(workload);
+  // SPIRE made these, beside join tokens. Where it confines this server, they stay behind.
+  await unlessForbidden(spire.deleteEntries(aliases.map(({ id: entry }) => entry)), () => undefined);
+  // A join token makes its agent an alias of the client's: the entry hangs below that agent.
+  for (const { parentId } of aliases) await unlessForbidden(spire.deleteAgent(parentId), () => stays(formatSpiffeId(parentId)));
   const name = found?.name ?? id;
-  if (!options.destroy) return { id, name, destroyed: 0, left: await secretsOf(vault, id) };
+  if (!destroy) return { id, name, destroyed: 0, left: await secretsOf(vault, id) };
   const grants = new Grants(spire, vault, { trustDomain, selectors: [], joinTokenTtl: 60, jwtSvidTtl: 60 });
-  const access = new Access(clients, new Permissions(store, clients), grants, vault);
+  const access = new Access(clients, new Permissions(new Store(vault), clients), grants, vault);
   const { destroyed, left } = await access.destroyAll(id);
   if (left.length > 0) throw undestroyed(id, destroyed, left);
   return { id, name, destroyed, left: 0 };
+}
+
+async function unlessForbidden(doing: Promise<void>, forbidden: () => void): Promise<void> {
+  try {
+    await doing;
+  } catch (error) {
+    if (!(error instanceof HpcsError && error.code === 'spire-refused')) throw error;
+    forbidden();
+  }
 }
 
 async function secretsOf(vault: VaultAdmin, id: string): Promise<number> {
