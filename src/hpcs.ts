@@ -204,7 +204,7 @@ export class HpcsServer implements AsyncDisposable {
    * Enrols the key that proves this call.
    *
    * @param token one-time token
-   * @throws HpcsError `identity` when refused, with code `hpcs-key-ended` for a key that was revoked
+   * @throws HpcsError `identity` when refused, with code `hpcs-key-ended` for a key that was revoked, `hpcs-key-conflict` for one that counts otherwise
    */
   async enrol(
     token: Secret,
@@ -395,14 +395,13 @@ export class HpcsServer implements AsyncDisposable {
   #refused(answer: HttpAnswer): HpcsError {
     const parsed = refusal.safeParse(answer.body);
     const message = parsed.success ? printableLine(parsed.data.message, 500) : 'no reason given';
-    const ended = parsed.success && parsed.data.code === 'key-ended';
-    const known = refusals[answer.status] ?? (answer.status > 500 ? refusals[502] : undefined);
-    const [code, suggestion] = (ended ? keyEnded : known) ?? ['hpcs-refused', undefined];
+    const named = parsed.success && parsed.data.code !== undefined ? coded.get(parsed.data.code) : undefined;
+    const [code, suggestion] = named ?? refusals[answer.status] ?? (answer.status > 500 ? unavailable : unforeseen);
     return new HpcsError(
       answer.status === 422 ? 'integrity' : 'identity',
       code,
       `the HPCS server at ${this.#http.url} refused (${answer.status}): ${message}`,
-      suggestion === undefined ? {} : { suggestion },
+      { suggestion },
     );
   }
 }
@@ -414,9 +413,18 @@ export function isRefusedCall(error: unknown): boolean {
   return error instanceof HpcsError && error.code.startsWith('hpcs-') && !unknown.includes(error.code);
 }
 
-const keyEnded = ['hpcs-key-ended', 'come with a new key: enrol or log in again'] as const;
+type Told = readonly [code: string, suggestion: string];
 
-const refusals: Readonly<Record<number, readonly [code: string, suggestion: string]>> = {
+/** Refusals that the server names by a code of its own. */
+const coded: ReadonlyMap<string, Told> = new Map([
+  ['key-ended', ['hpcs-key-ended', 'come with a new key: enrol or log in again']],
+  ['key-conflict', ['hpcs-key-conflict', 'come with a new key: remove the one whose enrolment was begun (client-key.json.new in the state directory) and enrol again, or log in again']], // prettier-ignore
+]);
+
+const unavailable: Told = ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'];
+const unforeseen: Told = ['hpcs-refused', 'ask those who run the HPCS server, whose log has the reason'];
+
+const refusals: Readonly<Record<number, Told>> = {
   400: ['hpcs-bad-request', 'correct the named value'],
   401: [
     'hpcs-unauthenticated',
@@ -427,13 +435,17 @@ const refusals: Readonly<Record<number, readonly [code: string, suggestion: stri
     'ask whoever owns what was refused; to enrol this client (hpcs enrol), ask those who run the HPCS server',
   ],
   404: ['hpcs-not-found', 'check that it was not withdrawn, and that the server is a current one'],
-  409: ['hpcs-conflict', 'prepare the artefact again: it gets a new secret name'],
+  409: [
+    'hpcs-conflict',
+    'prepare the artefact or submit the job again: it gets a new name; where that helps nothing, ask those who run the HPCS server',
+  ],
+  413: ['hpcs-too-large', 'name fewer readers'],
   422: [
     'record-mismatch',
     'the info record was altered, or names another artefact: prepare it again, or submit with the right one',
   ],
   429: ['hpcs-busy', 'try again later; end jobs that will not come for their keys: hpcs job cancel'],
   500: ['hpcs-unavailable', 'try again; the reason stands in the log of the server'],
-  502: ['hpcs-unavailable', 'try again; a service behind the server refused, which its log tells'],
+  502: unavailable,
   503: ['hpcs-unavailable', 'try again; its administrators see in /readyz which part is down'],
 };

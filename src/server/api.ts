@@ -4,7 +4,7 @@ import { accessCalls } from './access-api.ts';
 import { Audit } from './audit.ts';
 import { Authentication } from './authentication.ts';
 import { clientCalls, type ClientServices } from './clients-api.ts';
-import { asHpcsError, fail, keyEnded } from './failures.ts';
+import { asHpcsError, fail, toldCode } from './failures.ts';
 import type { Jobs } from './jobs.ts';
 import { jobCalls } from './jobs-api.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
@@ -86,7 +86,7 @@ export function makeApi(options: ApiOptions): FastifyInstance {
     const known = asHpcsError(error);
     if (known instanceof TooManyRequests) void reply.header('retry-after', known.retryAfter);
     const { status, message } = audit.failure(error, request);
-    return fail(reply, status, message, known.code === keyEnded ? keyEnded : undefined);
+    return fail(reply, status, message, toldCode(known));
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, 404, 'no such call'));
   // What is refused unread is not read for its own sake, where it is large.

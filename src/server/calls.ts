@@ -26,7 +26,7 @@ const states = z.looseObject({ success: z.boolean() });
 export const refusal = z.object({
   success: z.literal(false),
   message: z.string(),
-  /** Where a caller does something about it: `key-ended`, come with another key. */
+  /** Where a caller does something about it: `key-ended` and `key-conflict`, come with another key. */
   code: z.string().optional(),
 });
 

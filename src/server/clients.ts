@@ -109,7 +109,7 @@ export class Clients {
    *
    * @param admit asked whether who has this token is served, before anything is written down
    * @throws HpcsError `identity` with code `forbidden` for a token that is unknown, too old, or was used with another key; `key-ended` for a
-   * key that was revoked; `conflict` for a key that is another client's, or came with a login
+   * key that was revoked; `key-conflict` for a key that is another client's, or came with a login
    */
   async enrol(token: Secret, proof: Proof, admit: Admit = everybody): Promise<ClientRecord> {
     const { thumbprint } = proof;
@@ -138,13 +138,13 @@ export class Clients {
     return client;
   }
 
-  /** The client that a key was enrolled for. @throws HpcsError `forbidden` where either was removed, `conflict` for another's */
+  /** The client that a key was enrolled for. @throws HpcsError `forbidden` where either was removed, `key-conflict` for another's */
   async #enrolled(id: string, thumbprint: string): Promise<ClientRecord> {
     const key = await this.#keys.find(thumbprint);
     const client = await this.find(id);
     if (key === undefined || client === undefined) throw notInvited('was used already');
     if (key.client === id && key.expires === undefined) return client;
-    throw new HpcsError('identity', 'conflict', 'this key is enrolled as another client already');
+    throw new HpcsError('identity', 'key-conflict', 'this key is enrolled as another client already');
   }
 
   /**

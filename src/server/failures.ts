@@ -1,17 +1,19 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { HpcsError, messageOf } from '../errors.ts';
 
-/** A caller can act upon it by himself: with another key. */
-export const keyEnded = 'key-ended';
+/** Codes that a caller is told, since he can act upon them by himself: with another key. */
+const told = ['key-ended', 'key-conflict'] as const;
+type Told = (typeof told)[number];
 
 /** HTTP status of each error; any other is 502 when a service behind this server refused, 500 when it is our fault. */
 const statuses: Readonly<Record<string, number>> = {
   'bad-request': 400,
   unauthenticated: 401,
   forbidden: 403,
-  [keyEnded]: 403,
+  'key-ended': 403,
   'secret-missing': 404,
   conflict: 409,
+  'key-conflict': 409,
   'too-large': 413,
   'record-mismatch': 422,
   'too-many-requests': 429,
@@ -39,8 +41,13 @@ export function failure(error: unknown, request: FastifyRequest): { status: numb
 }
 
 /** Answers with a refusal. */
-export function fail(reply: FastifyReply, status: number, message: string, code?: typeof keyEnded): FastifyReply {
+export function fail(reply: FastifyReply, status: number, message: string, code?: Told): FastifyReply {
   return reply.code(status).send({ success: false, message, ...(code !== undefined && { code }) });
+}
+
+/** The code of an error, where a caller is told it. */
+export function toldCode({ code }: HpcsError): Told | undefined {
+  return told.find((one) => one === code);
 }
 
 /** An error as ours. Fastify's own (body too large, not JSON, …) carry the status of a client's fault. */

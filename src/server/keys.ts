@@ -61,11 +61,12 @@ export class Keys {
     if ((await this.#read(thumbprint))?.value.ended !== undefined) throw ended();
   }
 
-  /** Makes sure that a key can be enrolled. @throws HpcsError `identity`, code `key-ended` for an ended one, `conflict` for a login's */
+  /** Makes sure that a key can be enrolled. @throws HpcsError `identity`, code `key-ended` for an ended one, `key-conflict` for a login's */
   async assertEnrollable(thumbprint: string): Promise<void> {
     const found = (await this.#read(thumbprint))?.value;
     if (found?.ended !== undefined) throw ended();
-    if (found?.expires !== undefined) throw new HpcsError('identity', 'conflict', 'this key came with a login: enrol a new one');
+    if (found?.expires !== undefined)
+      throw new HpcsError('identity', 'key-conflict', 'this key came with a login: enrol a new one');
   }
 
   /** Takes a key for a client's, if it is nobody's yet. @throws HpcsError `identity` */
@@ -76,7 +77,7 @@ export class Keys {
   /**
    * Makes a key one of a client's until a time. The same client may come with the same key again, which then counts longer.
    *
-   * @throws HpcsError `identity`, with code `conflict` for a key that is another client's, or was enrolled; `key-ended` for one that was
+   * @throws HpcsError `identity`, with code `key-conflict` for a key that is another client's, or was enrolled; `key-ended` for one that was
    * logged out or revoked
    */
   async admit(thumbprint: string, { client, expires, token }: Admittance): Promise<void> {
@@ -84,7 +85,7 @@ export class Keys {
       const found = await this.#read(thumbprint);
       if (found?.value.ended !== undefined) throw ended();
       if (found !== undefined && (found.value.client !== client || found.value.expires === undefined))
-        throw new HpcsError('identity', 'conflict', "this key is another client's, or was enrolled: log in with a new one");
+        throw new HpcsError('identity', 'key-conflict', "this key is another client's, or was enrolled: log in with a new one");
       const record: KeyRecord = {
         client,
         created: new Date().toISOString(),

@@ -98,6 +98,7 @@ describe('client of the HPCS server', () => {
       [401, 'hpcs-unauthenticated'],
       [403, 'hpcs-forbidden'],
       [409, 'hpcs-conflict'],
+      [413, 'hpcs-too-large'],
       [503, 'hpcs-unavailable'],
       [500, 'hpcs-unavailable'],
       [502, 'hpcs-unavailable'],
@@ -105,8 +106,25 @@ describe('client of the HPCS server', () => {
       [418, 'hpcs-refused'],
     ] as const) {
       answer = { status, body: { success: false, message: 'why \u001b[31m\nnot' } };
-      await assert.rejects(grant(), fails(code, /: why \?\[31m\?not$/));
+      const named = fails(code, /: why \?\[31m\?not$/);
+      await assert.rejects(grant(), (error: HpcsError) => named(error) && error.suggestion !== undefined);
     }
+  });
+
+  it('names refusals by the code of the server, where a caller can come with another key', async () => {
+    for (const [status, code] of [
+      [403, 'key-ended'],
+      [409, 'key-conflict'],
+    ] as const) {
+      answer = { status, body: { success: false, message: 'not this key', code } };
+      const named = fails(`hpcs-${code}`, /not this key/);
+      await assert.rejects(
+        grant(),
+        (error: HpcsError) => named(error) && error.suggestion?.startsWith('come with a new key') === true,
+      );
+    }
+    answer = { status: 409, body: { success: false, message: 'no', code: 'toString' } };
+    await assert.rejects(grant(), fails('hpcs-conflict', /no/));
   });
 
   it('is told of progress by servers that tell, and refused with the status behind it', async () => {

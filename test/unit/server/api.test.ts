@@ -45,6 +45,24 @@ describe('API of the server', () => {
     }
   });
 
+  it('hands on the codes of keys that do not count, and no others', async () => {
+    for (const [code, status, told] of [
+      ['key-ended', 403, 'key-ended'],
+      ['key-conflict', 409, 'key-conflict'],
+      ['conflict', 409, undefined],
+      ['vault-forbidden', 502, undefined],
+    ] as const) {
+      const refuse = (): never => {
+        throw new HpcsError('identity', code, 'no');
+      };
+      const other = lonelyApi({ trustBundle: async () => refuse() });
+      const answer = await other.inject('/api/trust-bundle');
+      await other.close();
+      assert.equal(answer.statusCode, status);
+      assert.deepEqual(answer.json(), { success: false, message: 'no', ...(told !== undefined && { code: told }) });
+    }
+  });
+
   it('refuses names that are none', async () => {
     for (const hostname of ['..', 'a%2Fb', '*', 'a%0Ab', '']) {
       const [status, answer] = await post(`/api/agents/token?hostname=${hostname}`);

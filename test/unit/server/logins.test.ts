@@ -131,7 +131,7 @@ describe('a key that came with a login', () => {
   it('is not enrolled beside, and an enrolled one is not logged out', async () => {
     await logins.login(await token(), proof());
     const { token: invited } = await clients.invite({ name: 'alice', groups: [], lifetime: 3600 });
-    await assert.rejects(clients.enrol(invited, proof()), refused('conflict', /came with a login/));
+    await assert.rejects(clients.enrol(invited, proof()), refused('key-conflict', /came with a login/));
     const other = await thumbprintOf(await generateProofKey());
     await clients.enrol((await clients.invite({ name: 'bert', groups: [], lifetime: 3600 })).token, proof(other));
     await clients.dismiss(other);
