@@ -1,4 +1,4 @@
-import { HpcsError } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import { fetchJwtSvids } from '../identity/workload-api.ts';
 import { fetchX509Svid, type TrustingSvid } from '../identity/x509-svid.ts';
 import type { Secret } from '../secret.ts';
@@ -19,26 +19,34 @@ export function spireReach(config: ServerConfig): SpireReach {
   return { address: host, port: Number(number), trustDomain, svid: () => ownCertificate(config) };
 }
 
-/** The X.509-SVID of this server. @throws HpcsError `identity` */
+/** The X.509-SVID of this server. @throws HpcsError `identity`, code `identity-unavailable` */
 export async function ownCertificate(config: ServerConfig): Promise<TrustingSvid> {
   const socket = config['spire-agent']['spire-agent-socket'];
   try {
     return await fetchX509Svid({ socket, spiffeId: ownIdentity(config), timeout: identityPatience });
-  } catch (cause) {
-    throw new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', { cause });
+  } catch (error) {
+    throw unavailable(error);
   }
 }
 
-/** A JWT-SVID of this server for the vault. @throws HpcsError `identity` */
+/** A JWT-SVID of this server for the vault. @throws HpcsError `identity`, code `identity-unavailable` */
 export async function ownToken(config: ServerConfig): Promise<Secret> {
+  const socket = config['spire-agent']['spire-agent-socket'];
   const own = ownIdentity(config);
   const [audience = ''] = config.vault.audience;
-  const [svid] = await fetchJwtSvids({
-    socket: config['spire-agent']['spire-agent-socket'],
-    audience: [audience],
-    spiffeId: own,
-    timeout: identityPatience,
+  try {
+    const [svid] = await fetchJwtSvids({ socket, audience: [audience], spiffeId: own, timeout: identityPatience });
+    if (svid !== undefined) return svid.token;
+  } catch (error) {
+    throw unavailable(error);
+  }
+  throw unavailable(new Error(`the SPIRE agent at ${socket} did not issue ${own}`));
+}
+
+// Callers of the API are told the message; those who run the server see the rest, in its log and on their terminals.
+function unavailable(cause: unknown): HpcsError {
+  return new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', {
+    cause,
+    suggestion: `${messageOf(cause)}: check spire-agent-socket in section [spire-agent], and run commands of the server on its host, as its user`,
   });
-  if (svid === undefined) throw new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${own}`);
-  return svid.token;
 }

@@ -282,18 +282,8 @@ export class VaultAdmin implements AsyncDisposable {
   }
 
   async #logIn(): Promise<VaultSession> {
-    let session: VaultSession;
-    try {
-      using jwt = await this.#options.jwt();
-      session = await this.#vault.login(this.#options.role, jwt);
-    } catch (error) {
-      if (error instanceof HpcsError && /^(no-identity|workload-api-)/.test(error.code)) {
-        throw new HpcsError('identity', 'identity-unavailable', 'this server has no identity of its own at present', {
-          cause: error,
-        });
-      }
-      throw error;
-    }
+    using jwt = await this.#options.jwt();
+    const session = await this.#vault.login(this.#options.role, jwt);
     this.#session = session;
     const lifetime = session.lifetime === 0 ? Number.POSITIVE_INFINITY : session.lifetime * 1000;
     this.#endsAt = Date.now() + lifetime;
