@@ -17,7 +17,9 @@ const clientWorkload = /^\/c\/([0-9a-f]{9})\/workload$/;
 export function parseSpiffeId(text: string): SpiffeId {
   const [, trustDomain, path] = form.exec(text) ?? [];
   if (trustDomain === undefined || path === undefined || text.length > 2048 || /\/\.\.?(\/|$)/.test(path)) {
-    throw new HpcsError('identity', 'spiffe-id-invalid', `not a SPIFFE ID: ${JSON.stringify(text.slice(0, 200))}`);
+    throw new HpcsError('identity', 'spiffe-id-invalid', `not a SPIFFE ID: ${JSON.stringify(text.slice(0, 200))}`, {
+      suggestion: 'write it as spiffe://TRUST-DOMAIN/PATH, the trust domain in lower case',
+    });
   }
   return { trustDomain, path };
 }

@@ -148,8 +148,7 @@ function translate(error: GrpcError, socket: string): HpcsError {
   if (/server preface|ECONNRESET|EPIPE|Connection dropped|Failed to connect/.test(error.details)) {
     return new HpcsError('identity', 'workload-api-refused', `the SPIRE agent at ${socket} closed the connection`, {
       cause: error,
-      suggestion:
-        "the agent must see this process: share its PID namespace (compose: pid: 'service:spire-agent', docker run --pid)",
+      suggestion: 'the agent must see this process, in the PID namespace that it is in (compose: pid: host for the agent)',
     });
   }
   if (error.code === grpcStatus.UNAVAILABLE) {

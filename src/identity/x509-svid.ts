@@ -59,8 +59,16 @@ async function firstX509Svid(socket: string, spiffeId: string, signal: AbortSign
   } catch (error) {
     if (!signal.aborted) throw error;
   }
-  if (expired) throw new HpcsError('identity', 'identity-expired', `the SPIRE agent has no ${spiffeId} that is still valid`);
-  throw new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${spiffeId}`);
+  if (!expired) throw notIssued(spiffeId);
+  throw new HpcsError('identity', 'identity-expired', `the SPIRE agent has no ${spiffeId} that is still valid`, {
+    suggestion: "look into the agent's log for why it does not reach the SPIRE server, and check the clocks of both",
+  });
+}
+
+function notIssued(spiffeId: string): HpcsError {
+  return new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${spiffeId}`, {
+    suggestion: `check that its entry has selectors that fit this user and program: spire-server entry show -spiffeID ${spiffeId}`,
+  });
 }
 
 /** Asked again after this long for an identity that is not there yet, in milliseconds. */
@@ -89,7 +97,7 @@ export async function followX509Svid(options: {
     try {
       for await (const svids of streamX509Svids({ socket, signal })) {
         const mine = svids.find((svid) => svid.spiffeId === spiffeId);
-        if (mine === undefined) throw new HpcsError('identity', 'no-identity', `the SPIRE agent did not issue ${spiffeId}`);
+        if (mine === undefined) throw notIssued(spiffeId);
         use({ spiffeId, cert: certificates(mine.x509Svid), key: privateKey(mine.x509SvidKey) });
         told = false;
       }

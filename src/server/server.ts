@@ -128,8 +128,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     app.log.warn('--allow-legacy-registration: anyone who reaches this server gets identities; only for trying it out');
   if (config['spire-server']['socket-path'] !== undefined)
     app.log.warn('socket-path: on that socket this server is an administrator of SPIRE; without the key, SPIRE can confine it');
-  if (config['spire-server']['pre-command'])
-    app.log.warn('pre-command is ignored: this server speaks to the socket at socket-path');
+  if (config['spire-server']['pre-command']) app.log.warn('pre-command is ignored: no command line of SPIRE is run');
   const { host, port } = config.listen;
   try {
     await app.listen({ host, port });

@@ -352,5 +352,7 @@ async function ask<Answer>(call: () => Promise<Answer>): Promise<Answer> {
 
 function refused(doing: string, status: Status | null): HpcsError {
   const why = status === null ? 'no status' : `${grpcStatus[status.code] ?? status.code}: ${status.message}`;
-  return new HpcsError('identity', 'spire-refused', `the SPIRE server refused ${doing} (${why})`);
+  return new HpcsError('identity', 'spire-refused', `the SPIRE server refused ${doing} (${why})`, {
+    suggestion: 'look into the log of the SPIRE server, and at what its policy allows',
+  });
 }

@@ -88,7 +88,9 @@ export class VaultAdmin implements AsyncDisposable {
     if (answer.status !== 200 || !parsed.success) throw this.refused(`reading role ${role.name}`, answer);
     const { bound_subject: subject, token_policies: policies } = parsed.data.data;
     if (subject !== formatSpiffeId(role.subject) || policies?.length !== 1 || policies[0] !== role.policy)
-      throw new HpcsError('identity', 'conflict', `the vault has another role named ${role.name}`);
+      throw new HpcsError('identity', 'conflict', `the vault has another role named ${role.name}`, {
+        suggestion: 'an administrator of the vault must delete it, where nobody needs it',
+      });
     return true;
   }
 

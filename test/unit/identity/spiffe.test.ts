@@ -28,7 +28,8 @@ describe('SPIFFE IDs', () => {
     'spiffe://td/a\n',
     `spiffe://td/${'a'.repeat(2048)}`,
   ]) {
-    it(`are not ${JSON.stringify(text.slice(0, 30))}`, () => assert.throws(() => parseSpiffeId(text), /not a SPIFFE ID/));
+    it(`are not ${JSON.stringify(text.slice(0, 30))}`, () =>
+      assert.throws(() => parseSpiffeId(text), { message: /not a SPIFFE ID/, suggestion: /^write it as spiffe:/ }));
   }
 
   it('tell the client of a workload, and of nothing else', () => {

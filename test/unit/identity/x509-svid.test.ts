@@ -80,6 +80,15 @@ describe('the X.509-SVID of this process', () => {
     await assert.rejects(fetchX509Svid({ socket, spiffeId, timeout: 500 }), {
       code: 'identity-expired',
       message: `the SPIRE agent has no ${spiffeId} that is still valid`,
+      suggestion: "look into the agent's log for why it does not reach the SPIRE server, and check the clocks of both",
+    });
+  });
+
+  it('is missing where the agent has other identities alone, with the command that shows its entry', async () => {
+    handedOut = [issue(1)];
+    await assert.rejects(fetchX509Svid({ socket, spiffeId: `${spiffeId}/other`, timeout: 500 }), {
+      code: 'no-identity',
+      suggestion: `check that its entry has selectors that fit this user and program: spire-server entry show -spiffeID ${spiffeId}/other`,
     });
   });
 });
