@@ -9,7 +9,7 @@ import type { Jobs } from './jobs.ts';
 import { jobCalls } from './jobs-api.ts';
 import type { JwtSvidVerifier } from './jwt-svid.ts';
 import { defaultLimits, limitConnections, longestBody, longestHead, RateLimits, timeouts, TooManyRequests, type Limits } from './limits.ts'; // prettier-ignore
-import { requestId, trackRequests } from './log.ts';
+import { requestId, trackRequests, type LogStream } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { describeApi } from './openapi.ts';
 import { originalCalls, type OriginalServices } from './original-api.ts';
@@ -30,7 +30,7 @@ export interface ApiOptions extends OriginalServices, ClientServices, StatusServ
   /** Told of the requests. */
   underWay?: UnderWay | undefined;
   /** Where log lines (JSON) go, or false for none. */
-  log: { write(line: string): void } | false;
+  log: LogStream | false;
 }
 
 /** Calls that cost next to nothing, and that must be answered to whoever watches over this server. */

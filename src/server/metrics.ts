@@ -38,6 +38,12 @@ export class Metrics {
     labelNames: ['level', 'event'],
     registers: this.#registers,
   });
+  /** Lines of the log, those of the audit log among them, that could not be written: a full disk, a reader that is gone. */
+  readonly logFailures = new Counter({
+    name: 'hpcs_log_failures_total',
+    help: 'Lines of the log that could not be written',
+    registers: this.#registers,
+  });
   readonly connections = new Gauge({
     name: 'hpcs_connections',
     help: 'Connections that are open',

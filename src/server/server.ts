@@ -15,7 +15,7 @@ import { Health } from './health.ts';
 import { Issuers } from './issuers.ts';
 import { Jobs, type AuditEvent } from './jobs.ts';
 import { JwtSvidVerifier, lifetimeUntil } from './jwt-svid.ts';
-import { currentRequest } from './log.ts';
+import { counted, currentRequest, type LogStream } from './log.ts';
 import { Logins } from './logins.ts';
 import { Metrics } from './metrics.ts';
 import { startMonitor } from './monitor.ts';
@@ -36,7 +36,7 @@ export interface RunningServer extends AsyncDisposable {
 /** What {@link startServer} needs beside the configuration. */
 export interface ServerOptions {
   allowLegacyRegistration: boolean;
-  log: { write(line: string): void } | false;
+  log: LogStream | false;
 }
 
 /** A vault whose disk is busy takes seconds for a write, and a caller who is refused comes again and makes it busier; in milliseconds. */
@@ -120,7 +120,7 @@ export async function startServer(config: ServerConfig, options: ServerOptions):
     nodes: config.nodes.allow,
     underWay,
     tls,
-    log: options.log,
+    log: options.log && counted(options.log, metrics),
   });
   if (config.monitoring !== undefined) cleanup.use(await startMonitor(config.monitoring, health, metrics));
   cleanup.defer(() => underWay.close(app));
