@@ -82,7 +82,8 @@ export class Clients {
    * Makes a token with which one key can be enrolled, once.
    *
    * @param options.name of the person or project; the same name is the same client again
-   * @param options.groups the client's groups from then on, be it none; without them they stay as they are
+   * @param options.groups the client's groups from then on, be it none; without them they stay as they are. Tokens made before that give
+   * groups, and are unused, give these from now on: what was taken away does not come back by them
    * @param options.lifetime of the token, in seconds
    * @throws HpcsError `identity`
    */
@@ -99,8 +100,22 @@ export class Clients {
     const expires = new Date(Date.now() + lifetime * 1000);
     const named = groups?.length === 0 ? null : (groups ?? []);
     const record = { name, groups: named, expires: expires.toISOString(), key: null, client: null };
+    if (groups !== undefined) await this.#regroup(name, named);
     await this.#store.write(`enrolments/${hash(token.bytes())}`, record, 0);
     return { token, expires };
+  }
+
+  async #regroup(name: string, groups: readonly string[] | null): Promise<void> {
+    await eachOf(await this.#store.list('enrolments'), async (token) => {
+      const path = `enrolments/${token}`;
+      for (;;) {
+        const found = await this.#store.readKnown(path, invitation, () => undefined);
+        if (found === undefined || found.value.name !== name || found.value.client !== null) return;
+        // An empty list gives none.
+        if (found.value.groups?.length === 0) return;
+        if (await this.#store.write(path, { ...found.value, groups }, found.version)) return;
+      }
+    });
   }
 
   /**

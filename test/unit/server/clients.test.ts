@@ -59,6 +59,18 @@ describe('clients of the server', () => {
     assert.deepEqual((await clients.find('00000000a'))?.groups, ['genomics']);
   });
 
+  it('do not get groups back that were taken away since, by a token that was made before', async () => {
+    draws = ['00000000a', '00000000b'];
+    const before = await clients.invite({ name: 'alice', groups: ['genomics'], lifetime: 60 });
+    const plain = await clients.invite({ name: 'alice', lifetime: 60 });
+    const other = await clients.invite({ name: 'bert', groups: ['genomics'], lifetime: 60 });
+    assert.deepEqual((await enrol('alice', [])).groups, []);
+    assert.deepEqual((await clients.enrol(before.token, await proofOf('before'))).groups, []);
+    assert.deepEqual((await enrol('alice', ['imaging'])).groups, ['imaging']);
+    assert.deepEqual((await clients.enrol(plain.token, await proofOf('plain'))).groups, ['imaging']);
+    assert.deepEqual((await clients.enrol(other.token, await proofOf('other'))).groups, ['genomics']);
+  });
+
   it('have the groups that one of several tokens gives them, where all are used at once', async () => {
     draws = Array.from({ length: 8 }, (_, index) => `00000000${index}`);
     await Promise.all([enrol('alice'), enrol('alice', ['genomics']), enrol('alice'), enrol('alice')]);
