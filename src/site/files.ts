@@ -175,9 +175,14 @@ export function temporaryName(path: string): string {
 
 /** Removes an upload's temporary file, and nothing else. @throws HpcsError `bug` for another file, `site` */
 export async function removeTemporary(transport: Transport, path: string, options: FileOptions = {}): Promise<void> {
+  requireTemporary(path);
+  await remove(transport, path, options);
+}
+
+/** To be asked before a temporary file is removed. @throws HpcsError `bug` for the path of another file */
+export function requireTemporary(path: string): void {
   if (!/(^|\/)\.[^/]+\.[0-9a-f]{16}\.part$/.test(path))
     throw new HpcsError('bug', 'bug', `${path} is not a temporary file of an upload`);
-  await remove(transport, path, options);
 }
 
 /** A name beside another: with `suffix` before its extension. */

@@ -5,7 +5,7 @@
  * place. What the site has is acknowledged segment by segment; after a cut only the rest is sent, and the same bytes as before.
  */
 import { HpcsError, messageOf } from '../errors.ts';
-import { beside, exists, fileError, run, type FileOptions } from './files.ts';
+import { beside, exists, fileError, requireTemporary, run, type FileOptions } from './files.ts';
 import { Patience, type PatienceOptions } from './patience.ts';
 import { Shipment, type ShipmentOptions } from './shipment.ts';
 import type { Transport } from './transport.ts';
@@ -126,6 +126,7 @@ export class Upload implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#published) return;
     try {
+      requireTemporary(this.temporary);
       const script = removeOwnScript({ temporary: this.temporary, inode: this.#inode }, this.#tried);
       const { code, stderr } = await run(this.#transport, script);
       if (code !== 0) throw fileError('remove', this.temporary, stderr, code);
