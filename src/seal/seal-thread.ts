@@ -5,6 +5,7 @@ import { sealBody } from './body.ts';
 import type { Bytes } from './bytes.ts';
 import { CompressingThreads } from './compressor.ts';
 import { makeHeader } from './header.ts';
+import { HeapKeeper } from '../streaming.ts';
 import { generateKey } from './keys.ts';
 import { RingConsumer, RingProducer, type RingMemory } from './ring.ts';
 import { endedBy } from './thread-failure.ts';
@@ -59,7 +60,9 @@ async function* blocksOf(memory: RingMemory): AsyncGenerator<Uint8Array, void, u
 
 async function* counted(input: Bytes): AsyncGenerator<Uint8Array, void, undefined> {
   const count = new BigInt64Array(task.taken);
+  const heap = new HeapKeeper();
   for await (const piece of input) {
+    heap.passed(piece.length);
     Atomics.add(count, 0, BigInt(piece.length));
     yield piece;
   }

@@ -16,7 +16,7 @@ import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } fro
 import type { SealOptions } from './seal.ts';
 import type { SealFormat } from './format.ts';
 import { Secret } from '../secret.ts';
-import { tuneForStreams } from '../streaming.ts';
+import { HeapKeeper, tuneForStreams } from '../streaming.ts';
 
 /** What to seal: a directory or file, packed on the way; or bytes. */
 export type SealSource = { path: string; name?: string | undefined } | Bytes;
@@ -170,9 +170,12 @@ export class Sealing implements BlockMemory, AsyncDisposable {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, undefined> {
+    const heap = new HeapKeeper();
     try {
-      for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync())
+      for (let block = await this.#consumer.nextAsync(); block !== undefined; block = await this.#consumer.nextAsync()) {
+        heap.passed(block.length);
         yield block;
+      }
     } catch (error) {
       throw error instanceof RingFailed ? await this.#reason() : error;
     }
