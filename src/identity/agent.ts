@@ -1,13 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HpcsError, systemCode } from '../errors.ts';
 import type { Secret } from '../secret.ts';
+import { temporaryDirectory } from '../temporary-directory.ts';
 
 /** How {@link startAgent} starts a SPIRE agent. */
 export interface AgentOptions {
@@ -74,7 +74,7 @@ export async function startAgent(options: AgentOptions): Promise<SpireAgent> {
     });
   }
   await using cleanup = new AsyncDisposableStack();
-  const directory = await privateDirectory(options.parent ?? tmpdir());
+  const directory = await temporaryDirectory('hpcs-agent-', options.parent);
   cleanup.defer(() => rm(directory, { recursive: true, force: true }));
 
   const socketPath = join(directory, 'api.sock');
@@ -139,19 +139,6 @@ function readLogLine(line: string): string {
     return typeof error === 'string' ? `${String(msg)}: ${error}` : '';
   } catch {
     return line;
-  }
-}
-
-async function privateDirectory(parent: string): Promise<string> {
-  try {
-    return await mkdtemp(join(parent, 'hpcs-agent-'));
-  } catch (error) {
-    throw new HpcsError(
-      'local',
-      'temporary-directory',
-      `cannot make a directory in ${parent}: ${systemCode(error) ?? 'unknown error'}`,
-      { cause: error, suggestion: 'set TMPDIR to a directory that can be written' },
-    );
   }
 }
 

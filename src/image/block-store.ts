@@ -10,6 +10,7 @@ import { Worker } from 'node:worker_threads';
 import { inflateSync, zstdDecompressSync } from 'node:zlib';
 import { HpcsError, messageOf, systemCode } from '../errors.ts';
 import { asBuffer, free, type Bytes } from '../seal/bytes.ts';
+import { threadDied } from '../seal/thread-failure.ts';
 import { fileBlockSize, storedBit, type FilePlace, type FragmentPlace, type SifCompression } from './squashfs.ts';
 
 /** What a thread is started with. */
@@ -257,9 +258,9 @@ class Shelf implements AsyncDisposable {
     this.#key = key;
     this.#thread = thread;
     thread.on('message', (answer: BlockAnswer) => this.#answered(answer));
-    thread.on('error', (error: unknown) => this.#fail(died(messageOf(error), error)));
+    thread.on('error', (error: unknown) => this.#fail(threadDied('block-thread', messageOf(error), error)));
     thread.on('exit', () => {
-      if (!this.#over) this.#fail(died('it ended before it was done'));
+      if (!this.#over) this.#fail(threadDied('block-thread', 'it ended before it was done'));
     });
   }
 
@@ -428,12 +429,5 @@ function spaceError(reason: string, cause?: unknown): HpcsError {
   return new HpcsError('local', 'build-file', `cannot keep the file system of the image in ${tmpdir()}: ${reason}`, {
     cause,
     suggestion: 'name another directory in the variable TMPDIR',
-  });
-}
-
-function died(how: string, cause?: unknown): HpcsError {
-  return new HpcsError('local', 'thread-died', `a thread of this program died (block-thread): ${how}`, {
-    cause,
-    suggestion: 'check that memory is left on this machine, and run the command again',
   });
 }

@@ -12,3 +12,11 @@ function failureOf(error: unknown): ThreadFailure {
     return { kind: error.kind, code: error.code, message: error.message, suggestion: error.suggestion };
   return { kind: 'bug', code: 'bug', message: messageOf(error), suggestion: undefined };
 }
+
+/** What is said of a thread that did not tell how it ended. */
+export function threadDied(name: string, how: string, cause?: unknown): HpcsError {
+  return new HpcsError('local', 'thread-died', `a thread of this program died (${name}): ${how}`, {
+    cause,
+    suggestion: 'check that memory is left on this machine, and run the command again',
+  });
+}

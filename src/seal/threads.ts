@@ -15,6 +15,7 @@ import type { ArtefactKey } from './keys.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import type { SealOptions } from './seal.ts';
 import type { SealFormat } from './format.ts';
+import { threadDied } from './thread-failure.ts';
 import { Secret } from '../secret.ts';
 import { HeapKeeper, tuneForStreams } from '../streaming.ts';
 
@@ -329,9 +330,9 @@ function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
       else if (!('ringFailed' in report)) told.report(report);
     }
   });
-  thread.on('error', (error: unknown) => told.fail(died(name, messageOf(error), error)));
+  thread.on('error', (error: unknown) => told.fail(threadDied(name, messageOf(error), error)));
   thread.on('exit', () => {
-    if (!over) told.fail(died(name, 'it ended before it was done'));
+    if (!over) told.fail(threadDied(name, 'it ended before it was done'));
   });
   thread.postMessage(data);
   return thread;
@@ -339,11 +340,4 @@ function startThread(name: ThreadName, data: ThreadTask, told: Told): Worker {
 
 function revive({ kind, code, message, suggestion }: ThreadFailure): HpcsError {
   return new HpcsError(kind, code, message, suggestion === undefined ? {} : { suggestion });
-}
-
-function died(name: string, how: string, cause?: unknown): HpcsError {
-  return new HpcsError('local', 'thread-died', `a thread of this program died (${name}): ${how}`, {
-    cause,
-    suggestion: 'check that memory is left on this machine, and run the command again',
-  });
 }

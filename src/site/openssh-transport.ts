@@ -1,9 +1,10 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { HpcsError, systemCode } from '../errors.ts';
+import { temporaryDirectory } from '../temporary-directory.ts';
 import { isEncryptedKey, type SshSettings } from './ssh-settings.ts';
 import { LinkTransport, type Link } from './link-transport.ts';
 import { remoteCommand, type Channel } from './remote-process.ts';
@@ -51,7 +52,8 @@ export function connectOpenSsh(settings: SshSettings, signal?: AbortSignal): Pro
 
 async function openLink(settings: SshSettings, signal: AbortSignal | undefined): Promise<Link> {
   signal?.throwIfAborted();
-  const directory = await privateDirectory();
+  const place = join(tmpdir(), 'hpcs-XXXXXX', 'c').length > longestSocket ? '/tmp' : tmpdir();
+  const directory = await temporaryDirectory('hpcs-', place);
   try {
     const base = await masterArguments(settings, directory);
     const choices = settings.fingerprint === undefined ? [[]] : hostKeyChoices;
@@ -69,24 +71,6 @@ async function openLink(settings: SshSettings, signal: AbortSignal | undefined):
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
-  }
-}
-
-async function privateDirectory(): Promise<string> {
-  // mkdtemp makes it with mode 0700.
-  const place = join(tmpdir(), 'hpcs-XXXXXX', 'c').length > longestSocket ? '/tmp' : tmpdir();
-  try {
-    return await mkdtemp(join(place, 'hpcs-'));
-  } catch (error) {
-    throw new HpcsError(
-      'local',
-      'no-temporary-directory',
-      `cannot make a directory in ${place}: ${systemCode(error) ?? 'unknown error'}`,
-      {
-        cause: error,
-        suggestion: 'let TMPDIR name a directory of your own',
-      },
-    );
   }
 }
 

@@ -430,7 +430,7 @@ describe('identities and grants as in the original, on real SPIRE and OpenBao', 
       ['no program', { bin: 'no-such-spire-agent' }, 'agent-not-started'],
       ['another program', { bin: '/bin/false' }, 'agent-died'],
       ['no server', { serverPort: 1, timeout: 2500 }, 'agent-not-ready'],
-      ['no directory', { parent: '/nonexistent' }, 'temporary-directory'],
+      ['no directory', { parent: '/nonexistent' }, 'no-temporary-directory'],
     ];
     for (const [what, change, code] of failing) {
       it(`end with a named error when there is ${what}`, async () => {

@@ -47,6 +47,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     'src/standard-output.ts',
     'src/streaming.ts',
     'src/table.ts',
+    'src/temporary-directory.ts',
     'src/terminal.ts',
     'src/together.ts',
     'src/until.ts',
