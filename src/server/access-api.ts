@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Access } from './access.ts';
 import type { Authentication } from './authentication.ts';
-import { addBody, destroyBody, listBody, revokeBody } from './names.ts';
+import { addBody, destroyBody, listBody, revokeBody } from './bodies.ts';
 import { checkBody } from './check-body.ts';
 
 /** The calls with which owners show, add, take back and destroy. Each is logged with who did what to which secret. */

@@ -2,7 +2,7 @@ import { HpcsError } from '../errors.ts';
 import type { Clients } from './clients.ts';
 import type { GrantRecord } from './conditions.ts';
 import type { Grants } from './grants.ts';
-import { isSecretPath, parseSecretPath, type AddBody, type RevokeBody } from './names.ts';
+import { isSecretPath, parseSecretPath, type AddBody, type RevokeBody } from './bodies.ts';
 import type { Permissions, Permitted, SecretPath } from './permissions.ts';
 import type { VaultAdmin } from './vault-admin.ts';
 

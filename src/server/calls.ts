@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { addBody, destroyBody, listBody, loginBody, revokeBody, nodeBody, endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './names.ts'; // prettier-ignore
+import { addBody, destroyBody, listBody, loginBody, revokeBody, nodeBody, endBody, enrolBody, jobBody, nodeQuery, permitBody, redeemBody, registerBody, resolveBody, tokenBody, workloadsBody } from './bodies.ts'; // prettier-ignore
 
 /** One call of the API, as it is checked and as it is described. */
 export interface Call {

@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { HpcsError } from '../errors.ts';
-import { expectations } from './names.ts';
+import { expectations } from './bodies.ts';
 
 /** A request's body or query, checked. @throws HpcsError `usage` with code `bad-request`, naming the first key that is wrong */
 export function checkBody<Shape extends z.ZodType>(shape: Shape, value: unknown): z.output<Shape> {

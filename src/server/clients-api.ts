@@ -7,7 +7,7 @@ import { checkBody } from './check-body.ts';
 import type { Clients } from './clients.ts';
 import { longestBody, type RateLimits } from './limits.ts';
 import type { Logins } from './logins.ts';
-import { enrolBody, loginBody, permitBody, resolveBody, tokenBody } from './names.ts';
+import { enrolBody, loginBody, permitBody, resolveBody, tokenBody } from './bodies.ts';
 import type { Permissions } from './permissions.ts';
 
 /** What {@link clientCalls} serves. */

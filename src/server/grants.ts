@@ -1,7 +1,7 @@
 import { HpcsError } from '../errors.ts';
 import { formatSpiffeId, spiffeIds, type SpiffeId } from '../identity/spiffe-id.ts';
 import type { Secret } from '../secret.ts';
-import type { WorkloadsBody } from './names.ts';
+import type { WorkloadsBody } from './bodies.ts';
 import { Serial } from './serial.ts';
 import { assertPlain, formatSelector, type NewEntry, type Selector, type Spire } from './spire.ts';
 import type { Role, VaultAdmin } from './vault-admin.ts';

@@ -1,7 +1,7 @@
 import { HpcsError } from '../errors.ts';
 import { Clients } from './clients.ts';
 import type { ServerConfig } from './config.ts';
-import { enrolledName } from './names.ts';
+import { enrolledName } from './bodies.ts';
 import { openVault } from './server.ts';
 import { Store } from './store.ts';
 

@@ -3,7 +3,7 @@ import { Secret } from '../secret.ts';
 import type { Authentication } from './authentication.ts';
 import { checkBody } from './check-body.ts';
 import type { Jobs } from './jobs.ts';
-import { endBody, jobBody, redeemBody } from './names.ts';
+import { endBody, jobBody, redeemBody } from './bodies.ts';
 
 /** The calls about jobs with identities of their own. */
 export function jobCalls(app: FastifyInstance, authentication: Authentication, jobs: Jobs): void {

@@ -5,7 +5,7 @@ import { HpcsError } from '../errors.ts';
 import { formatSpiffeId, spiffeIds } from '../identity/spiffe-id.ts';
 import { ticketHash, type Ticket } from '../job/ticket.ts';
 import type { Asking } from './conditions.ts';
-import { parseSecretPath, type JobBody } from './names.ts';
+import { parseSecretPath, type JobBody } from './bodies.ts';
 import type { Permissions, SecretPath } from './permissions.ts';
 import type { Spire } from './spire.ts';
 import { eachOf, type Store, type Stored } from './store.ts';

@@ -8,7 +8,7 @@ import type { Clients } from './clients.ts';
 import type { Grants } from './grants.ts';
 import { longestBody } from './limits.ts';
 import { linesType, reportLines } from './lines.ts';
-import { nodeBody, nodeQuery, registerBody, workloadsBody } from './names.ts';
+import { nodeBody, nodeQuery, registerBody, workloadsBody } from './bodies.ts';
 import type { UnderWay } from './under-way.ts';
 
 /** What {@link originalCalls} serves. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { HpcsError } from '../errors.ts';
 import type { Clients, ClientRecord } from './clients.ts';
 import { choose, gist, grantRecord, hindrance, type Asking, type GrantRecord } from './conditions.ts';
-import type { PermitBody } from './names.ts';
+import type { PermitBody } from './bodies.ts';
 import { Serial } from './serial.ts';
 import type { Store, Stored } from './store.ts';
 

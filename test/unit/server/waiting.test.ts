@@ -4,7 +4,7 @@ import { mock } from 'node:test';
 import { makeTicket, ticketHash, type Ticket } from '../../../src/job/ticket.ts';
 import { Clients } from '../../../src/server/clients.ts';
 import { Jobs } from '../../../src/server/jobs.ts';
-import { jobBody } from '../../../src/server/names.ts';
+import { jobBody } from '../../../src/server/bodies.ts';
 import { Permissions } from '../../../src/server/permissions.ts';
 import { Spire } from '../../../src/server/spire.ts';
 import { Store } from '../../../src/server/store.ts';

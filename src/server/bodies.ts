@@ -4,7 +4,7 @@ import { ticketHalf } from '../job/ticket.ts';
 import { conditionsShape } from './conditions.ts';
 
 /**
- * The names that a client may choose. They end up in SPIFFE paths, in names of the vault's roles and policies, and within the
+ * The bodies of calls, and the names that a client may choose in them. These end up in SPIFFE paths, in names of the vault's roles and policies, and within the
  * text of policies, so that only characters which mean nothing to any of them are allowed.
  */
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { assert as check, constantFrom, property, string } from 'fast-check';
-import { registerBody, workloadsBody } from '../../../src/server/names.ts';
+import { registerBody, workloadsBody } from '../../../src/server/bodies.ts';
 
 const good = { jwt: 'a.b.c', secret: 'jp2a-0123', users: ['etu'], groups: null, compute_nodes: ['cn01'] };
 const nodes = (count: number): string[] => Array.from({ length: count }, (_, index) => `n${index}`);
