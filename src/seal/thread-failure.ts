@@ -1,6 +1,13 @@
-import { HpcsError, messageOf } from '../errors.ts';
+import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
 import { RingFailed } from './ring.ts';
-import type { ThreadFailure } from './threads.ts';
+
+/** An error as it crosses from thread to thread. */
+export interface ThreadFailure {
+  kind: ErrorKind;
+  code: string;
+  message: string;
+  suggestion: string | undefined;
+}
 
 /** What a thread says at last that an error ended. Of a ring that failed, whoever made it fail tells why. */
 export function endedBy(error: unknown): { failure: ThreadFailure } | { ringFailed: true } {

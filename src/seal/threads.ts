@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { HpcsError, messageOf, type ErrorKind } from '../errors.ts';
+import { HpcsError, messageOf } from '../errors.ts';
 import type { BlockMemory, Bytes } from './bytes.ts';
 import { blockSize, unfinished } from './bytes.ts';
 import type { Compression } from './compress.ts';
@@ -15,7 +15,7 @@ import type { ArtefactKey } from './keys.ts';
 import { makeRing, RingConsumer, RingFailed, RingProducer, type RingMemory } from './ring.ts';
 import type { SealOptions } from './seal.ts';
 import type { SealFormat } from './format.ts';
-import { threadDied } from './thread-failure.ts';
+import { threadDied, type ThreadFailure } from './thread-failure.ts';
 import { Secret } from '../secret.ts';
 import { HeapKeeper, tuneForStreams } from '../streaming.ts';
 
@@ -57,14 +57,6 @@ export type ThreadReport =
 
 /** A key pair on its way from thread to thread, inside this process. */
 export type NewKey = Omit<ArtefactKey, 'secretKey'> & { secretKey: string };
-
-/** An error as it crosses from thread to thread. */
-export interface ThreadFailure {
-  kind: ErrorKind;
-  code: string;
-  message: string;
-  suggestion: string | undefined;
-}
 
 /** Blocks of sealed bytes in the air: what lies between encryption and the site's answer that it has them. */
 const sealedSlots = { first: 24, most: 48 };
